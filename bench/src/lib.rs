@@ -1,0 +1,1 @@
+//! Fulmar's load and latency harness.

@@ -1,0 +1,1 @@
+//! Asynchronous client library for Fulmar and other AMQP brokers.

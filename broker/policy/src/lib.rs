@@ -1,0 +1,1 @@
+//! Fulmar's users, password store and SASL mechanisms.

@@ -1,0 +1,1 @@
+//! The Fulmar message broker.

@@ -1,0 +1,32 @@
+//! Fulmar's message model: queues, exchanges, routing, sessions and the shards that hold them.
+//!
+//! This crate performs no I/O and owns no clock and no source of randomness: every input is a call on a [`Shard`],
+//! every output a value taken from it. Given the same calls it does the same thing, which is what lets the whole
+//! broker run under deterministic simulation.
+//!
+//! * [`shard`]: the engine of one thread; sessions, queues at home there, publishing, settling, outputs.
+//! * [`topology`]: what exists (virtual hosts, exchanges, queues' homes, bindings); one writer, a replica per shard.
+//! * [`exchange`]: the exchange types and the registry that names them.
+//! * [`queue`]: one queue; ordering, limits, consumers.
+//! * [`message`]: the messages that a shard holds, and how an encoding lets the broker look into one.
+//! * [`mesh`]: the lock-free lanes between shards and the protocol by which an idle shard sleeps.
+//! * [`value`]: the neutral model of field tables.
+
+pub mod exchange;
+pub mod ids;
+pub mod limits;
+pub mod mesh;
+pub mod message;
+pub mod queue;
+pub mod request;
+pub mod shard;
+pub mod timers;
+pub mod topology;
+pub mod value;
+
+pub use ids::{ConnectionId, Name, QueueId, SessionId, ShardId, VhostId};
+pub use limits::Limits;
+pub use message::{Encoding, MessageId, MessageView};
+pub use request::{Refusal, Reply, Request};
+pub use shard::{Clock, Output, Shard, ShardConfig};
+pub use value::{Table, Value};

@@ -1,0 +1,49 @@
+//! Every bound of the core, in one place. [`Limits::tiny`] makes tests meet them.
+
+/// Bounds of one shard.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of deliveries that one shard may have under way to one connection before the connection drains them.
+    pub delivery_window_bytes: u32,
+    /// Largest message body accepted, in bytes.
+    pub max_message_bytes: u64,
+    /// Bytes of messages that a shard holds before publishers are stopped.
+    pub memory_bytes: u64,
+    /// Slots of each lane of the ring between two shards; a power of two.
+    pub lane_slots: usize,
+    /// Routes remembered by a shard.
+    pub route_cache_entries: usize,
+    /// Free message buffers kept for reuse, in bytes.
+    pub pool_bytes: usize,
+    /// Exchanges that one publish may pass on its way (exchange-to-exchange, alternate exchanges).
+    pub max_route_hops: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            delivery_window_bytes: 256 * 1024,
+            max_message_bytes: 128 << 20,
+            memory_bytes: 1 << 30,
+            lane_slots: 1024,
+            route_cache_entries: 4096,
+            pool_bytes: 16 << 20,
+            max_route_hops: 64,
+        }
+    }
+}
+
+impl Limits {
+    /// Limits so small that ordinary tests run into every one of them.
+    pub fn tiny() -> Self {
+        Limits {
+            delivery_window_bytes: 256,
+            max_message_bytes: 64 * 1024,
+            memory_bytes: 1 << 20,
+            lane_slots: 4,
+            route_cache_entries: 4,
+            pool_bytes: 4096,
+            max_route_hops: 8,
+        }
+    }
+}

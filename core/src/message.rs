@@ -1,0 +1,79 @@
+//! The messages that a shard holds.
+//!
+//! Owned by the shard's thread. A message is immutable once complete; queues and deliveries share it by counting.
+//! Its bytes lie in one buffer: exchange, routing key, encoded properties, body. Buffers come from a pool, so that
+//! steady traffic allocates nothing. Between shards the buffer moves, one copy for each further shard.
+
+use crate::{Name, Table, Value};
+
+/// A message held by this shard. A plain handle: whoever holds one owes a [`crate::Shard::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MessageId(pub(crate) u32);
+
+/// How the properties of a message are encoded, and what the broker may ask of them. One static implementation per
+/// protocol; translation between protocols happens on delivery, by the protocol that delivers.
+pub trait Encoding: Sync {
+    /// Name of the encoding, for diagnostics.
+    fn name(&self) -> &'static str;
+
+    /// The application header `name`, without building the whole table. `None` if there is none.
+    fn header(&self, properties: &[u8], name: &[u8]) -> Option<Value>;
+
+    /// All application headers.
+    fn headers(&self, properties: &[u8]) -> Table;
+
+    /// A property by its AMQP name (`message-id`, `correlation-id`, `timestamp`, …), for consistent hashing by
+    /// property.
+    fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value>;
+
+    /// The properties with the edit applied, encoded anew.
+    fn edit(&self, properties: &[u8], edit: &Edit) -> Vec<u8>;
+}
+
+/// A change to the properties of a message, as dead-lettering and sender-selected distribution need it.
+#[derive(Clone, Debug, Default)]
+pub struct Edit {
+    /// Headers to set.
+    pub set_headers: Vec<(Name, Value)>,
+    /// Headers to remove.
+    pub remove_headers: Vec<Name>,
+    /// Remove the expiration.
+    pub clear_expiration: bool,
+}
+
+/// What the protocol knows of a message when its header has arrived.
+pub struct MessageHeader<'a> {
+    /// Encoding of `properties`.
+    pub encoding: &'static dyn Encoding,
+    /// Exchange it is published to.
+    pub exchange: &'a [u8],
+    /// Routing key.
+    pub routing_key: &'a [u8],
+    /// Properties as they came.
+    pub properties: &'a [u8],
+    /// Length of the body that will follow, in bytes.
+    pub body_bytes: u64,
+    /// Priority; 0 if none was given.
+    pub priority: u8,
+    /// Time to live in milliseconds, if the publisher gave one.
+    pub ttl_ms: Option<u64>,
+    /// Whether the publisher asked for persistence.
+    pub persistent: bool,
+    /// Whether there are application headers (saves looking).
+    pub has_headers: bool,
+}
+
+/// A look at a message.
+#[derive(Clone, Copy)]
+pub struct MessageView<'a> {
+    /// Encoding of `properties`.
+    pub encoding: &'static dyn Encoding,
+    /// Exchange it was published to.
+    pub exchange: &'a [u8],
+    /// Routing key.
+    pub routing_key: &'a [u8],
+    /// Encoded properties.
+    pub properties: &'a [u8],
+    /// Body.
+    pub body: &'a [u8],
+}

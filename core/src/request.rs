@@ -1,0 +1,306 @@
+//! What a session asks of the broker besides publishing and settling, and what it is told.
+
+use crate::{Name, QueueId, Table, Value, VhostId, message::MessageId};
+
+/// A request by a session. Names of exchanges and queues are resolved in `vhost`.
+///
+/// A session has at most one request outstanding; what it sends meanwhile has to wait.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Create an exchange, or check that it is there and the same.
+    DeclareExchange {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the exchange.
+        name: Name,
+        /// Only check that it exists.
+        passive: bool,
+        /// What to create.
+        options: ExchangeOptions,
+    },
+    /// Delete an exchange and its bindings.
+    DeleteExchange {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the exchange.
+        name: Name,
+        /// Refuse if something is bound to it.
+        if_unused: bool,
+    },
+    /// Create a queue, or check that it is there and the same. An empty name asks for a generated one
+    /// (`amq.gen-…`). Passive declares are answered with the counts as seen after everything that the session
+    /// published before.
+    DeclareQueue {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        name: Name,
+        /// Only check that it exists.
+        passive: bool,
+        /// What to create.
+        options: Box<QueueOptions>,
+    },
+    /// Delete a queue with its messages and bindings.
+    DeleteQueue {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        name: Name,
+        /// Refuse if it has consumers.
+        if_unused: bool,
+        /// Refuse if it has messages.
+        if_empty: bool,
+    },
+    /// Drop the messages of a queue that nobody has been handed.
+    PurgeQueue {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        name: Name,
+    },
+    /// Bind a queue or an exchange to an exchange.
+    Bind {
+        /// Virtual host.
+        vhost: VhostId,
+        /// The exchange that routes.
+        source: Name,
+        /// What receives.
+        destination: Name,
+        /// Whether the destination is a queue or an exchange.
+        kind: DestinationKind,
+        /// Binding key.
+        key: Name,
+        /// Arguments; their meaning is the exchange type's.
+        arguments: Table,
+    },
+    /// Remove a binding. Removing one that is not there succeeds, if exchange and destination exist or not.
+    Unbind {
+        /// Virtual host.
+        vhost: VhostId,
+        /// The exchange that routes.
+        source: Name,
+        /// What receives.
+        destination: Name,
+        /// Whether the destination is a queue or an exchange.
+        kind: DestinationKind,
+        /// Binding key.
+        key: Name,
+        /// Arguments; part of the binding's identity.
+        arguments: Table,
+    },
+    /// Start a consumer on a queue.
+    Subscribe {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        queue: Name,
+        /// Chosen by the session, unique in it; deliveries carry it.
+        consumer: u32,
+        /// How to consume.
+        options: ConsumerOptions,
+    },
+    /// Stop a consumer of this session. What it was handed and has not settled stays with the session. The reply
+    /// comes after the last delivery.
+    Cancel {
+        /// The consumer, as chosen at [`Request::Subscribe`].
+        consumer: u32,
+    },
+    /// Take one message.
+    Get {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        queue: Name,
+        /// The message counts as settled when handed over.
+        no_ack: bool,
+    },
+    /// Answered when everything that this session sent before has been carried out on every shard.
+    Barrier,
+}
+
+/// What a destination of a binding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DestinationKind {
+    /// A queue.
+    Queue,
+    /// An exchange.
+    Exchange,
+}
+
+/// Properties of an exchange. Two declarations are the same if type, flags and arguments are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExchangeOptions {
+    /// Name of the exchange type, as registered in [`crate::exchange`].
+    pub kind: Name,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Deleted when the last binding from it goes.
+    pub auto_delete: bool,
+    /// Clients cannot publish to it.
+    pub internal: bool,
+    /// Receives what this exchange cannot route.
+    pub alternate: Option<Name>,
+    /// Arguments as declared.
+    pub arguments: Table,
+}
+
+/// Properties of a queue. Two declarations are the same if flags and arguments are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueOptions {
+    /// Survives a restart.
+    pub durable: bool,
+    /// Belongs to the connection that declared it and goes with it.
+    pub exclusive: bool,
+    /// Deleted when the last consumer goes (never before the first came).
+    pub auto_delete: bool,
+    /// How long a message may stay, in milliseconds.
+    pub message_ttl_ms: Option<u64>,
+    /// How long the queue may stay unused, in milliseconds.
+    pub expires_ms: Option<u64>,
+    /// Most ready messages.
+    pub max_length: Option<u64>,
+    /// Most bytes of ready messages' bodies.
+    pub max_length_bytes: Option<u64>,
+    /// What to do with one too many.
+    pub overflow: Overflow,
+    /// Where expired, rejected and overflown messages go.
+    pub dead_letter_exchange: Option<Name>,
+    /// Routing key for them; otherwise their own.
+    pub dead_letter_routing_key: Option<Name>,
+    /// Highest priority; `None` for a plain FIFO.
+    pub max_priority: Option<u8>,
+    /// Only one consumer at a time receives.
+    pub single_active_consumer: bool,
+    /// Home shard asked for (`x-fulmar-shard`); otherwise the broker chooses.
+    pub home: Option<u8>,
+    /// Arguments as declared.
+    pub arguments: Table,
+}
+
+/// What a full queue does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Drop or dead-letter from the head.
+    #[default]
+    DropHead,
+    /// Refuse the new message (a negative confirm).
+    RejectPublish,
+    /// Refuse the new message and dead-letter it.
+    RejectPublishDeadLetter,
+}
+
+/// Properties of a consumer.
+#[derive(Clone, Debug, Default)]
+pub struct ConsumerOptions {
+    /// The client's name for it, for listings.
+    pub tag: Name,
+    /// Messages count as settled when handed over.
+    pub no_ack: bool,
+    /// Nobody else may consume.
+    pub exclusive: bool,
+    /// Higher ones are served first while they can take messages.
+    pub priority: i32,
+    /// Most unsettled messages; 0 for no limit.
+    pub prefetch: u32,
+    /// Arguments as given.
+    pub arguments: Table,
+}
+
+/// A successful answer.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// To requests that have nothing to tell.
+    Done,
+    /// To [`Request::DeclareQueue`].
+    QueueDeclared {
+        /// Its name, generated or not.
+        name: Name,
+        /// Messages ready to be delivered.
+        messages: u32,
+        /// Consumers.
+        consumers: u32,
+    },
+    /// To [`Request::DeleteQueue`] and [`Request::PurgeQueue`].
+    Messages(u32),
+    /// To [`Request::Get`].
+    Got(Option<Got>),
+}
+
+/// The message that a [`Request::Get`] found.
+#[derive(Clone, Debug)]
+pub struct Got {
+    /// Where it came from, for settling.
+    pub queue: QueueId,
+    /// Its handle there, for settling.
+    pub tag: u64,
+    /// The message; the receiver releases it.
+    pub message: MessageId,
+    /// Whether it may have been delivered before.
+    pub redelivered: bool,
+    /// How many are left.
+    pub remaining: u32,
+}
+
+/// Why a request was refused. The protocol turns it into its own error.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// No such exchange.
+    #[error("no exchange '{0}'")]
+    NoExchange(Name),
+    /// No such queue.
+    #[error("no queue '{0}'")]
+    NoQueue(Name),
+    /// The exchange or queue exists with other properties.
+    #[error("inequivalent arg '{argument}' for {object} '{name}'")]
+    Inequivalent {
+        /// `exchange` or `queue`.
+        object: &'static str,
+        /// Its name.
+        name: Name,
+        /// The property that differs: `durable`, `type`, `x-message-ttl`, …
+        argument: Name,
+        /// What was asked for.
+        received: Option<Value>,
+        /// What is there.
+        current: Option<Value>,
+    },
+    /// The queue belongs to another connection.
+    #[error("queue '{0}' is exclusive to another connection")]
+    ExclusiveToOther(Name),
+    /// A consumer of the queue is exclusive, or exclusive use was asked for while there are others.
+    #[error("queue '{0}' in exclusive use")]
+    ExclusiveUse(Name),
+    /// Deleting was asked for only if unused or empty, and it is not.
+    #[error("{object} '{name}' {state}")]
+    Busy {
+        /// `exchange` or `queue`.
+        object: &'static str,
+        /// Its name.
+        name: Name,
+        /// `in use` or `not empty`.
+        state: &'static str,
+    },
+    /// The name is reserved, or the object is one that clients may not change.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The exchange is internal.
+    #[error("exchange '{0}' is internal")]
+    Internal(Name),
+    /// No exchange type of that name.
+    #[error("unknown exchange type '{0}'")]
+    UnknownExchangeType(Name),
+    /// An argument has a value that is not acceptable.
+    #[error("invalid arg '{argument}': {reason}")]
+    InvalidArgument {
+        /// The argument.
+        argument: Name,
+        /// Why.
+        reason: String,
+    },
+    /// The consumer's identifier is taken, or there is none of that identifier.
+    #[error("no or duplicate consumer {0}")]
+    Consumer(u32),
+    /// A limit of the broker was met.
+    #[error("{0}")]
+    LimitExceeded(String),
+}
