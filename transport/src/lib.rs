@@ -12,6 +12,10 @@
 //! 5. After [`Transport::pause`], received bytes stay within a bound, in the kernel or here, until
 //!    [`Transport::resume`].
 
+pub mod idle;
+
+pub use idle::{Idle, IdleStrategy};
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
