@@ -212,8 +212,9 @@ impl Shard {
         todo!()
     }
 
-    /// Takes in what other shards sent, serves queues that became ready, does what is due.
-    pub fn turn(&mut self) {
+    /// Takes in what other shards sent, serves queues that became ready, does what is due. Returns whether there was
+    /// anything to do, which the caller's idle strategy wants to know.
+    pub fn turn(&mut self) -> bool {
         todo!()
     }
 

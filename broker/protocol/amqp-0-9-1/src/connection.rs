@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use fulmar_core::{Output, Shard};
+use fulmar_core::{ConnectionId, Output, Shard};
 
 /// What a connection needs for one call.
 pub struct Context<'a> {
@@ -93,6 +93,21 @@ impl Connection {
         _loopback: bool,
         _name: String,
     ) -> Self {
+        todo!()
+    }
+
+    /// The connection as its shard knows it.
+    pub fn id(&self) -> ConnectionId {
+        todo!()
+    }
+
+    /// Whether the handshake is over: `connection.open-ok` was written.
+    pub fn is_open(&self) -> bool {
+        todo!()
+    }
+
+    /// The caller has stopped reading the peer, or goes on: silence of a peer that is not read is no fault of it.
+    pub fn set_reading(&mut self, _now_ns: u64, _reading: bool) {
         todo!()
     }
 
