@@ -1,0 +1,270 @@
+//! The properties of basic content: flags, then the values of those that are set. Messages keep them encoded as they
+//! came; this is how to look into them.
+
+use fulmar_core::message::Edit;
+use fulmar_core::{Encoding, Name, Table, Value};
+
+use super::CodecError;
+use super::table::{TableRef, encode_table};
+use super::wire::{Reader, Writer};
+
+/// The encoding of the properties that this protocol's messages have in the core.
+pub static ENCODING: Amqp091 = Amqp091;
+
+/// Properties without any value.
+pub const EMPTY: [u8; 2] = [0, 0];
+
+/// Value of `delivery-mode` that asks for persistence.
+pub const PERSISTENT: u8 = 2;
+
+macro_rules! property_type {
+    ($a:lifetime shortstr) => { &$a [u8] };
+    ($a:lifetime octet) => { u8 };
+    ($a:lifetime longlong) => { u64 };
+    ($a:lifetime table) => { TableRef<$a> };
+}
+
+macro_rules! property_value {
+    (shortstr $field:ident $value:expr) => {
+        Value::Text(Name::from($value))
+    };
+    (octet $field:ident $value:expr) => {
+        Value::U8($value)
+    };
+    (longlong $field:ident $value:expr) => {
+        Value::Timestamp($value)
+    };
+    (table $field:ident $value:expr) => {
+        Value::Table($value.to_table().ok()?)
+    };
+}
+
+macro_rules! properties {
+    ($($bit:literal $name:literal $field:ident: $type:ident $doc:literal;)*) => {
+        /// All properties, decoded; borrowed from the encoded ones.
+        #[derive(Clone, Copy, Debug, Default, PartialEq)]
+        pub struct Properties<'a> {
+            $(#[doc = $doc] pub $field: Option<property_type!('a $type)>,)*
+        }
+
+        impl<'a> Properties<'a> {
+            /// From flags and values.
+            ///
+            /// # Errors
+            /// Anything but defined flags and exactly their values. The headers are not looked into.
+            pub fn decode(raw: &'a [u8]) -> Result<Self, CodecError> {
+                let mut reader = Reader::new(raw);
+                let flags = reader.short()?;
+                check_flags(flags)?;
+                let properties = Properties {
+                    $($field: if flags & (1 << $bit) != 0 { Some(reader.$type()?) } else { None },)*
+                };
+                reader.finish()?;
+                Ok(properties)
+            }
+
+            /// Appends flags and values.
+            pub fn encode(&self, out: &mut Vec<u8>) {
+                let mut flags = 0u16;
+                $(flags |= u16::from(self.$field.is_some()) << $bit;)*
+                let mut writer = Writer::new(out);
+                writer.short(flags);
+                $(if let Some(value) = self.$field {
+                    writer.$type(value);
+                })*
+            }
+
+            /// The property of this AMQP name; `None` if it is not set, or there is none of that name.
+            pub fn get(&self, name: &[u8]) -> Option<Value> {
+                $(if name == $name.as_bytes() {
+                    return Some(property_value!($type $field self.$field?));
+                })*
+                None
+            }
+        }
+
+        const DEFINED: u16 = $((1 << $bit))|*;
+
+        #[cfg(test)]
+        pub(super) const TABLE: &[(&str, &str)] = &[$(($name, stringify!($type))),*];
+    };
+}
+
+properties! {
+    15 "content-type" content_type: shortstr "MIME type of the body.";
+    14 "content-encoding" content_encoding: shortstr "MIME encoding of the body.";
+    13 "headers" headers: table "Application headers.";
+    12 "delivery-mode" delivery_mode: octet "1: transient, 2: persistent.";
+    11 "priority" priority: octet "Priority, 0 to 255.";
+    10 "correlation-id" correlation_id: shortstr "What a reply refers to.";
+    9 "reply-to" reply_to: shortstr "Queue for the reply.";
+    8 "expiration" expiration: shortstr "Time to live in milliseconds, as decimal text.";
+    7 "message-id" message_id: shortstr "The application's identifier.";
+    6 "timestamp" timestamp: longlong "Seconds since 1970.";
+    5 "type" type_: shortstr "The application's type of message.";
+    4 "user-id" user_id: shortstr "User who publishes; checked by the broker.";
+    3 "app-id" app_id: shortstr "Application that publishes.";
+    2 "cluster-id" cluster_id: shortstr "Reserved; carried for old clients.";
+}
+
+const FLAG_HEADERS: u16 = 1 << 13;
+const FLAG_DELIVERY_MODE: u16 = 1 << 12;
+const FLAG_PRIORITY: u16 = 1 << 11;
+const FLAG_REPLY_TO: u16 = 1 << 9;
+const FLAG_EXPIRATION: u16 = 1 << 8;
+const FLAG_TIMESTAMP: u16 = 1 << 6;
+const FLAG_USER_ID: u16 = 1 << 4;
+
+#[inline(always)]
+fn check_flags(flags: u16) -> Result<(), CodecError> {
+    if flags & !DEFINED == 0 { Ok(()) } else { Err(CodecError::UnknownPropertyFlags(flags)) }
+}
+
+/// What a broker reads of every message.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Scan<'a> {
+    /// 1: transient, 2: persistent.
+    pub delivery_mode: Option<u8>,
+    /// Priority.
+    pub priority: Option<u8>,
+    /// Time to live in milliseconds, as decimal text; see [`Scan::ttl_ms`].
+    pub expiration: Option<&'a [u8]>,
+    /// Queue for the reply.
+    pub reply_to: Option<&'a [u8]>,
+    /// User who claims to publish.
+    pub user_id: Option<&'a [u8]>,
+    /// Application headers; empty if there are none.
+    pub headers: TableRef<'a>,
+    /// Whether there are application headers.
+    pub has_headers: bool,
+}
+
+impl Scan<'_> {
+    /// Whether persistence is asked for.
+    pub fn is_persistent(&self) -> bool {
+        self.delivery_mode == Some(PERSISTENT)
+    }
+
+    /// The expiration as a number; `Err` for one that is not a decimal number that fits.
+    #[allow(clippy::result_unit_err)]
+    pub fn ttl_ms(&self) -> Result<Option<u64>, ()> {
+        self.expiration.map(parse_decimal).transpose()
+    }
+}
+
+/// One pass over flags and values: reads what a broker needs, and checks that all of it, the headers included, is well
+/// formed.
+///
+/// # Errors
+/// Anything but defined flags and exactly their values, or malformed headers.
+#[inline]
+pub fn scan(raw: &[u8]) -> Result<Scan<'_>, CodecError> {
+    let mut reader = Reader::new(raw);
+    let flags = reader.short()?;
+    let mut scan = Scan::default();
+    if flags != 0 {
+        scan_values(flags, &mut reader, &mut scan)?;
+    }
+    reader.finish()?;
+    Ok(scan)
+}
+
+fn scan_values<'a>(flags: u16, reader: &mut Reader<'a>, scan: &mut Scan<'a>) -> Result<(), CodecError> {
+    check_flags(flags)?;
+    // From the highest bit down, as the values lie; only set flags cost anything.
+    let mut left = flags;
+    while left != 0 {
+        let flag = 0x8000 >> left.leading_zeros();
+        left &= !flag;
+        match flag {
+            FLAG_HEADERS => {
+                scan.headers = reader.table()?;
+                scan.headers.validate()?;
+                scan.has_headers = !scan.headers.is_empty();
+            }
+            FLAG_DELIVERY_MODE => scan.delivery_mode = Some(reader.octet()?),
+            FLAG_PRIORITY => scan.priority = Some(reader.octet()?),
+            FLAG_REPLY_TO => scan.reply_to = Some(reader.shortstr()?),
+            FLAG_EXPIRATION => scan.expiration = Some(reader.shortstr()?),
+            FLAG_TIMESTAMP => drop(reader.longlong()?),
+            FLAG_USER_ID => scan.user_id = Some(reader.shortstr()?),
+            _ => drop(reader.shortstr()?),
+        }
+    }
+    Ok(())
+}
+
+/// Digits alone, no sign, no blank: clients are told what is wrong rather than guessed at.
+fn parse_decimal(text: &[u8]) -> Result<u64, ()> {
+    if text.is_empty() {
+        return Err(());
+    }
+    text.iter().try_fold(0u64, |value, &digit| {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(());
+        }
+        value.checked_mul(10).and_then(|value| value.checked_add(digit.into())).ok_or(())
+    })
+}
+
+/// AMQP 0-9-1 basic properties, flags and values.
+#[derive(Clone, Copy, Debug)]
+pub struct Amqp091;
+
+impl Encoding for Amqp091 {
+    fn name(&self) -> &'static str {
+        "amqp-0-9-1"
+    }
+
+    fn header(&self, properties: &[u8], name: &[u8]) -> Option<Value> {
+        headers(properties).get(name).ok().flatten()
+    }
+
+    fn headers(&self, properties: &[u8]) -> Table {
+        headers(properties).to_table().unwrap_or_default()
+    }
+
+    fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value> {
+        Properties::decode(properties).ok()?.get(name)
+    }
+
+    fn edit(&self, properties: &[u8], edit: &Edit) -> Vec<u8> {
+        let Ok(mut decoded) = Properties::decode(properties) else {
+            return properties.to_vec();
+        };
+        let mut headers = Vec::new();
+        if !edit.set_headers.is_empty() || !edit.remove_headers.is_empty() {
+            let mut table = decoded.headers.and_then(|headers| headers.to_table().ok()).unwrap_or_default();
+            edit.remove_headers.iter().for_each(|name| table.remove(name.as_bytes()));
+            for (name, value) in &edit.set_headers {
+                table.set(name.as_bytes(), value.clone());
+            }
+            encode_table(&table, &mut headers);
+            decoded.headers = Some(TableRef::new(&headers)).filter(|headers| !headers.is_empty());
+        }
+        if edit.clear_expiration {
+            decoded.expiration = None;
+        }
+        let mut encoded = Vec::with_capacity(properties.len() + headers.len());
+        decoded.encode(&mut encoded);
+        encoded
+    }
+}
+
+/// The headers, found without decoding the rest; empty where there are none, or the properties are malformed.
+fn headers(properties: &[u8]) -> TableRef<'_> {
+    let find = || -> Result<_, CodecError> {
+        let mut reader = Reader::new(properties);
+        let flags = reader.short()?;
+        if flags & FLAG_HEADERS == 0 {
+            return Ok(TableRef::EMPTY);
+        }
+        // Only the two content strings can come before them.
+        for _ in 0..(flags >> 14).count_ones() {
+            reader.shortstr()?;
+        }
+        reader.table()
+    };
+    find().unwrap_or(TableRef::EMPTY)
+}
