@@ -128,3 +128,66 @@ fn settle(channel: u16, method: u16, delivery_tag: u64, bits: u8) -> [u8; 21] {
     bytes[20] = END;
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Method;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn short() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..300)
+    }
+
+    fn encoded(channel: u16, method: Method<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        method.encode(channel, &mut out);
+        out
+    }
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_ways_write_what_the_long_one_does(
+            a in short(), b in short(), c in short(),
+            channel in any::<u16>(), tag in any::<u64>(), count in any::<u32>(), code in any::<u16>(),
+            x in any::<bool>(), y in any::<bool>(),
+        ) {
+            prop_assert_eq!(
+                written(|out| publish(channel, &a, &b, x, y, out)),
+                encoded(channel, Method::BasicPublish { exchange: &a, routing_key: &b, mandatory: x, immediate: y })
+            );
+            prop_assert_eq!(
+                written(|out| deliver(channel, &a, tag, x, &b, &c, out)),
+                encoded(channel, Method::BasicDeliver {
+                    consumer_tag: &a, delivery_tag: tag, redelivered: x, exchange: &b, routing_key: &c,
+                })
+            );
+            prop_assert_eq!(
+                written(|out| get_ok(channel, tag, x, &a, &b, count, out)),
+                encoded(channel, Method::BasicGetOk {
+                    delivery_tag: tag, redelivered: x, exchange: &a, routing_key: &b, message_count: count,
+                })
+            );
+            prop_assert_eq!(
+                written(|out| return_(channel, code, &a, &b, &c, out)),
+                encoded(channel, Method::BasicReturn {
+                    reply_code: code, reply_text: &a, exchange: &b, routing_key: &c,
+                })
+            );
+            prop_assert_eq!(
+                written(|out| ack(channel, tag, x, out)),
+                encoded(channel, Method::BasicAck { delivery_tag: tag, multiple: x })
+            );
+            prop_assert_eq!(
+                written(|out| nack(channel, tag, x, y, out)),
+                encoded(channel, Method::BasicNack { delivery_tag: tag, multiple: x, requeue: y })
+            );
+        }
+    }
+}

@@ -203,3 +203,92 @@ pub fn encode_content(channel: u16, properties: &[u8], body: &[u8], frame_max: u
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(kind: FrameKind, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Frame { kind, channel: 0x0102, payload }.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_cut_frame_is_incomplete_at_every_place() {
+        let bytes = frame(FrameKind::Body, b"hello");
+        for cut in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..cut], 0), Ok(None), "{cut} bytes");
+        }
+        let expected = Frame { kind: FrameKind::Body, channel: 0x0102, payload: b"hello" };
+        assert_eq!(parse(&bytes, 0), Ok(Some((expected, bytes.len()))));
+        assert_eq!(parse(&[&bytes[..], b"\x01"].concat(), 0), Ok(Some((expected, bytes.len()))));
+    }
+
+    #[test]
+    fn errors_come_as_early_as_they_can_be_known() {
+        assert_eq!(parse(b"P", 0), Err(FrameError::UnknownType(b'P')));
+        let head = [1, 0, 0, 0, 0, 0x10, 0];
+        assert_eq!(parse(&head, 4096), Err(FrameError::TooLarge { size: 4104, frame_max: 4096 }));
+        assert_eq!(parse(&head, 4104), Ok(None));
+        assert_eq!(parse(&[3, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF], 0), Ok(None));
+        assert_eq!(parse(&[8, 0, 0, 0, 0, 0, 0, 0xCD], 0), Err(FrameError::BadEnd(0xCD)));
+    }
+
+    #[test]
+    fn the_heartbeat_is_a_frame() {
+        let expected = Frame { kind: FrameKind::Heartbeat, channel: 0, payload: &[] };
+        assert_eq!(parse(&HEARTBEAT, 4096), Ok(Some((expected, 8))));
+    }
+
+    #[test]
+    fn a_header_without_flags_is_malformed() {
+        let mut bytes = Vec::new();
+        ContentHeader { class_id: 60, body_size: 9, properties: &[0, 0] }.encode(3, &mut bytes);
+        let payload = &bytes[HEAD_BYTES..bytes.len() - 1];
+        let expected = ContentHeader { class_id: 60, body_size: 9, properties: &[0, 0] };
+        assert_eq!(ContentHeader::parse(payload), Ok(expected));
+        for cut in 0..payload.len() {
+            assert_eq!(ContentHeader::parse(&payload[..cut]), Err(CodecError::Truncated));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn content_is_split_into_full_frames(
+            body in prop::collection::vec(any::<u8>(), 0..2000),
+            frame_max in prop_oneof![Just(0u32), 9..600u32],
+        ) {
+            let mut out = vec![0xAA];
+            encode_content(7, &[0, 0], &body, frame_max, &mut out);
+            prop_assert_eq!(out[0], 0xAA);
+
+            let (frame, len) = parse(&out[1..], 0)?.unwrap();
+            let header = ContentHeader::parse(frame.payload)?;
+            prop_assert_eq!((frame.kind, header.class_id), (FrameKind::Header, 60));
+            prop_assert_eq!(header.body_size, body.len() as u64);
+
+            let (mut rest, mut joined, mut frames) = (&out[1 + len..], Vec::new(), 0);
+            while !rest.is_empty() {
+                let (frame, len) = parse(rest, frame_max)?.unwrap();
+                prop_assert_eq!((frame.kind, frame.channel), (FrameKind::Body, 7));
+                joined.extend_from_slice(frame.payload);
+                rest = &rest[len..];
+                frames += 1;
+            }
+            prop_assert_eq!(&joined, &body);
+            let room = if frame_max == 0 { usize::MAX } else { frame_max as usize - OVERHEAD_BYTES };
+            prop_assert_eq!(frames, body.len().div_ceil(room));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), frame_max in any::<u32>()) {
+            if let Ok(Some((frame, len))) = parse(&bytes, frame_max) {
+                prop_assert_eq!(len, frame.payload.len() + OVERHEAD_BYTES);
+                prop_assert!(len <= bytes.len());
+            }
+            let _ = ContentHeader::parse(&bytes);
+        }
+    }
+}

@@ -268,3 +268,170 @@ fn headers(properties: &[u8]) -> TableRef<'_> {
     };
     find().unwrap_or(TableRef::EMPTY)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::tests::any_table;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(properties: &Properties<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        properties.encode(&mut out);
+        out
+    }
+
+    fn headers_of(pairs: &[(&str, Value)]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let table = Table(pairs.iter().map(|(name, value)| (Name::from(*name), value.clone())).collect());
+        encode_table(&table, &mut out);
+        out
+    }
+
+    #[test]
+    fn values_lie_in_the_order_of_their_flags() {
+        let properties = Properties {
+            app_id: Some(b"a"),
+            content_type: Some(b"t"),
+            delivery_mode: Some(2),
+            ..Default::default()
+        };
+        assert_eq!(encoded(&properties), b"\x90\x08\x01t\x02\x01a");
+    }
+
+    #[test]
+    fn undefined_flags_are_refused() {
+        for raw in [[0, 1], [0, 2]] {
+            let error = CodecError::UnknownPropertyFlags(raw[1].into());
+            assert_eq!(scan(&raw), Err(error));
+            assert_eq!(Properties::decode(&raw), Err(error));
+        }
+        assert_eq!(scan(&[]), Err(CodecError::Truncated));
+        assert_eq!(scan(&[0, 0, 0]), Err(CodecError::Trailing(1)));
+        assert_eq!(scan(&EMPTY), Ok(Scan::default()));
+    }
+
+    #[test]
+    fn a_scan_refuses_malformed_headers() {
+        let properties = Properties { headers: Some(TableRef::new(b"\x01k?")), ..Default::default() };
+        assert_eq!(scan(&encoded(&properties)), Err(CodecError::UnknownValueType(b'?')));
+    }
+
+    #[test]
+    fn an_expiration_is_a_decimal_number() {
+        let ttl =
+            |text: &'static str| Scan { expiration: Some(text.as_bytes()), ..Default::default() }.ttl_ms();
+        assert_eq!(ttl("60000"), Ok(Some(60_000)));
+        assert_eq!(ttl("18446744073709551615"), Ok(Some(u64::MAX)));
+        for wrong in ["", "-1", "+1", "1.5", "x", " 1", "18446744073709551616"] {
+            assert_eq!(ttl(wrong), Err(()), "{wrong:?}");
+        }
+        assert_eq!(Scan::default().ttl_ms(), Ok(None));
+    }
+
+    #[test]
+    fn the_core_sees_headers_and_properties() {
+        let headers = headers_of(&[("x", Value::I32(1)), ("y", Value::Text("z".into()))]);
+        let raw = encoded(&Properties {
+            content_type: Some(b"text/plain"),
+            headers: Some(TableRef::new(&headers)),
+            timestamp: Some(5),
+            priority: Some(3),
+            ..Default::default()
+        });
+        assert_eq!(ENCODING.header(&raw, b"y"), Some(Value::Text("z".into())));
+        assert_eq!(ENCODING.header(&raw, b"z"), None);
+        assert_eq!(ENCODING.headers(&raw).0.len(), 2);
+        assert_eq!(ENCODING.property(&raw, b"timestamp"), Some(Value::Timestamp(5)));
+        assert_eq!(ENCODING.property(&raw, b"priority"), Some(Value::U8(3)));
+        assert_eq!(ENCODING.property(&raw, b"message-id"), None);
+        assert_eq!(ENCODING.property(&raw, b"nonsense"), None);
+    }
+
+    #[test]
+    fn an_edit_changes_what_it_names_alone() {
+        let headers = headers_of(&[("CC", Value::Void), ("BCC", Value::Void)]);
+        let before = Properties {
+            headers: Some(TableRef::new(&headers)),
+            expiration: Some(b"10"),
+            reply_to: Some(b"r"),
+            ..Default::default()
+        };
+        let edit = Edit {
+            set_headers: vec![("x-death".into(), Value::I64(1))],
+            remove_headers: vec!["BCC".into()],
+            clear_expiration: true,
+        };
+        let raw = ENCODING.edit(&encoded(&before), &edit);
+        let headers = headers_of(&[("CC", Value::Void), ("x-death", Value::I64(1))]);
+        let after = Properties { headers: Some(TableRef::new(&headers)), expiration: None, ..before };
+        assert_eq!(Properties::decode(&raw), Ok(after));
+
+        let edit = Edit { remove_headers: vec!["CC".into(), "BCC".into()], ..Edit::default() };
+        let raw = ENCODING.edit(&encoded(&before), &edit);
+        assert_eq!(Properties::decode(&raw), Ok(Properties { headers: None, ..before }));
+        assert_eq!(ENCODING.edit(b"!", &edit), b"!");
+    }
+
+    proptest! {
+        #[test]
+        fn properties_come_back_and_the_scan_agrees(
+            present in any::<u16>(),
+            table in any_table(),
+            text in prop::collection::vec(any::<u8>(), 0..20),
+            octet in any::<u8>(),
+            number in any::<u64>(),
+        ) {
+            let mut headers = Vec::new();
+            encode_table(&table, &mut headers);
+            let has = |bit: u16| present & (1 << bit) != 0;
+            let string = |bit| has(bit).then_some(&text[..]);
+            let properties = Properties {
+                content_type: string(15),
+                content_encoding: string(14),
+                headers: has(13).then_some(TableRef::new(&headers)),
+                delivery_mode: has(12).then_some(octet),
+                priority: has(11).then_some(octet),
+                correlation_id: string(10),
+                reply_to: string(9),
+                expiration: string(8),
+                message_id: string(7),
+                timestamp: has(6).then_some(number),
+                type_: string(5),
+                user_id: string(4),
+                app_id: string(3),
+                cluster_id: string(2),
+            };
+            let raw = encoded(&properties);
+            prop_assert_eq!(Properties::decode(&raw)?, properties);
+            let headers = properties.headers.unwrap_or_default();
+            let expected = Scan {
+                delivery_mode: properties.delivery_mode,
+                priority: properties.priority,
+                expiration: properties.expiration,
+                reply_to: properties.reply_to,
+                user_id: properties.user_id,
+                headers,
+                has_headers: !headers.is_empty(),
+            };
+            prop_assert_eq!(scan(&raw)?, expected);
+            prop_assert_eq!(ENCODING.headers(&raw), headers.to_table()?);
+            for cut in 0..raw.len() {
+                prop_assert!(scan(&raw[..cut]).is_err());
+                prop_assert!(Properties::decode(&raw[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(flags in any::<u16>(), bytes in prop::collection::vec(0..5u8, 0..64)) {
+            let mut raw = flags.to_be_bytes().to_vec();
+            raw.extend(bytes);
+            if scan(&raw).is_ok() {
+                prop_assert!(Properties::decode(&raw).is_ok());
+            }
+            let _ = (ENCODING.headers(&raw), ENCODING.header(&raw, b""), ENCODING.property(&raw, b"headers"));
+            let edit = Edit { set_headers: vec![("k".into(), Value::Void)], ..Edit::default() };
+            let _ = ENCODING.edit(&raw, &edit);
+        }
+    }
+}

@@ -240,3 +240,148 @@ fn with_length(writer: &mut Writer<'_>, body: impl FnOnce(&mut Writer<'_>)) {
         u32::try_from(writer.out.len() - start - 4).expect("a table of 4 GiB was given to the encoder");
     writer.out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name() -> impl Strategy<Value = Name> {
+        prop::collection::vec(any::<u8>(), 0..12).prop_map(|bytes| Name::from(&bytes[..]))
+    }
+
+    /// Values that the protocol can express.
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Void),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i8>().prop_map(Value::I8),
+            any::<u8>().prop_map(Value::U8),
+            any::<i16>().prop_map(Value::I16),
+            any::<u16>().prop_map(Value::U16),
+            any::<i32>().prop_map(Value::I32),
+            any::<u32>().prop_map(Value::U32),
+            any::<i64>().prop_map(Value::I64),
+            (-1e9..1e9f32).prop_map(Value::F32),
+            (-1e9..1e9f64).prop_map(Value::F64),
+            any::<(u8, i32)>().prop_map(|(scale, value)| Value::Decimal(scale, value)),
+            any::<u64>().prop_map(Value::Timestamp),
+            name().prop_map(Value::Text),
+            name().prop_map(Value::Bytes),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((name(), inner), 0..4).prop_map(|entries| Value::Table(Table(entries))),
+            ]
+        })
+    }
+
+    pub fn any_table() -> impl Strategy<Value = Table> {
+        prop::collection::vec((name(), any_value()), 0..6).prop_map(Table)
+    }
+
+    fn encoded(table: &Table) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_table(table, &mut out);
+        out
+    }
+
+    fn single(value: Value) -> Table {
+        Table(vec![(Name::from("k"), value)])
+    }
+
+    #[test]
+    fn type_octets_are_those_of_the_errata() {
+        let values = [
+            (Value::Bool(true), &b"t\x01"[..]),
+            (Value::I8(-1), b"b\xff"),
+            (Value::U8(255), b"B\xff"),
+            (Value::I16(-2), b"s\xff\xfe"),
+            (Value::U16(2), b"u\0\x02"),
+            (Value::I32(-2), b"I\xff\xff\xff\xfe"),
+            (Value::U32(2), b"i\0\0\0\x02"),
+            (Value::I64(-2), b"l\xff\xff\xff\xff\xff\xff\xff\xfe"),
+            (Value::F32(1.0), b"f\x3f\x80\0\0"),
+            (Value::F64(1.0), b"d\x3f\xf0\0\0\0\0\0\0"),
+            (Value::Decimal(2, 314), b"D\x02\0\0\x01\x3a"),
+            (Value::Text("a".into()), b"S\0\0\0\x01a"),
+            (Value::Bytes("a".into()), b"x\0\0\0\x01a"),
+            (Value::Timestamp(1), b"T\0\0\0\0\0\0\0\x01"),
+            (Value::Void, b"V"),
+            (Value::Array(vec![Value::Bool(false)]), b"A\0\0\0\x02t\0"),
+            (Value::Table(single(Value::Void)), b"F\0\0\0\x03\x01kV"),
+        ];
+        for (value, bytes) in values {
+            assert_eq!(encoded(&single(value)), [b"\x01k", bytes].concat());
+        }
+    }
+
+    #[test]
+    fn the_specifications_own_octets_are_understood() {
+        let table =
+            TableRef::new(b"\x01aU\xff\xff\x01bL\xff\xff\xff\xff\xff\xff\xff\xff").to_table().unwrap();
+        assert_eq!(table.get(b"a"), Some(&Value::I16(-1)));
+        assert_eq!(table.get(b"b"), Some(&Value::I64(-1)));
+    }
+
+    #[test]
+    fn unsigned_64_bits_become_what_comes_nearest() {
+        let back = |v| TableRef::new(&encoded(&single(Value::U64(v)))).get(b"k").unwrap().unwrap();
+        assert_eq!(back(7), Value::I64(7));
+        assert_eq!(back(u64::MAX), Value::F64(u64::MAX as f64));
+    }
+
+    #[test]
+    fn nesting_ends_at_the_limit() {
+        let nested = |depth: usize| {
+            let mut value = Value::Table(Table::default());
+            for _ in 2..depth {
+                value = Value::Array(vec![value]);
+            }
+            encoded(&single(value))
+        };
+        let deepest = nested(MAX_DEPTH);
+        assert!(TableRef::new(&deepest).to_table().is_ok());
+        assert_eq!(TableRef::new(&deepest).validate(), Ok(()));
+        let too_deep = nested(MAX_DEPTH + 1);
+        assert_eq!(TableRef::new(&too_deep).to_table(), Err(CodecError::TooDeep));
+        assert_eq!(TableRef::new(&too_deep).validate(), Err(CodecError::TooDeep));
+        assert_eq!(TableRef::new(&too_deep).get(b"k"), Err(CodecError::TooDeep));
+    }
+
+    #[test]
+    fn a_value_is_found_without_decoding_what_follows() {
+        let table = TableRef::new(b"\x01at\x01\x01bB\x09\x01c?");
+        assert_eq!(table.get(b"b"), Ok(Some(Value::U8(9))));
+        assert_eq!(table.get(b"c"), Err(CodecError::UnknownValueType(b'?')));
+        assert_eq!(TableRef::EMPTY.get(b"b"), Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn tables_come_back(table in any_table()) {
+            let bytes = encoded(&table);
+            prop_assert_eq!(TableRef::new(&bytes).to_table()?, table.clone());
+            prop_assert_eq!(TableRef::new(&bytes).validate(), Ok(()));
+            for (name, _) in &table.0 {
+                let found = TableRef::new(&bytes).get(name.as_bytes())?;
+                prop_assert_eq!(found.as_ref(), table.get(name.as_bytes()));
+            }
+        }
+
+        #[test]
+        fn validation_and_decoding_agree_on_any_bytes(
+            table in any_table(),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut bytes = encoded(&table);
+            if !bytes.is_empty() {
+                flips.iter().for_each(|(at, value)| *at.get_mut(&mut bytes) = *value);
+            }
+            let decoded = TableRef::new(&bytes).to_table();
+            prop_assert_eq!(TableRef::new(&bytes).validate(), decoded.map(drop));
+            let _ = format!("{:?} {:?}", TableRef::new(&bytes), TableRef::new(&bytes).get(b"k"));
+        }
+    }
+}
