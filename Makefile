@@ -1,0 +1,63 @@
+# Fulmar. `make help` lists what there is.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+PYTHON  := .cache/venv/bin/python
+# Where the checked build (optimised, with assertions) puts the program.
+CHECKED := target/checked/fulmar
+
+# What `make test` runs, in this order.
+STEPS := tidy lint unit doctest docs
+
+.PHONY: help run build test $(STEPS) book interop clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+
+run: build ## Build and start a broker, ready for clients on port 5672 (ARGS='--port 0 …' for options)
+	target/release/fulmar serve $(ARGS)
+
+build: ## Build the program
+	@scripts/install build
+	cargo build --release --bin fulmar
+
+test: ## Run everything below, one after the other, and sum up
+	@scripts/test $(STEPS)
+
+tidy: ## Check the files themselves: sizes, leftovers
+	@scripts/install python
+	@$(PYTHON) scripts/tidy.py
+
+lint: ## Check formatting, run clippy with warnings denied
+	@scripts/install build rustfmt clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+unit: ## Run unit and property tests
+	@scripts/install build
+	@scripts/cargo-test --workspace
+
+doctest: ## Run the examples in the documentation of the code
+	@scripts/install build
+	cargo test --workspace --doc --quiet
+
+docs: ## Check the book and the README: summary complete, no dead link
+	@scripts/install python
+	@$(PYTHON) scripts/check_docs.py
+
+book: ## Build the book in docs/book (compiles mdBook the first time)
+	@scripts/install book
+	.cache/bin/mdbook build docs
+
+interop: ## Run RabbitMQ's clients in Python and JavaScript against the broker, on both kinds of I/O
+	@scripts/install build python node
+	cargo build --profile checked --bin fulmar
+	@$(PYTHON) -m pytest -q -p no:cacheprovider --timeout 60 broker/server/tests/interop/python
+	@NODE_PATH=.cache/node/node_modules node --test --test-timeout=60000 broker/server/tests/interop/node/
+
+clean: ## Remove everything that was built or installed here
+	cargo clean
+	rm -rf .cache docs/book
