@@ -1,1 +1,123 @@
 //! Exchange types and the registry that names them.
+//!
+//! A type is one implementation of [`ExchangeType`] in a file of its own and one line in [`TYPES`]. An instance holds
+//! the bindings of one exchange, arranged for routing; all else (names, identity, who may do what) is the topology's.
+
+mod direct;
+mod fanout;
+
+use crate::request::ExchangeOptions;
+use crate::topology::{BindingEntry, Routable};
+use crate::{Name, Refusal, Table};
+
+/// What a registered exchange type is.
+pub struct Registration {
+    /// Its name, as clients declare it.
+    pub name: &'static str,
+    /// Arguments of the exchange that make it another exchange if they differ.
+    pub arguments: &'static [&'static str],
+    /// Makes the routes of a new exchange from its arguments, or refuses them.
+    make: fn(&Table) -> Result<Box<dyn ExchangeType>, Refusal>,
+}
+
+/// All exchange types.
+pub const TYPES: &[Registration] = &[
+    Registration { name: "direct", arguments: &[], make: |_| Ok(Box::<direct::Direct>::default()) },
+    Registration { name: "fanout", arguments: &[], make: |_| Ok(Box::<fanout::Fanout>::default()) },
+    Registration { name: "topic", arguments: &[], make: |_| Ok(Box::<direct::Direct>::default()) },
+    Registration { name: "headers", arguments: &[], make: |_| Ok(Box::<fanout::Fanout>::default()) },
+];
+
+/// The type of that name.
+///
+/// # Errors
+/// [`Refusal::UnknownExchangeType`].
+pub fn find(kind: &Name) -> Result<&'static Registration, Refusal> {
+    TYPES
+        .iter()
+        .find(|known| known.name.as_bytes() == kind.as_bytes())
+        .ok_or_else(|| Refusal::UnknownExchangeType(kind.clone()))
+}
+
+/// The routes of a new exchange.
+///
+/// # Errors
+/// The type is not known, or does not take the arguments.
+pub fn make(options: &ExchangeOptions) -> Result<Box<dyn ExchangeType>, Refusal> {
+    (find(&options.kind)?.make)(&options.arguments)
+}
+
+/// Where a binding leads: a slot of the topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Destination {
+    /// A queue.
+    Queue(u32),
+    /// An exchange.
+    Exchange(u32),
+}
+
+/// A binding as an exchange type sees it.
+#[derive(Clone, Copy)]
+pub struct Binding<'a> {
+    /// Its number, unique while it exists.
+    pub id: u32,
+    /// Where it leads.
+    pub destination: Destination,
+    /// Key, arguments, names.
+    pub entry: &'a BindingEntry,
+}
+
+/// The bindings of one exchange and how messages match them.
+pub trait ExchangeType: Send {
+    /// Checks a binding before it is made.
+    ///
+    /// # Errors
+    /// The key or the arguments are not acceptable.
+    fn check(&self, _binding: &BindingEntry) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Takes in a binding. Different bindings may have the same key and destination.
+    fn bind(&mut self, binding: &Binding<'_>);
+
+    /// Lets go of a binding that was taken in.
+    fn unbind(&mut self, binding: &Binding<'_>);
+
+    /// Appends the destinations of a message with routing key `key`; any may come more than once.
+    fn route(&self, key: &[u8], message: &Routable<'_>, scratch: &mut Scratch, found: &mut Vec<Destination>);
+
+    /// Whether messages of the same routing key always go the same way.
+    fn is_by_key_alone(&self) -> bool {
+        true
+    }
+
+    /// Whether bindings match on the routing key, so that each of several keys counts.
+    fn matches_keys(&self) -> bool {
+        false
+    }
+
+    /// Whether a message may have to be held back before it is routed.
+    fn is_delaying(&self) -> bool {
+        false
+    }
+}
+
+/// Kept between messages so that routing allocates nothing.
+#[derive(Default)]
+pub struct Scratch {}
+
+/// Destinations in order, each as often as it was put in.
+#[derive(Default)]
+struct Destinations(Vec<Destination>);
+
+impl Destinations {
+    fn insert(&mut self, destination: Destination) {
+        let place = self.0.partition_point(|other| *other < destination);
+        self.0.insert(place, destination);
+    }
+
+    fn remove(&mut self, destination: Destination) {
+        let place = self.0.binary_search(&destination).expect("a removed destination was put in");
+        self.0.remove(place);
+    }
+}

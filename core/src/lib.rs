@@ -13,6 +13,7 @@
 //! * [`value`]: the neutral model of field tables.
 
 pub mod exchange;
+mod hash;
 pub mod ids;
 pub mod limits;
 pub mod mesh;

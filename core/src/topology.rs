@@ -3,23 +3,49 @@
 //! One writer: the control shard turns a request into an ordered list of changes ([`Topology::plan`]); every shard
 //! applies the same changes in the same order to its replica ([`Topology::apply`]) and routes by it without
 //! synchronisation.
+//!
+//! 1. Replicas that applied the same list are the same: same identifiers, same routes.
+//! 2. A plan is applied by the control shard before it plans again.
+//! 3. Removing something costs what hangs on it, whatever else exists.
 
+mod bindings;
+mod cache;
+mod plan;
+mod route;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::hash::Hasher;
 use std::sync::Arc;
 
+use slab::Slab;
+
+use crate::exchange::{self, Destination, ExchangeType};
+use crate::hash::{Map, StableHasher, pick};
 use crate::message::Encoding;
-use crate::request::{ExchangeOptions, QueueOptions};
-use crate::{ConnectionId, Name, QueueId, Refusal, Request, ShardId, VhostId};
+use crate::request::{DestinationKind, ExchangeOptions, QueueOptions};
+use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostId};
+
+use bindings::Bindings;
+pub use cache::RouteCache;
 
 /// One change to the topology. The ordered list of changes is what shards replicate, what will be stored and what
 /// will be reported to management. Applying the same list gives the same replica.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// An exchange appears.
+    ExchangeDeclared(Arc<ExchangeEntry>),
+    /// An exchange goes, and the bindings from it and to it.
+    ExchangeDeleted(Arc<ExchangeEntry>),
     /// A queue appears. Its home makes the queue itself.
     QueueDeclared(Arc<QueueEntry>),
     /// A queue and its bindings go.
     QueueDeleted(QueueId),
-    /// More follow: exchanges declared and deleted, bindings made and dropped.
-    Todo,
+    /// A binding is made.
+    Bound(Arc<BindingEntry>),
+    /// A binding goes.
+    Unbound(Arc<BindingEntry>),
 }
 
 /// A queue as every shard knows it.
@@ -37,12 +63,41 @@ pub struct QueueEntry {
     pub options: QueueOptions,
 }
 
+/// An exchange as every shard knows it.
+#[derive(Debug, PartialEq)]
+pub struct ExchangeEntry {
+    /// Virtual host.
+    pub vhost: VhostId,
+    /// Name.
+    pub name: Name,
+    /// Properties.
+    pub options: ExchangeOptions,
+}
+
+/// A binding as every shard knows it. All its fields together are its identity.
+#[derive(Debug, PartialEq)]
+pub struct BindingEntry {
+    /// Virtual host.
+    pub vhost: VhostId,
+    /// The exchange that routes.
+    pub source: Name,
+    /// What receives.
+    pub destination: Name,
+    /// Whether the destination is a queue or an exchange.
+    pub kind: DestinationKind,
+    /// Binding key.
+    pub key: Name,
+    /// Arguments, sorted by name: their order does not count.
+    pub arguments: Table,
+}
+
 /// What the control shard decided on a request: changes to apply everywhere, then the answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// To be applied in this order by every shard, this one included.
     pub changes: Vec<Change>,
-    /// For `DeclareQueue`: the queue that is meant, new or existing. Its home completes the answer with counts.
+    /// For `DeclareQueue`: the queue that is meant, new or existing. Its home completes the answer with counts. For
+    /// `DeleteQueue`: the queue that goes, if there is one.
     pub queue: Option<QueueId>,
 }
 
@@ -63,106 +118,315 @@ pub struct Routable<'a> {
 
 /// One shard's replica.
 pub struct Topology {
-    _todo: (),
+    shards: u8,
+    max_route_hops: usize,
+    epoch: u64,
+    vhosts: Vec<Vhost>,
+    exchanges: Slab<Exchange>,
+    queues: Slab<Queue>,
+    homes: Vec<Home>,
+    bindings: Bindings,
+    scratch: RefCell<route::Scratch>,
 }
+
+/// The names of a virtual host, and where in the slabs what they name lies.
+struct Vhost {
+    name: Name,
+    exchanges: Map<Name, u32>,
+    queues: Map<Name, u32>,
+}
+
+struct Exchange {
+    entry: Arc<ExchangeEntry>,
+    routes: Box<dyn ExchangeType>,
+}
+
+struct Queue {
+    /// As in the entry; here to be had without another miss.
+    id: QueueId,
+    entry: Arc<QueueEntry>,
+}
+
+/// The identifiers of the queues at home on one shard.
+#[derive(Default)]
+struct Home {
+    slots: Vec<HomeSlot>,
+    free: Vec<u32>,
+}
+
+#[derive(Default)]
+struct HomeSlot {
+    generation: u32,
+    queue: Option<u32>,
+}
+
+impl Home {
+    /// The identifier that the next queue gets; the same on every replica.
+    fn next(&self) -> (u32, u32) {
+        match self.free.last() {
+            Some(&index) => (index, self.slots[index as usize].generation),
+            None => (self.slots.len() as u32, 0),
+        }
+    }
+
+    fn take(&mut self, id: QueueId, queue: u32) {
+        assert_eq!(
+            self.next(),
+            (id.index, id.generation),
+            "queue identifiers are taken in the order planned"
+        );
+        if self.free.pop().is_none() {
+            self.slots.push(HomeSlot::default());
+        }
+        self.slots[id.index as usize].queue = Some(queue);
+    }
+
+    fn get(&self, id: QueueId) -> Option<u32> {
+        self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.queue
+    }
+
+    fn give_back(&mut self, id: QueueId) {
+        let slot = &mut self.slots[id.index as usize];
+        slot.queue = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(id.index);
+    }
+}
+
+/// The exchanges that every virtual host has from the start: name, type, internal.
+const PREDECLARED: [(&str, &str, bool); 7] = [
+    ("", "direct", false),
+    ("amq.direct", "direct", false),
+    ("amq.fanout", "fanout", false),
+    ("amq.topic", "topic", false),
+    ("amq.headers", "headers", false),
+    ("amq.match", "headers", false),
+    ("amq.rabbitmq.trace", "topic", true),
+];
 
 impl Topology {
     /// With the virtual hosts of the configuration, each with its pre-declared exchanges.
-    pub fn new(_vhosts: &[Name], _shards: u8) -> Self {
-        todo!()
+    pub fn new(vhosts: &[Name], shards: u8) -> Self {
+        assert!(shards > 0, "a broker has at least one shard");
+        assert!(vhosts.len() <= usize::from(u16::MAX), "more virtual hosts than identifiers");
+        let mut topology = Topology {
+            shards,
+            max_route_hops: Limits::default().max_route_hops,
+            epoch: 0,
+            vhosts: Vec::new(),
+            exchanges: Slab::new(),
+            queues: Slab::new(),
+            homes: (0..shards).map(|_| Home::default()).collect(),
+            bindings: Bindings::default(),
+            scratch: RefCell::default(),
+        };
+        for (index, name) in vhosts.iter().enumerate() {
+            topology.vhosts.push(Vhost {
+                name: name.clone(),
+                exchanges: Map::default(),
+                queues: Map::default(),
+            });
+            for (name, kind, internal) in PREDECLARED {
+                topology.add_exchange(&Arc::new(ExchangeEntry {
+                    vhost: VhostId(index as u16),
+                    name: name.into(),
+                    options: ExchangeOptions {
+                        kind: kind.into(),
+                        durable: true,
+                        internal,
+                        ..ExchangeOptions::default()
+                    },
+                }));
+            }
+        }
+        topology
     }
 
-    /// Control shard only: decides on a topology request (declare, delete, bind, unbind) of `owner`, a connection on
-    /// shard `from`. `generated` is the name for a queue declared without one. Allocates identifiers. Nothing is
-    /// applied.
-    ///
-    /// Deleting a queue with `if_unused` or `if_empty` is the home's business: the engine asks it first.
-    ///
-    /// # Errors
-    /// The reason of the refusal.
-    pub fn plan(
-        &mut self,
-        _request: &Request,
-        _owner: Option<ConnectionId>,
-        _from: ShardId,
-        _generated: &Name,
-    ) -> Result<Plan, Refusal> {
-        todo!()
-    }
-
-    /// Control shard only: what follows from a queue's end (expired, auto-deleted, its connection gone): the queue,
-    /// its bindings, auto-delete exchanges that it leaves without bindings. Empty if it is gone already.
-    pub fn plan_queue_end(&mut self, _queue: QueueId) -> Plan {
-        todo!()
+    /// Bounds the exchanges that one message may pass ([`Limits::max_route_hops`]).
+    pub fn set_max_route_hops(&mut self, hops: usize) {
+        self.max_route_hops = hops;
     }
 
     /// Applies one change.
-    pub fn apply(&mut self, _change: &Change) {
-        todo!()
+    pub fn apply(&mut self, change: &Change) {
+        self.epoch += 1;
+        match change {
+            Change::ExchangeDeclared(entry) => self.add_exchange(entry),
+            Change::ExchangeDeleted(entry) => self.remove_exchange(entry),
+            Change::QueueDeclared(entry) => self.add_queue(entry),
+            Change::QueueDeleted(id) => self.remove_queue(*id),
+            Change::Bound(entry) => self.add_binding(entry),
+            Change::Unbound(entry) => {
+                let binding = self.find_binding(entry).expect("an unbound binding exists");
+                self.remove_binding(binding);
+            }
+        }
     }
 
     /// Counts the changes applied. Cached routes of another epoch are stale.
     pub fn epoch(&self) -> u64 {
-        todo!()
+        self.epoch
+    }
+
+    /// The virtual host of that name.
+    pub fn vhost(&self, name: &[u8]) -> Option<VhostId> {
+        self.vhosts.iter().position(|vhost| vhost.name.as_bytes() == name).map(|index| VhostId(index as u16))
+    }
+
+    /// The name of a virtual host.
+    pub fn vhost_name(&self, vhost: VhostId) -> &Name {
+        &self.vhosts[usize::from(vhost.0)].name
     }
 
     /// The queue of that name.
-    pub fn queue(&self, _vhost: VhostId, _name: &[u8]) -> Option<&Arc<QueueEntry>> {
-        todo!()
+    pub fn queue(&self, vhost: VhostId, name: &[u8]) -> Option<&Arc<QueueEntry>> {
+        self.queue_slot(vhost, name).map(|slot| &self.queues[slot as usize].entry)
     }
 
     /// The queue of that identifier.
-    pub fn queue_by_id(&self, _id: QueueId) -> Option<&Arc<QueueEntry>> {
-        todo!()
+    pub fn queue_by_id(&self, id: QueueId) -> Option<&Arc<QueueEntry>> {
+        self.slot_of(id).map(|slot| &self.queues[slot as usize].entry)
     }
 
     /// The properties of the exchange of that name.
-    pub fn exchange(&self, _vhost: VhostId, _name: &[u8]) -> Option<&ExchangeOptions> {
-        todo!()
+    pub fn exchange(&self, vhost: VhostId, name: &[u8]) -> Option<&ExchangeOptions> {
+        self.exchange_slot(vhost, name).map(|slot| &self.exchanges[slot as usize].entry.options)
     }
 
-    /// Routes a message: appends to `targets` each queue once, whatever the ways to it; alternate exchanges are
-    /// followed when an exchange has none. `true` if the answer depends only on exchange and routing key, so that it
-    /// can be remembered until the epoch changes.
+    /// The queue of that name, if `owner` may use it: an exclusive queue is its owner's alone.
     ///
     /// # Errors
-    /// [`Refusal::NoExchange`].
-    pub fn route(
+    /// [`Refusal::NoQueue`], [`Refusal::ExclusiveToOther`].
+    pub fn check_access(
         &self,
-        _vhost: VhostId,
-        _exchange: &[u8],
-        _message: &Routable<'_>,
-        _targets: &mut Vec<QueueId>,
-    ) -> Result<bool, Refusal> {
-        todo!()
-    }
-}
-
-/// Remembers routes by exchange and routing key. Bounded; an epoch invalidates.
-pub struct RouteCache {
-    _todo: (),
-}
-
-impl RouteCache {
-    /// At most `entries` routes.
-    pub fn new(_entries: usize) -> Self {
-        todo!()
+        vhost: VhostId,
+        name: &Name,
+        owner: Option<ConnectionId>,
+    ) -> Result<&Arc<QueueEntry>, Refusal> {
+        let entry = self.queue(vhost, name.as_bytes()).ok_or_else(|| Refusal::NoQueue(name.clone()))?;
+        if entry.owner.is_some() && entry.owner != owner {
+            return Err(Refusal::ExclusiveToOther(name.clone()));
+        }
+        Ok(entry)
     }
 
-    /// The route remembered at this epoch.
-    pub fn get(&self, _epoch: u64, _vhost: VhostId, _exchange: &[u8], _key: &[u8]) -> Option<&[QueueId]> {
-        todo!()
+    /// All exchanges of a virtual host, in no particular order.
+    pub fn exchanges(&self, vhost: VhostId) -> impl Iterator<Item = &Arc<ExchangeEntry>> {
+        self.vhosts[usize::from(vhost.0)].exchanges.values().map(|&slot| &self.exchanges[slot as usize].entry)
     }
 
-    /// Remembers a route; may forget another.
-    pub fn insert(
-        &mut self,
-        _epoch: u64,
-        _vhost: VhostId,
-        _exchange: &[u8],
-        _key: &[u8],
-        _targets: &[QueueId],
-    ) {
-        todo!()
+    /// All queues of a virtual host, in no particular order.
+    pub fn queues(&self, vhost: VhostId) -> impl Iterator<Item = &Arc<QueueEntry>> {
+        self.vhosts[usize::from(vhost.0)].queues.values().map(|&slot| &self.queues[slot as usize].entry)
+    }
+
+    /// All bindings of a virtual host, those of the default exchange left out, in no particular order.
+    pub fn bindings(&self, vhost: VhostId) -> impl Iterator<Item = &Arc<BindingEntry>> {
+        self.bindings.all().filter(move |entry| entry.vhost == vhost)
+    }
+
+    /// The bindings from an exchange, latest first; none if there is no such exchange.
+    pub fn bindings_from(&self, vhost: VhostId, exchange: &[u8]) -> impl Iterator<Item = &Arc<BindingEntry>> {
+        let slot = self.exchange_slot(vhost, exchange);
+        slot.into_iter().flat_map(|slot| self.bindings.from(slot)).map(|id| self.bindings.entry(id))
+    }
+
+    /// The bindings to a queue or an exchange, latest first; none if there is no such thing.
+    pub fn bindings_to(
+        &self,
+        vhost: VhostId,
+        kind: DestinationKind,
+        name: &[u8],
+    ) -> impl Iterator<Item = &Arc<BindingEntry>> {
+        let destination = self.destination(vhost, kind, name);
+        destination.into_iter().flat_map(|to| self.bindings.to(to)).map(|id| self.bindings.entry(id))
+    }
+
+    fn exchange_slot(&self, vhost: VhostId, name: &[u8]) -> Option<u32> {
+        self.vhosts[usize::from(vhost.0)].exchanges.get(name).copied()
+    }
+
+    fn queue_slot(&self, vhost: VhostId, name: &[u8]) -> Option<u32> {
+        self.vhosts[usize::from(vhost.0)].queues.get(name).copied()
+    }
+
+    fn slot_of(&self, id: QueueId) -> Option<u32> {
+        self.homes.get(id.home.index())?.get(id)
+    }
+
+    fn destination(&self, vhost: VhostId, kind: DestinationKind, name: &[u8]) -> Option<Destination> {
+        match kind {
+            DestinationKind::Queue => self.queue_slot(vhost, name).map(Destination::Queue),
+            DestinationKind::Exchange => self.exchange_slot(vhost, name).map(Destination::Exchange),
+        }
+    }
+
+    /// Where a queue goes that neither asks for a shard nor belongs to a connection.
+    fn home_of(&self, vhost: VhostId, name: &Name) -> ShardId {
+        let mut hasher = StableHasher::default();
+        hasher.write(self.vhost_name(vhost).as_bytes());
+        hasher.write_u8(0);
+        hasher.write(name.as_bytes());
+        ShardId(pick(hasher.finish(), usize::from(self.shards)) as u8)
+    }
+
+    fn add_exchange(&mut self, entry: &Arc<ExchangeEntry>) {
+        let routes = exchange::make(&entry.options).expect("exchange options were checked when planned");
+        let slot = self.exchanges.insert(Exchange { entry: entry.clone(), routes }) as u32;
+        let names = &mut self.vhosts[usize::from(entry.vhost.0)].exchanges;
+        let old = names.insert(entry.name.clone(), slot);
+        assert!(old.is_none(), "exchange declared twice");
+    }
+
+    fn remove_exchange(&mut self, entry: &ExchangeEntry) {
+        let names = &mut self.vhosts[usize::from(entry.vhost.0)].exchanges;
+        let slot = names.remove(entry.name.as_bytes()).expect("a deleted exchange exists");
+        let bindings: Vec<u32> = self.bindings.from(slot).collect();
+        bindings.into_iter().for_each(|binding| self.remove_binding(binding));
+        self.remove_bindings_to(Destination::Exchange(slot));
+        self.exchanges.remove(slot as usize);
+    }
+
+    fn add_queue(&mut self, entry: &Arc<QueueEntry>) {
+        let slot = self.queues.insert(Queue { id: entry.id, entry: entry.clone() }) as u32;
+        self.homes[entry.id.home.index()].take(entry.id, slot);
+        let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
+        let old = names.insert(entry.name.clone(), slot);
+        assert!(old.is_none(), "queue declared twice");
+    }
+
+    fn remove_queue(&mut self, id: QueueId) {
+        let slot = self.slot_of(id).expect("a deleted queue exists");
+        self.remove_bindings_to(Destination::Queue(slot));
+        self.homes[id.home.index()].give_back(id);
+        let queue = self.queues.remove(slot as usize);
+        self.vhosts[usize::from(queue.entry.vhost.0)].queues.remove(queue.entry.name.as_bytes());
+    }
+
+    fn add_binding(&mut self, entry: &Arc<BindingEntry>) {
+        let source =
+            self.exchange_slot(entry.vhost, entry.source.as_bytes()).expect("a bound exchange exists");
+        let destination = self
+            .destination(entry.vhost, entry.kind, entry.destination.as_bytes())
+            .expect("a bound destination exists");
+        let id = self.bindings.insert(entry, source, destination);
+        self.exchanges[source as usize].routes.bind(&exchange::Binding { id, destination, entry });
+    }
+
+    fn find_binding(&self, entry: &BindingEntry) -> Option<u32> {
+        let source = self.exchange_slot(entry.vhost, entry.source.as_bytes())?;
+        let destination = self.destination(entry.vhost, entry.kind, entry.destination.as_bytes())?;
+        self.bindings.find(source, destination, &entry.key, &entry.arguments)
+    }
+
+    fn remove_bindings_to(&mut self, destination: Destination) {
+        let bindings: Vec<u32> = self.bindings.to(destination).collect();
+        bindings.into_iter().for_each(|binding| self.remove_binding(binding));
+    }
+
+    fn remove_binding(&mut self, id: u32) {
+        let (source, destination, entry) = self.bindings.remove(id);
+        let binding = exchange::Binding { id, destination, entry: &entry };
+        self.exchanges[source as usize].routes.unbind(&binding);
     }
 }

@@ -1,6 +1,10 @@
 //! The neutral model of field tables: arguments of declarations, application headers. Protocols translate to and
 //! from it; only slow paths (declarations, headers matching, dead-lettering) build one.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::mem::discriminant;
+
 use crate::Name;
 
 /// A typed value. The variants are the union of what the AMQP protocols carry (AMQP 0-9-1 §4.2.5.5 with RabbitMQ's
@@ -68,10 +72,79 @@ impl Value {
             _ => None,
         }
     }
+
+    /// Whether the values are the same to somebody who does not see how they are encoded: integers of any width and
+    /// text or octets by what they say, all else by type and content.
+    pub fn is_equivalent(&self, other: &Value) -> bool {
+        match (self.as_i64(), other.as_i64()) {
+            (Some(left), Some(right)) => return left == right,
+            (None, None) => {}
+            _ => return false,
+        }
+        match (self.as_bytes(), other.as_bytes()) {
+            (Some(left), Some(right)) => left == right,
+            _ => self == other,
+        }
+    }
+}
+
+/// By type and content; floating point numbers by their bits.
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        discriminant(self).hash(state);
+        match self {
+            Value::Void => {}
+            Value::Bool(v) => v.hash(state),
+            Value::I8(v) => v.hash(state),
+            Value::U8(v) => v.hash(state),
+            Value::I16(v) => v.hash(state),
+            Value::U16(v) => v.hash(state),
+            Value::I32(v) => v.hash(state),
+            Value::U32(v) => v.hash(state),
+            Value::I64(v) => v.hash(state),
+            Value::U64(v) | Value::Timestamp(v) => v.hash(state),
+            Value::F32(v) => v.to_bits().hash(state),
+            Value::F64(v) => v.to_bits().hash(state),
+            Value::Decimal(scale, v) => (scale, v).hash(state),
+            Value::Text(v) | Value::Bytes(v) => v.hash(state),
+            Value::Array(v) => v.hash(state),
+            Value::Table(v) => v.hash(state),
+        }
+    }
+}
+
+/// For people: text as it is, containers in brackets.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Void => f.write_str("none"),
+            Value::Bool(v) => v.fmt(f),
+            Value::I8(v) => v.fmt(f),
+            Value::U8(v) => v.fmt(f),
+            Value::I16(v) => v.fmt(f),
+            Value::U16(v) => v.fmt(f),
+            Value::I32(v) => v.fmt(f),
+            Value::U32(v) => v.fmt(f),
+            Value::I64(v) => v.fmt(f),
+            Value::U64(v) | Value::Timestamp(v) => v.fmt(f),
+            Value::F32(v) => v.fmt(f),
+            Value::F64(v) => v.fmt(f),
+            Value::Decimal(scale, v) => write!(f, "{v}e-{scale}"),
+            Value::Text(v) | Value::Bytes(v) => v.fmt(f),
+            Value::Array(values) => {
+                f.write_str("[")?;
+                for (n, value) in values.iter().enumerate() {
+                    write!(f, "{}{value}", if n > 0 { ", " } else { "" })?;
+                }
+                f.write_str("]")
+            }
+            Value::Table(table) => table.fmt(f),
+        }
+    }
 }
 
 /// A field table, in the order in which it was written. Names may repeat on the wire; the first one counts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Table(pub Vec<(Name, Value)>);
 
 impl Table {
@@ -96,5 +169,15 @@ impl Table {
     /// Whether the table has no entries.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (n, (name, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{name}: {value}", if n > 0 { ", " } else { "" })?;
+        }
+        f.write_str("}")
     }
 }

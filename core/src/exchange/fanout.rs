@@ -1,0 +1,24 @@
+//! `fanout`: every binding matches.
+
+use super::{Binding, Destination, Destinations, ExchangeType, Scratch};
+use crate::topology::Routable;
+
+/// All destinations.
+#[derive(Default)]
+pub(super) struct Fanout {
+    destinations: Destinations,
+}
+
+impl ExchangeType for Fanout {
+    fn bind(&mut self, binding: &Binding<'_>) {
+        self.destinations.insert(binding.destination);
+    }
+
+    fn unbind(&mut self, binding: &Binding<'_>) {
+        self.destinations.remove(binding.destination);
+    }
+
+    fn route(&self, _: &[u8], _: &Routable<'_>, _: &mut Scratch, found: &mut Vec<Destination>) {
+        found.extend_from_slice(&self.destinations.0);
+    }
+}

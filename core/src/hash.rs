@@ -1,0 +1,40 @@
+//! Hashing: the maps of this crate, and a hash that is the same on every shard, in every process, for ever.
+
+use std::hash::Hasher;
+
+/// A map that hashes fast and without randomness, as a deterministic core must.
+pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
+
+/// FNV-1a with a final mix: for decisions that must come out the same wherever and whenever they are taken (the home
+/// of a queue, consistent hashing). Not for tables.
+pub(crate) struct StableHasher(u64);
+
+impl Default for StableHasher {
+    fn default() -> Self {
+        StableHasher(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for StableHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
+}
+
+/// Spreads every bit of `x` over the whole word (the finaliser of splitmix64).
+pub(crate) fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A uniform choice among `0..n` from 64 random or hashed bits. `n` is not 0.
+pub(crate) fn pick(bits: u64, n: usize) -> usize {
+    ((u128::from(bits) * n as u128) >> 64) as usize
+}

@@ -1,0 +1,181 @@
+//! All bindings, to be found by identity, by source and by destination; each is added and removed in constant time.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::BindingEntry;
+use crate::exchange::Destination;
+use crate::{Name, Table};
+
+/// The bindings, each on the list of its source and on that of its destination.
+#[derive(Default)]
+pub(super) struct Bindings {
+    nodes: Slab<Node>,
+    by_identity: HashTable<u32>,
+    /// Heads of the lists of bindings from each exchange slot.
+    from: Vec<List>,
+    /// Heads of the lists of bindings to each exchange slot.
+    to_exchange: Vec<List>,
+    /// Heads of the lists of bindings to each queue slot.
+    to_queue: Vec<List>,
+}
+
+struct Node {
+    entry: Arc<BindingEntry>,
+    source: u32,
+    destination: Destination,
+    hash: u64,
+    /// Neighbours on the list of each [`Side`].
+    links: [Link; 2],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Link {
+    previous: Option<u32>,
+    next: Option<u32>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct List {
+    first: Option<u32>,
+    len: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Source = 0,
+    Destination = 1,
+}
+
+impl Bindings {
+    /// Adds a binding that is not there yet.
+    pub(super) fn insert(&mut self, entry: &Arc<BindingEntry>, source: u32, destination: Destination) -> u32 {
+        let hash = identity_hash(source, destination, &entry.key, &entry.arguments);
+        let links = [Link::default(); 2];
+        let id = self.nodes.insert(Node { entry: entry.clone(), source, destination, hash, links }) as u32;
+        self.by_identity.insert_unique(hash, id, |&other| self.nodes[other as usize].hash);
+        self.attach(id, Side::Source);
+        self.attach(id, Side::Destination);
+        id
+    }
+
+    /// The binding of that identity. `arguments` are sorted.
+    pub(super) fn find(
+        &self,
+        source: u32,
+        destination: Destination,
+        key: &Name,
+        arguments: &Table,
+    ) -> Option<u32> {
+        let hash = identity_hash(source, destination, key, arguments);
+        let same = |&id: &u32| {
+            let node = &self.nodes[id as usize];
+            node.source == source
+                && node.destination == destination
+                && node.entry.key == *key
+                && node.entry.arguments == *arguments
+        };
+        self.by_identity.find(hash, same).copied()
+    }
+
+    /// Removes a binding that is there.
+    pub(super) fn remove(&mut self, id: u32) -> (u32, Destination, Arc<BindingEntry>) {
+        self.detach(id, Side::Source);
+        self.detach(id, Side::Destination);
+        let node = self.nodes.remove(id as usize);
+        match self.by_identity.find_entry(node.hash, |&other| other == id) {
+            Ok(found) => drop(found.remove()),
+            Err(_) => unreachable!("every binding is in the table"),
+        }
+        (node.source, node.destination, node.entry)
+    }
+
+    pub(super) fn entry(&self, id: u32) -> &Arc<BindingEntry> {
+        &self.nodes[id as usize].entry
+    }
+
+    /// The exchange slot that a binding comes from.
+    pub(super) fn source(&self, id: u32) -> u32 {
+        self.nodes[id as usize].source
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<BindingEntry>> {
+        self.nodes.iter().map(|(_, node)| &node.entry)
+    }
+
+    /// The bindings from an exchange, latest first.
+    pub(super) fn from(&self, source: u32) -> impl Iterator<Item = u32> {
+        self.walk(self.from.get(source as usize), Side::Source)
+    }
+
+    /// How many bindings come from an exchange.
+    pub(super) fn count_from(&self, source: u32) -> u32 {
+        self.from.get(source as usize).map_or(0, |list| list.len)
+    }
+
+    /// The bindings to a queue or an exchange, latest first.
+    pub(super) fn to(&self, destination: Destination) -> impl Iterator<Item = u32> {
+        let list = match destination {
+            Destination::Queue(slot) => self.to_queue.get(slot as usize),
+            Destination::Exchange(slot) => self.to_exchange.get(slot as usize),
+        };
+        self.walk(list, Side::Destination)
+    }
+
+    fn walk(&self, list: Option<&List>, side: Side) -> impl Iterator<Item = u32> {
+        let first = list.and_then(|list| list.first);
+        std::iter::successors(first, move |&id| self.nodes[id as usize].links[side as usize].next)
+    }
+
+    fn attach(&mut self, id: u32, side: Side) {
+        let list = self.list(id, side);
+        let next = list.first.replace(id);
+        list.len += 1;
+        self.nodes[id as usize].links[side as usize] = Link { previous: None, next };
+        if let Some(next) = next {
+            self.nodes[next as usize].links[side as usize].previous = Some(id);
+        }
+    }
+
+    fn detach(&mut self, id: u32, side: Side) {
+        let Link { previous, next } = self.nodes[id as usize].links[side as usize];
+        let list = self.list(id, side);
+        list.len -= 1;
+        if previous.is_none() {
+            list.first = next;
+        }
+        if let Some(previous) = previous {
+            self.nodes[previous as usize].links[side as usize].next = next;
+        }
+        if let Some(next) = next {
+            self.nodes[next as usize].links[side as usize].previous = previous;
+        }
+    }
+
+    fn list(&mut self, id: u32, side: Side) -> &mut List {
+        let node = &self.nodes[id as usize];
+        let (lists, slot) = match (side, node.destination) {
+            (Side::Source, _) => (&mut self.from, node.source),
+            (Side::Destination, Destination::Queue(slot)) => (&mut self.to_queue, slot),
+            (Side::Destination, Destination::Exchange(slot)) => (&mut self.to_exchange, slot),
+        };
+        let slot = slot as usize;
+        if lists.len() <= slot {
+            lists.resize(slot + 1, List::default());
+        }
+        &mut lists[slot]
+    }
+}
+
+fn identity_hash(source: u32, destination: Destination, key: &Name, arguments: &Table) -> u64 {
+    let mut hasher = FixedState::default().build_hasher();
+    source.hash(&mut hasher);
+    destination.hash(&mut hasher);
+    key.hash(&mut hasher);
+    arguments.hash(&mut hasher);
+    hasher.finish()
+}
