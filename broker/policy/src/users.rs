@@ -1,0 +1,322 @@
+//! The file of users: one `name:hash` a line, the hash an argon2id PHC string, or `!` for an account that is locked.
+//! Comments (`#`) and empty lines are kept.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use argon2::password_hash::rand_core::OsRng;
+use argon2::password_hash::{PasswordHash, PasswordHasher, SaltString};
+use argon2::{Argon2, Params};
+
+use crate::GUEST;
+
+/// What stands for the hash of an account that nobody can log in to.
+const LOCKED: &str = "!";
+const MAX_NAME_BYTES: usize = 255;
+
+/// Why the file of users, or a change to it, was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    /// The file cannot be read or written.
+    #[error("users file {0}: {1}")]
+    Io(PathBuf, io::Error),
+    /// A line is not what it should be.
+    #[error("{0}:{1}: {2}")]
+    BadLine(PathBuf, usize, &'static str),
+    /// The name cannot be a user's.
+    #[error("'{0}' cannot be a user name: {1}")]
+    BadName(String, &'static str),
+    /// A user of that name is there already.
+    #[error("there is a user '{0}' already; `fulmar user passwd` changes the password")]
+    Exists(String),
+    /// There is no user of that name.
+    #[error("there is no user '{0}'")]
+    Unknown(String),
+    /// The password cannot be one.
+    #[error("the password is empty")]
+    EmptyPassword,
+}
+
+#[derive(Clone, Debug)]
+enum Line {
+    Text(String),
+    User { name: String, hash: String },
+}
+
+/// The file of users in memory.
+#[derive(Clone, Debug)]
+pub struct UserFile {
+    path: PathBuf,
+    lines: Vec<Line>,
+}
+
+/// What the file says of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account<'a> {
+    /// Nothing.
+    Unknown,
+    /// Nobody can log in.
+    Locked,
+    /// Whoever knows the password of this PHC string can.
+    Hash(&'a str),
+}
+
+impl UserFile {
+    /// Reads the file; one that does not exist has no users.
+    ///
+    /// # Errors
+    /// It cannot be read, or a line is wrong.
+    pub fn load(path: &Path) -> Result<Self, UsersError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(UsersError::Io(path.into(), error)),
+        };
+        let mut file = UserFile { path: path.into(), lines: Vec::new() };
+        for (number, line) in (1..).zip(text.lines()) {
+            let parsed =
+                file.parse(line).map_err(|reason| UsersError::BadLine(path.into(), number, reason))?;
+            file.lines.push(parsed);
+        }
+        Ok(file)
+    }
+
+    fn parse(&self, line: &str) -> Result<Line, &'static str> {
+        if line.trim().is_empty() || line.starts_with('#') {
+            return Ok(Line::Text(line.to_string()));
+        }
+        let (name, hash) = line.split_once(':').ok_or("expected name:hash")?;
+        let hash = hash.trim_end();
+        check_name(name)?;
+        if self.account(name) != Account::Unknown {
+            return Err("a second line for the same user");
+        }
+        if hash != LOCKED && PasswordHash::new(hash).is_err() {
+            return Err("the hash is not a PHC string; `fulmar user passwd` makes one");
+        }
+        Ok(Line::User { name: name.to_string(), hash: hash.to_string() })
+    }
+
+    /// Writes the file, readable by its owner alone, in one step: a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn save(&self) -> Result<(), UsersError> {
+        self.try_save().map_err(|error| UsersError::Io(self.path.clone(), error))
+    }
+
+    fn try_save(&self) -> io::Result<()> {
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".new.{}", std::process::id()));
+        let new = dir.join(name);
+        let written = self.write_to(&new).and_then(|()| fs::rename(&new, &self.path));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn write_to(&self, path: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        for line in &self.lines {
+            match line {
+                Line::Text(text) => writeln!(file, "{text}")?,
+                Line::User { name, hash } => writeln!(file, "{name}:{hash}")?,
+            }
+        }
+        file.sync_all()
+    }
+
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// The name or the password cannot be one, or the user exists.
+    pub fn add(&mut self, name: &str, password: &[u8]) -> Result<(), UsersError> {
+        check_name(name).map_err(|reason| UsersError::BadName(name.to_string(), reason))?;
+        if self.account(name) != Account::Unknown {
+            return Err(UsersError::Exists(name.to_string()));
+        }
+        let hash = hash(password, Params::default())?;
+        self.lines.push(Line::User { name: name.to_string(), hash });
+        Ok(())
+    }
+
+    /// Changes a user's password. `guest` need not have been added before.
+    ///
+    /// # Errors
+    /// There is no such user, or the password cannot be one.
+    pub fn set_password(&mut self, name: &str, password: &[u8]) -> Result<(), UsersError> {
+        let hash = hash(password, Params::default())?;
+        self.set_hash(name, hash)
+    }
+
+    /// Removes a user. `guest`, which exists without being added, is locked instead.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub fn delete(&mut self, name: &str) -> Result<(), UsersError> {
+        if name == GUEST {
+            return self.set_hash(name, LOCKED.to_string());
+        }
+        let before = self.lines.len();
+        self.lines.retain(|line| !matches!(line, Line::User { name: other, .. } if other == name));
+        if self.lines.len() == before { Err(UsersError::Unknown(name.to_string())) } else { Ok(()) }
+    }
+
+    fn set_hash(&mut self, name: &str, new: String) -> Result<(), UsersError> {
+        for line in &mut self.lines {
+            if let Line::User { name: other, hash } = line
+                && other == name
+            {
+                *hash = new;
+                return Ok(());
+            }
+        }
+        if name != GUEST {
+            return Err(UsersError::Unknown(name.to_string()));
+        }
+        self.lines.push(Line::User { name: name.to_string(), hash: new });
+        Ok(())
+    }
+
+    /// What the file says of a user.
+    pub fn account(&self, user: &str) -> Account<'_> {
+        let found = self.lines.iter().find_map(|line| match line {
+            Line::User { name, hash } if name == user => Some(hash.as_str()),
+            _ => None,
+        });
+        match found {
+            None => Account::Unknown,
+            Some(LOCKED) => Account::Locked,
+            Some(hash) => Account::Hash(hash),
+        }
+    }
+
+    /// The names in the file, in its order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::User { name, .. } => Some(name.as_str()),
+            Line::Text(_) => None,
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether only the owner can read the file, as it lies on disk.
+    pub fn is_private(&self) -> bool {
+        fs::metadata(&self.path)
+            .map_or(true, |meta| !meta.is_file() || meta.permissions().mode() & 0o077 == 0)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("it is empty");
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return Err("it is longer than 255 bytes");
+    }
+    if name.starts_with('#') || name.contains(':') || name.chars().any(char::is_control) {
+        return Err("it starts with '#', or contains ':' or a control character");
+    }
+    if name.trim() != name {
+        return Err("it starts or ends with a blank");
+    }
+    Ok(())
+}
+
+pub(crate) fn hash(password: &[u8], params: Params) -> Result<String, UsersError> {
+    if password.is_empty() {
+        return Err(UsersError::EmptyPassword);
+    }
+    let argon2 = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let salt = SaltString::generate(&mut OsRng);
+    let hash = argon2.hash_password(password, &salt).expect("the parameters are valid");
+    Ok(hash.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cheap(password: &str) -> String {
+        hash(password.as_bytes(), Params::new(8, 1, 1, None).unwrap()).unwrap()
+    }
+
+    fn file_with(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn comments_and_order_survive_a_change() {
+        let text = format!("# the team\nann:{}\n\nbob:{}\n", cheap("a"), cheap("b"));
+        let (_dir, path) = file_with(&text);
+        let mut users = UserFile::load(&path).unwrap();
+        users.delete("bob").unwrap();
+        users.save().unwrap();
+        let expected: String = text.lines().take(3).map(|line| format!("{line}\n")).collect();
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        assert!(users.is_private());
+        assert_eq!(users.names().collect::<Vec<_>>(), ["ann"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_created_private_with_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/fulmar/users");
+        let mut users = UserFile::load(&path).unwrap();
+        users.lines.push(Line::User { name: "ann".into(), hash: cheap("a") });
+        users.save().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+        assert!(matches!(UserFile::load(&path).unwrap().account("ann"), Account::Hash(_)));
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
+        for (text, line) in [
+            ("no colon\n", 1),
+            ("#ok\nann:plain text\n", 2),
+            (":$x\n", 1),
+            (&format!("ann:{0}\nann:{0}\n", cheap("a")), 2),
+        ] {
+            let (_dir, path) = file_with(text);
+            match UserFile::load(&path) {
+                Err(UsersError::BadLine(_, number, _)) => assert_eq!(number, line, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_break_the_file_are_refused() {
+        let (_dir, path) = file_with("");
+        let mut users = UserFile::load(&path).unwrap();
+        for name in ["", "a:b", "#a", "a\nb", " a", &"a".repeat(256)] {
+            assert!(matches!(users.add(name, b"x"), Err(UsersError::BadName(..))), "{name:?}");
+        }
+        assert!(matches!(users.add("ann", b""), Err(UsersError::EmptyPassword)));
+        assert!(matches!(users.delete("ann"), Err(UsersError::Unknown(_))));
+        assert!(matches!(users.set_password("ann", b"x"), Err(UsersError::Unknown(_))));
+    }
+
+    #[test]
+    fn deleting_guest_locks_it() {
+        let (_dir, path) = file_with("");
+        let mut users = UserFile::load(&path).unwrap();
+        users.delete(GUEST).unwrap();
+        users.save().unwrap();
+        assert_eq!(UserFile::load(&path).unwrap().account(GUEST), Account::Locked);
+    }
+}

@@ -1,0 +1,445 @@
+//! Starts and stops a broker in this process: shard threads, their sockets, the lanes between them, the login thread.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fulmar_amqp_0_9_1::connection::Config as AmqpConfig;
+use fulmar_core::mesh::{MeshEnd, Wake};
+use fulmar_core::shard::{Envelope, mesh_for};
+use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_policy::{Authority, UsersError};
+use fulmar_transport::{AnyTransport, Config as TransportConfig, IoChoice, Transport, Waker, open};
+
+use crate::affinity::{self, Affinity};
+use crate::login::{self, Asker, Mailbox};
+use crate::settings::Settings;
+use crate::worker::{Counters, Note, Stats, Worker, WorkerConfig};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// How much longer than its limit a stop is waited for.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file of users.
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    /// The CPUs that were asked for.
+    #[error("cpu-affinity: {0}")]
+    Affinity(String),
+    /// A reactor could not be made.
+    #[error("cannot start the reactor of shard {0}: {1}")]
+    Reactor(usize, io::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A broker.
+pub struct Broker;
+
+/// A broker that runs. Stops when dropped, at once.
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    shards: Vec<RunningShard>,
+    ended: Receiver<usize>,
+    login: Option<JoinHandle<()>>,
+}
+
+struct RunningShard {
+    notes: Sender<Note>,
+    waker: Arc<dyn Waker>,
+    counters: Arc<Counters>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// What a starting thread is told, in this order.
+enum ToShard {
+    Start { mesh: MeshEnd<Envelope>, asker: Asker },
+    Listen(SocketAddr),
+    Run,
+}
+
+/// What it answers.
+enum FromShard {
+    Opened { waker: Arc<dyn Waker>, io: IoChoice, name: &'static str },
+    Listening(SocketAddr),
+    Failed(io::Error),
+}
+
+impl Broker {
+    /// Starts a broker with these options; it takes connections when this returns.
+    ///
+    /// # Errors
+    /// Why it did not start; nothing is left running.
+    pub fn start(settings: &Settings) -> Result<Running, StartError> {
+        let authority = Authority::new(settings.users_path(), settings.anonymous)?;
+        let count = settings.shard_count();
+        let cpus = affinity::assign(&settings.cpu_affinity, count).map_err(StartError::Affinity)?;
+        let addresses = settings.addresses();
+        addresses.iter().try_for_each(|&addr| check_free(addr))?;
+
+        let (tell_ended, ended) = channel();
+        let mut starting = Vec::new();
+        let mut io = settings.io;
+        for (index, &cpu) in cpus.iter().enumerate() {
+            let shard = Starting::spawn(settings, index, cpu, io, &authority, tell_ended.clone())?;
+            // The others take what the first one found to work, so that a refusal is logged once.
+            io = shard.io;
+            starting.push(shard);
+        }
+        log_start(settings, &authority, &starting, &cpus);
+
+        let wakers = starting.iter().map(|shard| Arc::new(ShardWake(shard.waker.clone())) as Arc<dyn Wake>);
+        let ends = mesh_for(wakers.collect(), &limits(settings, count));
+        let mailboxes = starting
+            .iter()
+            .map(|shard| Mailbox { notes: shard.notes.clone(), waker: shard.waker.clone() })
+            .collect();
+        let (askers, login) = login::spawn(authority, mailboxes).map_err(StartError::Thread)?;
+        for ((shard, mesh), asker) in starting.iter().zip(ends).zip(askers) {
+            shard.tell(ToShard::Start { mesh, asker });
+        }
+        let mut bound = Vec::new();
+        for addr in addresses {
+            let mut addr = addr;
+            for shard in &starting {
+                // The first shard picks the port where none was given.
+                addr = shard.listen(addr)?;
+            }
+            bound.push(addr);
+        }
+        let shards = starting.into_iter().map(Starting::run).collect();
+        Ok(Running { addresses: bound, shards, ended, login: Some(login) })
+    }
+}
+
+impl Running {
+    /// The first address that it listens on.
+    pub fn addr(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// All addresses that it listens on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What all shards have counted together.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.shards.iter().for_each(|shard| stats.add(&shard.counters));
+        stats
+    }
+
+    /// Waits until a shard ends by itself, which it does only when its reactor fails, or until the time is over.
+    /// Whether one has ended.
+    pub fn wait_failed(&self, timeout: Duration) -> bool {
+        !matches!(self.ended.recv_timeout(timeout), Err(RecvTimeoutError::Timeout))
+    }
+
+    /// Stops: no new connections, what was accepted is finished, clients are told, all within the limit.
+    ///
+    /// # Errors
+    /// A shard failed, or did not end in time and was left behind.
+    pub fn stop(mut self, within: Duration) -> io::Result<()> {
+        self.stop_by(within)
+    }
+
+    fn stop_by(&mut self, within: Duration) -> io::Result<()> {
+        for shard in &self.shards {
+            let within_ms = within.as_millis() as u64;
+            if shard.notes.send(Note::Stop { within_ms }).is_ok() {
+                shard.waker.wake();
+            }
+        }
+        let deadline = Instant::now() + within + STOP_GRACE;
+        let mut result = Ok(());
+        for shard in &mut self.shards {
+            let Some(thread) = shard.thread.take() else { continue };
+            while !thread.is_finished() && Instant::now() < deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let _ = self.ended.recv_timeout(left.min(Duration::from_millis(20)));
+            }
+            if !thread.is_finished() {
+                result = Err(io::Error::new(io::ErrorKind::TimedOut, "a shard did not stop in time"));
+                continue;
+            }
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => result = Err(error),
+                Err(_) => result = Err(io::Error::other("a shard's thread panicked")),
+            }
+        }
+        if let Some(login) = self.login.take()
+            && result.is_ok()
+        {
+            let _ = login.join();
+        }
+        result
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.shards.iter().any(|shard| shard.thread.is_some()) {
+            let _ = self.stop_by(Duration::ZERO);
+        }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("addresses", &self.addresses)
+            .field("shards", &self.shards.len())
+            .finish_non_exhaustive()
+    }
+}
+
+struct ShardWake(Arc<dyn Waker>);
+
+impl Wake for ShardWake {
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// A shard whose thread has its reactor and waits to be told more.
+struct Starting {
+    index: usize,
+    to: Sender<ToShard>,
+    from: Receiver<FromShard>,
+    notes: Sender<Note>,
+    counters: Arc<Counters>,
+    waker: Arc<dyn Waker>,
+    io: IoChoice,
+    io_name: &'static str,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Starting {
+    fn spawn(
+        settings: &Settings,
+        index: usize,
+        cpu: Option<usize>,
+        io: IoChoice,
+        authority: &Authority,
+        ended: Sender<usize>,
+    ) -> Result<Self, StartError> {
+        let (to, inbox) = channel();
+        let (outbox, from) = channel();
+        let (notes, worker_inbox) = channel();
+        let counters = Arc::new(Counters::default());
+        let seat = Seat {
+            index,
+            cpu,
+            io,
+            transport: transport_config(settings),
+            shard: shard_config(settings, index),
+            worker: worker_config(settings, authority),
+            notes: worker_inbox,
+            counters: counters.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("fulmar-shard-{index}"))
+            .spawn(move || {
+                let result = seat.run(&inbox, &outbox);
+                if let Err(error) = &result {
+                    log::error!("shard {index} failed: {error}");
+                }
+                let _ = ended.send(index);
+                result
+            })
+            .map_err(StartError::Thread)?;
+        match from.recv() {
+            Ok(FromShard::Opened { waker, io, name }) => {
+                Ok(Starting { index, to, from, notes, counters, waker, io, io_name: name, thread })
+            }
+            Ok(FromShard::Failed(error)) => Err(StartError::Reactor(index, error)),
+            Ok(FromShard::Listening(_)) | Err(_) => {
+                Err(StartError::Reactor(index, io::Error::other("the shard's thread panicked")))
+            }
+        }
+    }
+
+    fn tell(&self, what: ToShard) {
+        // A thread that is gone is noticed by its silence.
+        let _ = self.to.send(what);
+    }
+
+    fn listen(&self, addr: SocketAddr) -> Result<SocketAddr, StartError> {
+        self.tell(ToShard::Listen(addr));
+        match self.from.recv() {
+            Ok(FromShard::Listening(addr)) => Ok(addr),
+            Ok(FromShard::Failed(error)) => Err(StartError::Listen(addr, error)),
+            Ok(FromShard::Opened { .. }) | Err(_) => {
+                Err(StartError::Reactor(self.index, io::Error::other("the shard's thread panicked")))
+            }
+        }
+    }
+
+    fn run(self) -> RunningShard {
+        self.tell(ToShard::Run);
+        RunningShard {
+            notes: self.notes,
+            waker: self.waker,
+            counters: self.counters,
+            thread: Some(self.thread),
+        }
+    }
+}
+
+/// What a shard's thread begins with.
+struct Seat {
+    index: usize,
+    cpu: Option<usize>,
+    io: IoChoice,
+    transport: TransportConfig,
+    shard: ShardConfig,
+    worker: WorkerConfig,
+    notes: Receiver<Note>,
+    counters: Arc<Counters>,
+}
+
+impl Seat {
+    /// The shard's thread. Returns early when the starter has given up.
+    fn run(self, inbox: &Receiver<ToShard>, outbox: &Sender<FromShard>) -> io::Result<()> {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = affinity::pin(cpu)
+        {
+            log::warn!("shard {} cannot be pinned to CPU {cpu}: {error}", self.index);
+        }
+        match open(self.transport.clone(), self.io) {
+            Ok(AnyTransport::Uring(transport)) => self.serve(*transport, IoChoice::Uring, inbox, outbox),
+            Ok(AnyTransport::Epoll(transport)) => self.serve(*transport, IoChoice::Epoll, inbox, outbox),
+            Err(error) => {
+                let _ = outbox.send(FromShard::Failed(error));
+                Ok(())
+            }
+        }
+    }
+
+    fn serve<T: Transport>(
+        self,
+        transport: T,
+        io: IoChoice,
+        inbox: &Receiver<ToShard>,
+        outbox: &Sender<FromShard>,
+    ) -> io::Result<()> {
+        let _ = outbox.send(FromShard::Opened { waker: transport.waker(), io, name: transport.name() });
+        let Ok(ToShard::Start { mesh, asker }) = inbox.recv() else { return Ok(()) };
+        let shard = Shard::new(self.shard, mesh);
+        let mut worker =
+            Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
+        loop {
+            match inbox.recv() {
+                Ok(ToShard::Listen(addr)) => {
+                    let answer = match worker.listen(addr, BACKLOG) {
+                        Ok(addr) => FromShard::Listening(addr),
+                        Err(error) => FromShard::Failed(error),
+                    };
+                    let _ = outbox.send(answer);
+                }
+                Ok(ToShard::Run) => return worker.run(),
+                Ok(ToShard::Start { .. }) | Err(_) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Shards share a port among themselves, which the kernel would let a second broker do as well: that is refused here.
+fn check_free(addr: SocketAddr) -> Result<(), StartError> {
+    if addr.port() == 0 {
+        return Ok(());
+    }
+    TcpListener::bind(addr).map(drop).map_err(|error| StartError::Listen(addr, error))
+}
+
+fn limits(settings: &Settings, shards: usize) -> Limits {
+    Limits {
+        delivery_window_bytes: settings.delivery_window_bytes,
+        max_message_bytes: settings.max_message_bytes,
+        memory_bytes: settings.memory_limit_bytes / shards as u64,
+        ..Limits::default()
+    }
+}
+
+fn shard_config(settings: &Settings, index: usize) -> ShardConfig {
+    let shards = settings.shard_count();
+    let names = std::iter::once("/").chain(settings.vhosts.iter().map(String::as_str).filter(|&name| name != "/"));
+    ShardConfig {
+        id: ShardId(index as u8),
+        shards: shards as u8,
+        limits: limits(settings, shards),
+        vhosts: names.map(Name::from).collect(),
+        seed: random_seed(),
+    }
+}
+
+/// A seed that differs from process to process and from call to call.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::time::SystemTime::now())
+}
+
+fn transport_config(settings: &Settings) -> TransportConfig {
+    TransportConfig { max_connections: settings.max_connections, ..TransportConfig::default() }
+}
+
+fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
+    let shards = settings.shard_count();
+    let mechanisms = authority.mechanisms().into_iter().map(|mechanism| mechanism.name().to_string());
+    WorkerConfig {
+        amqp: Arc::new(AmqpConfig {
+            product: "Fulmar".to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            cluster_name: "fulmar".to_string(),
+            frame_max_bytes: settings.frame_max_bytes,
+            channel_max: settings.channel_max,
+            heartbeat_s: settings.heartbeat_s,
+            handshake_timeout_ms: settings.handshake_timeout_ms,
+            mechanisms: mechanisms.collect(),
+            max_consumers_per_channel: u32::MAX,
+            max_message_bytes: settings.max_message_bytes,
+        }),
+        high_water_bytes: TransportConfig::default().high_water_bytes,
+        memory_bytes: settings.memory_limit_bytes / shards as u64,
+        max_connections: u64::from(settings.max_connections).div_ceil(shards as u64),
+        idle: settings.idle,
+    }
+}
+
+fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cpus: &[Option<usize>]) {
+    log::info!("fulmar {}", env!("CARGO_PKG_VERSION"));
+    log::info!("io: {}", shards[0].io_name);
+    let count = shards.len();
+    match &settings.cpu_affinity {
+        _ if cpus.iter().all(Option::is_some) => {
+            let cpus: Vec<_> = cpus.iter().flatten().map(ToString::to_string).collect();
+            log::info!("shards: {count}, on CPUs {}", cpus.join(", "));
+        }
+        Affinity::Auto => log::info!("shards: {count}, not pinned: there are no CPUs to spare"),
+        Affinity::None | Affinity::Cpus(_) => log::info!("shards: {count}, not pinned"),
+    }
+    log::info!("idle: {}", settings.idle);
+    let users = authority.users();
+    log::info!("users: {} in {}, and guest on this host", users.names().count(), users.path().display());
+    if !users.is_private() {
+        log::warn!("users file {} can be read by others; chmod 600 it", users.path().display());
+    }
+    if settings.anonymous {
+        log::warn!("anyone may log in without a name (--anonymous)");
+    }
+    log::info!("durable queues and persistent messages are kept in memory only: a restart loses them");
+}

@@ -1,0 +1,123 @@
+//! Which protocol a new connection speaks, by its first bytes. A table; each protocol adds its rows.
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not enough bytes yet.
+    More,
+    /// A protocol that is spoken here; the header that was recognised is `header_bytes` long.
+    Speak {
+        /// The protocol.
+        protocol: Protocol,
+        /// Length of the header, which the protocol's own decoder does not see.
+        header_bytes: usize,
+    },
+    /// Something that is not spoken here.
+    Refuse {
+        /// What it was, for the log.
+        what: &'static str,
+        /// What to answer before closing.
+        answer: &'static [u8],
+    },
+}
+
+/// A protocol spoken here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// AMQP 0-9-1.
+    Amqp091,
+}
+
+/// Most bytes that a verdict needs.
+pub const MAX_HEADER_BYTES: usize = 8;
+
+/// The header of AMQP 0-9-1; also the answer to headers that are not spoken, as its §4.2.2 asks.
+pub const AMQP_0_9_1: &[u8] = b"AMQP\x00\x00\x09\x01";
+
+struct Row {
+    prefix: &'static [u8],
+    verdict: Verdict,
+}
+
+const fn refuse(prefix: &'static [u8], what: &'static str, answer: &'static [u8]) -> Row {
+    Row { prefix, verdict: Verdict::Refuse { what, answer } }
+}
+
+/// A row that the bytes may still become comes before the rows whose prefix is a part of its own.
+const TABLE: &[Row] = &[
+    Row {
+        prefix: AMQP_0_9_1,
+        verdict: Verdict::Speak { protocol: Protocol::Amqp091, header_bytes: AMQP_0_9_1.len() },
+    },
+    refuse(b"AMQP\x00\x01\x00\x00", "AMQP 1.0", AMQP_0_9_1),
+    refuse(b"AMQP\x03\x01\x00\x00", "AMQP 1.0 with SASL", AMQP_0_9_1),
+    refuse(b"AMQP\x02\x01\x00\x00", "AMQP 1.0 with TLS", AMQP_0_9_1),
+    refuse(b"AMQP\x01\x01\x00\x0a", "AMQP 0-10", AMQP_0_9_1),
+    refuse(b"AMQP\x01\x01\x00\x09", "AMQP 0-9", AMQP_0_9_1),
+    refuse(b"AMQP\x01\x01\x08\x00", "AMQP 0-8", AMQP_0_9_1),
+    refuse(b"AMQP", "an unknown version of AMQP", AMQP_0_9_1),
+    refuse(b"\x16\x03", "TLS", b""),
+    refuse(b"STOMP", "STOMP", b""),
+    refuse(b"CONNECT\n", "STOMP", b""),
+    refuse(b"CONNECT\r", "STOMP", b""),
+    refuse(b"GET ", "HTTP", b""),
+    refuse(b"HEAD ", "HTTP", b""),
+    refuse(b"POST ", "HTTP", b""),
+];
+
+/// The verdict on the first bytes of a connection.
+pub fn detect(bytes: &[u8]) -> Verdict {
+    for row in TABLE {
+        if bytes.starts_with(row.prefix) {
+            return row.verdict;
+        }
+        if row.prefix.starts_with(bytes) {
+            return Verdict::More;
+        }
+    }
+    Verdict::Refuse { what: "no known protocol", answer: AMQP_0_9_1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(bytes: &[u8]) -> &'static str {
+        match detect(bytes) {
+            Verdict::Refuse { what, .. } => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_header_is_recognised_only_when_whole() {
+        for cut in 0..8 {
+            assert_eq!(detect(&AMQP_0_9_1[..cut]), Verdict::More, "{cut} bytes");
+        }
+        let speak = Verdict::Speak { protocol: Protocol::Amqp091, header_bytes: 8 };
+        assert_eq!(detect(AMQP_0_9_1), speak);
+        assert_eq!(detect(b"AMQP\x00\x00\x09\x01\x01\x00"), speak);
+    }
+
+    #[test]
+    fn other_protocols_are_named() {
+        assert_eq!(refused(b"AMQP\x00\x01\x00\x00"), "AMQP 1.0");
+        assert_eq!(refused(b"AMQP\x01\x01\x00\x0a"), "AMQP 0-10");
+        assert_eq!(refused(b"AMQP\x09"), "an unknown version of AMQP");
+        assert_eq!(refused(b"\x16\x03\x01\x02\x00"), "TLS");
+        assert_eq!(refused(b"STOMP\n"), "STOMP");
+        assert_eq!(refused(b"CONNECT\naccept-version:1.2"), "STOMP");
+        assert_eq!(refused(b"GET / HTTP/1.1"), "HTTP");
+    }
+
+    #[test]
+    fn garbage_is_refused_as_soon_as_no_row_can_match() {
+        assert_eq!(detect(b"AMQX"), Verdict::Refuse { what: "no known protocol", answer: AMQP_0_9_1 });
+        assert_eq!(refused(b"\0"), "no known protocol");
+    }
+
+    #[test]
+    fn no_row_needs_more_than_the_limit() {
+        assert!(TABLE.iter().all(|row| row.prefix.len() <= MAX_HEADER_BYTES));
+    }
+}

@@ -1,0 +1,513 @@
+//! The options of `fulmar serve`: one table defines each once; the command line, the environment and the `name=value`
+//! file all read it.
+//!
+//! Precedence: command line, environment (`FULMAR_NAME`), file (`--config`), default.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use fulmar_transport::IdleStrategy;
+
+use crate::affinity::{self, Affinity};
+
+/// The effective options.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// Addresses to listen on; `port` replaces theirs where it is given.
+    pub listen: Vec<SocketAddr>,
+    /// Port for all of `listen`.
+    pub port: Option<u16>,
+    /// Print the port on standard output once listening.
+    pub print_port: bool,
+    /// Reactor.
+    pub io: IoChoice,
+    /// Shards; 0 for one fewer than there are CPUs.
+    pub shards: usize,
+    /// What an idle shard does.
+    pub idle: IdleStrategy,
+    /// Where shards run.
+    pub cpu_affinity: Affinity,
+    /// Virtual hosts besides `/`.
+    pub vhosts: Vec<String>,
+    /// Directory of the broker's state.
+    pub data_dir: Option<PathBuf>,
+    /// File of users; by default in the data directory.
+    pub users_file: Option<PathBuf>,
+    /// Whether SASL ANONYMOUS is offered.
+    pub anonymous: bool,
+    /// Heartbeat offered, in seconds.
+    pub heartbeat_s: u16,
+    /// Largest frame offered, in bytes.
+    pub frame_max_bytes: u32,
+    /// Highest channel number offered.
+    pub channel_max: u16,
+    /// Most connections.
+    pub max_connections: u32,
+    /// Largest message body, in bytes.
+    pub max_message_bytes: u64,
+    /// Bytes of messages held in memory before publishers are stopped; all shards together.
+    pub memory_limit_bytes: u64,
+    /// Bytes of deliveries under way to one connection.
+    pub delivery_window_bytes: u32,
+    /// Time from connecting to `connection.open`, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// Time that a clean stop may take, in milliseconds.
+    pub stop_timeout_ms: u64,
+    /// Least severe messages that are logged.
+    pub log_level: Option<log::LevelFilter>,
+}
+
+/// Which reactor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring where the kernel lets us, otherwise epoll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// One option. Applying its text changes the settings.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its name on the command line and in the file.
+    pub name: &'static str,
+    /// What stands for its value in the help; empty for a switch.
+    pub value: &'static str,
+    /// Value where nothing else gives one.
+    pub default: &'static str,
+    /// One line.
+    pub help: &'static str,
+    /// Whether it may be given several times.
+    pub repeatable: bool,
+    apply: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+impl Spec {
+    /// Its variable in the environment.
+    pub fn variable(&self) -> String {
+        format!("FULMAR_{}", self.name.replace('-', "_").to_uppercase())
+    }
+
+    fn is_switch(&self) -> bool {
+        self.value.is_empty()
+    }
+}
+
+const fn spec(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+    apply: fn(&mut Settings, &str) -> Result<(), String>,
+) -> Spec {
+    Spec { name, value, default, help, repeatable: false, apply }
+}
+
+const fn list(spec: Spec) -> Spec {
+    Spec { repeatable: true, ..spec }
+}
+
+/// Every option.
+pub const SPECS: &[Spec] = &[
+    list(spec(
+        "listen",
+        "ADDRESS",
+        "127.0.0.1:5672",
+        "Address to listen on, several separated by commas; port 0 picks a free port",
+        |s, text| {
+            for part in text.split(',') {
+                s.listen.extend(addresses(part.trim())?);
+            }
+            Ok(())
+        },
+    )),
+    spec("port", "PORT", "", "Port, instead of that of the addresses to listen on", |s, text| {
+        set_optional(&mut s.port, text)
+    }),
+    spec("print-port", "", "false", "Print the port on a line of its own once listening", |s, text| {
+        set(&mut s.print_port, text)
+    }),
+    spec(
+        "io",
+        "BACKEND",
+        "auto",
+        "Reactor: uring, epoll, or auto (io_uring where the kernel allows it)",
+        |s, text| {
+            s.io = match text {
+                "auto" => IoChoice::Auto,
+                "uring" => IoChoice::Uring,
+                "epoll" => IoChoice::Epoll,
+                other => return Err(format!("'{other}' is not one of auto, uring, epoll")),
+            };
+            Ok(())
+        },
+    ),
+    spec("shards", "N", "0", "Threads that serve connections and queues; 0: CPUs less one", |s, text| {
+        set_in(&mut s.shards, text, 0..=64)
+    }),
+    spec(
+        "idle",
+        "STRATEGY",
+        "adaptive",
+        "What an idle shard does: spin (lowest latency, takes a core), adaptive, block",
+        |s, text| set(&mut s.idle, text),
+    ),
+    spec(
+        "cpu-affinity",
+        "CPUS",
+        "auto",
+        "CPUs of the shards, for example 2,4-7; auto pins each to its own, none pins nothing",
+        |s, text| set(&mut s.cpu_affinity, text),
+    ),
+    list(spec("vhost", "NAME", "", "Virtual host besides /, several separated by commas", |s, text| {
+        s.vhosts.extend(text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(String::from));
+        Ok(())
+    })),
+    spec(
+        "data-dir",
+        "DIRECTORY",
+        "",
+        "Where the broker keeps its state [default: $XDG_STATE_HOME/fulmar or ~/.local/state/fulmar]",
+        |s, text| set_optional(&mut s.data_dir, text),
+    ),
+    spec("users-file", "FILE", "", "File of users [default: users in the data directory]", |s, text| {
+        set_optional(&mut s.users_file, text)
+    }),
+    spec("anonymous", "", "false", "Let clients log in without a name (SASL ANONYMOUS)", |s, text| {
+        set(&mut s.anonymous, text)
+    }),
+    spec("heartbeat", "SECONDS", "60", "Heartbeat offered to clients; 0 for none", |s, text| {
+        set(&mut s.heartbeat_s, text)
+    }),
+    spec("frame-max", "BYTES", "131072", "Largest frame offered to clients", |s, text| {
+        set_bytes(&mut s.frame_max_bytes, text, 4096..=(64 << 20))
+    }),
+    spec("channel-max", "N", "2047", "Highest channel number offered to clients", |s, text| {
+        set_in(&mut s.channel_max, text, 1..=u16::MAX)
+    }),
+    spec("max-connections", "N", "65536", "Most connections", |s, text| {
+        set_in(&mut s.max_connections, text, 1..=1 << 20)
+    }),
+    spec("max-message-size", "BYTES", "128M", "Largest message body", |s, text| {
+        set_bytes(&mut s.max_message_bytes, text, 1..=(512 << 20))
+    }),
+    spec(
+        "memory-limit",
+        "BYTES",
+        "1G",
+        "Messages held in memory before publishers are made to wait",
+        |s, text| set_bytes(&mut s.memory_limit_bytes, text, (1 << 20)..=u64::MAX),
+    ),
+    spec(
+        "delivery-window",
+        "BYTES",
+        "256K",
+        "Deliveries under way to a connection that is slow to take them",
+        |s, text| set_bytes(&mut s.delivery_window_bytes, text, 256..=(1 << 30)),
+    ),
+    spec(
+        "handshake-timeout",
+        "SECONDS",
+        "10",
+        "Time a client has from connecting to being logged in",
+        |s, text| set_seconds(&mut s.handshake_timeout_ms, text),
+    ),
+    spec("stop-timeout", "SECONDS", "10", "Time that a clean stop may take", |s, text| {
+        set_seconds(&mut s.stop_timeout_ms, text)
+    }),
+    spec("log-level", "LEVEL", "info", "What is logged: off, error, warn, info, debug, trace", |s, text| {
+        set_optional(&mut s.log_level, text)
+    }),
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table.
+    Default,
+    /// A line of the file.
+    File(PathBuf, usize),
+    /// A variable of the environment.
+    Environment(String),
+    /// The command line.
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::Environment(variable) => write!(f, "${variable}"),
+            Origin::CommandLine => f.write_str("command line"),
+        }
+    }
+}
+
+/// Why options were refused; one line that names the option and its place.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Unreadable(PathBuf, std::io::Error),
+    /// A line of the file is not `name=value`.
+    #[error("{0}:{1}: expected name=value")]
+    Malformed(PathBuf, usize),
+    /// There is no such option.
+    #[error("{0}: unknown option '{1}'; `fulmar serve --help` lists them")]
+    Unknown(Origin, String),
+    /// The value does not fit the option.
+    #[error("{origin}: bad value '{text}' for {name}: {reason}")]
+    BadValue {
+        /// Where it was given.
+        origin: Origin,
+        /// The option.
+        name: &'static str,
+        /// The value.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Settings with the text and origin of each value.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The effective options.
+    pub settings: Settings,
+    values: Vec<(&'static Spec, Vec<String>, Origin)>,
+}
+
+impl Loaded {
+    /// From a command line parsed by [`with_options`], the environment, and the file that either names.
+    ///
+    /// # Errors
+    /// The first bad option, by name and place.
+    pub fn new(
+        matches: &ArgMatches,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let file = matches
+            .get_one::<PathBuf>("config")
+            .cloned()
+            .or_else(|| environment("FULMAR_CONFIG").map(PathBuf::from));
+        let in_file = file.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let mut settings = Settings::default();
+        let mut values = Vec::new();
+        for spec in SPECS {
+            let (texts, origin) = if let Some(texts) = matches.get_many::<String>(spec.name) {
+                (texts.cloned().collect(), Origin::CommandLine)
+            } else if let Some(text) = environment(&spec.variable()) {
+                (vec![text], Origin::Environment(spec.variable()))
+            } else if let Some((texts, origin)) = in_file.get(spec.name) {
+                (texts.clone(), origin.clone())
+            } else {
+                (vec![spec.default.to_string()], Origin::Default)
+            };
+            for text in &texts {
+                (spec.apply)(&mut settings, text).map_err(|reason| SettingsError::BadValue {
+                    origin: origin.clone(),
+                    name: spec.name,
+                    text: text.clone(),
+                    reason,
+                })?;
+            }
+            values.push((spec, texts, origin));
+        }
+        Ok(Loaded { settings, values })
+    }
+}
+
+/// The file that these settings would be, each line with where its value came from.
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (spec, texts, origin) in &self.values {
+            let line = format!("{}={}", spec.name, texts.join(","));
+            writeln!(f, "{line:40} # {origin}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Loaded {
+    /// The defaults of the table.
+    fn default() -> Self {
+        let matches = with_options(Command::new("fulmar")).get_matches_from(["fulmar"]);
+        Loaded::new(&matches, |_| None).expect("the defaults are valid")
+    }
+}
+
+impl Settings {
+    /// The defaults, listening on a free port of the loopback interface, for a broker inside a test or a measurement:
+    /// one shard, not pinned, users in no file.
+    pub fn in_process() -> Self {
+        Settings {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            shards: 1,
+            cpu_affinity: Affinity::None,
+            users_file: Some(PathBuf::from("/dev/null")),
+            ..Loaded::default().settings
+        }
+    }
+
+    /// Shards, the default resolved.
+    pub fn shard_count(&self) -> usize {
+        if self.shards == 0 { affinity::default_shards() } else { self.shards }
+    }
+
+    /// Addresses to listen on, with the port that was asked for.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let port = |addr: &SocketAddr| self.port.unwrap_or(addr.port());
+        self.listen.iter().map(|addr| SocketAddr::new(addr.ip(), port(addr))).collect()
+    }
+
+    /// The file of users.
+    pub fn users_path(&self) -> PathBuf {
+        self.users_file.clone().unwrap_or_else(|| {
+            self.data_dir.clone().unwrap_or_else(fulmar_policy::default_state_dir).join("users")
+        })
+    }
+}
+
+/// Adds every option of the table, `--config` and `--show-config` to a command.
+pub fn with_options(command: Command) -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("File of name=value lines, the names being these options' [env: FULMAR_CONFIG]");
+    let show = Arg::new("show-config")
+        .long("show-config")
+        .action(ArgAction::SetTrue)
+        .help("Print the options as they come out, each with its origin, and exit");
+    SPECS.iter().fold(command.arg(config).arg(show), |command, spec| command.arg(argument(spec)))
+}
+
+fn argument(spec: &'static Spec) -> Arg {
+    let default = if spec.default.is_empty() || spec.is_switch() {
+        String::new()
+    } else {
+        format!(" [default: {}]", spec.default)
+    };
+    let help = format!("{}{default} [env: {}]", spec.help, spec.variable());
+    let action = if spec.repeatable { ArgAction::Append } else { ArgAction::Set };
+    let arg = Arg::new(spec.name)
+        .long(spec.name)
+        .help(help)
+        .action(action)
+        .overrides_with_all(if spec.repeatable { None } else { Some(spec.name) });
+    if spec.is_switch() {
+        arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
+    } else {
+        arg.value_name(spec.value).allow_negative_numbers(true)
+    }
+}
+
+type FileValues = BTreeMap<&'static str, (Vec<String>, Origin)>;
+
+fn read_file(path: &Path) -> Result<FileValues, SettingsError> {
+    let text = fs::read_to_string(path).map_err(|error| SettingsError::Unreadable(path.into(), error))?;
+    let mut values = FileValues::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) =
+            line.split_once('=').ok_or_else(|| SettingsError::Malformed(path.into(), number))?;
+        let origin = Origin::File(path.into(), number);
+        let name = name.trim();
+        let spec = SPECS
+            .iter()
+            .find(|spec| spec.name == name)
+            .ok_or_else(|| SettingsError::Unknown(origin.clone(), name.to_string()))?;
+        // A value may be followed by a comment, as `--show-config` writes them.
+        let value = value.split_once(" #").map_or(value, |(value, _)| value).trim().to_string();
+        match values.get_mut(spec.name) {
+            Some((texts, _)) if spec.repeatable => texts.push(value),
+            _ => {
+                values.insert(spec.name, (vec![value], origin));
+            }
+        }
+    }
+    Ok(values)
+}
+
+fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let with_port = if text.parse::<std::net::IpAddr>().is_ok() || !text.contains(':') {
+        match text.parse::<std::net::Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]:5672"),
+            Err(_) => format!("{text}:5672"),
+        }
+    } else {
+        text.to_string()
+    };
+    let found: Vec<_> =
+        with_port.to_socket_addrs().map_err(|error| format!("no such address: {error}"))?.collect();
+    Ok(found)
+}
+
+fn set<T: FromStr<Err: fmt::Display>>(place: &mut T, text: &str) -> Result<(), String> {
+    *place = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(())
+}
+
+fn set_optional<T: FromStr<Err: fmt::Display>>(place: &mut Option<T>, text: &str) -> Result<(), String> {
+    *place = if text.is_empty() { None } else { Some(text.parse().map_err(|error| format!("{error}"))?) };
+    Ok(())
+}
+
+fn set_in<T>(place: &mut T, text: &str, range: std::ops::RangeInclusive<T>) -> Result<(), String>
+where
+    T: FromStr<Err: fmt::Display> + PartialOrd + fmt::Display,
+{
+    let value: T = text.parse().map_err(|error| format!("{error}"))?;
+    if !range.contains(&value) {
+        return Err(format!("not within {} to {}", range.start(), range.end()));
+    }
+    *place = value;
+    Ok(())
+}
+
+fn set_bytes<T>(place: &mut T, text: &str, range: std::ops::RangeInclusive<T>) -> Result<(), String>
+where
+    T: TryFrom<u64> + PartialOrd + fmt::Display,
+{
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "k" | "K" | "KiB" => 1 << 10,
+        "m" | "M" | "MiB" => 1 << 20,
+        "g" | "G" | "GiB" => 1 << 30,
+        other => return Err(format!("'{other}' is not one of K, M, G")),
+    };
+    let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
+    let value = number.checked_mul(unit).and_then(|bytes| T::try_from(bytes).ok());
+    match value {
+        Some(value) if range.contains(&value) => {
+            *place = value;
+            Ok(())
+        }
+        _ => Err(format!("not within {} to {} bytes", range.start(), range.end())),
+    }
+}
+
+fn set_seconds(place: &mut u64, text: &str) -> Result<(), String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if !(0.001..=86_400.0).contains(&seconds) {
+        return Err("not within 0.001 to 86400 seconds".to_string());
+    }
+    *place = (seconds * 1000.0) as u64;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use super::*;
+
+fn load(args: &[&str], environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
+    let matches = with_options(Command::new("fulmar")).get_matches_from([&["fulmar"], args].concat());
+    let environment: BTreeMap<String, String> =
+        environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    Loaded::new(&matches, |name| environment.get(name).cloned())
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    let settings = Loaded::default().settings;
+    assert_eq!(settings.addresses(), ["127.0.0.1:5672".parse().unwrap()]);
+    assert_eq!(settings.io, IoChoice::Auto);
+    assert_eq!(settings.idle, IdleStrategy::Adaptive);
+    assert_eq!(settings.frame_max_bytes, 131_072);
+    assert_eq!(settings.memory_limit_bytes, 1 << 30);
+    assert_eq!(settings.handshake_timeout_ms, 10_000);
+    assert_eq!(settings.log_level, Some(log::LevelFilter::Info));
+    assert!(!settings.anonymous);
+}
+
+#[test]
+fn command_line_before_environment_before_file_before_default() {
+    let config = file("heartbeat=1\nshards = 1\n# a comment\n\nframe-max=8K # 8192\n");
+    let path = config.path().to_str().unwrap();
+    let args = ["--config", path, "--heartbeat", "3"];
+    let loaded = load(&args, &[("FULMAR_HEARTBEAT", "2"), ("FULMAR_SHARDS", "2")]).unwrap();
+    assert_eq!(loaded.settings.heartbeat_s, 3);
+    assert_eq!(loaded.settings.shards, 2);
+    assert_eq!(loaded.settings.frame_max_bytes, 8192);
+    let shown = loaded.to_string();
+    let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_string();
+    assert!(line("heartbeat=3").ends_with("# command line"));
+    assert!(line("shards=2").ends_with("# $FULMAR_SHARDS"));
+    assert!(line("frame-max=8K").ends_with(&format!("# {path}:5")));
+    assert!(line("io=auto").ends_with("# default"));
+}
+
+#[test]
+fn what_show_config_prints_can_be_a_file() {
+    let first = load(&["--listen", "127.0.0.1:1,[::1]:2", "--vhost", "a", "--vhost", "b"], &[]).unwrap();
+    let config = file(&first.to_string());
+    let second = load(&["--config", config.path().to_str().unwrap()], &[]).unwrap();
+    assert_eq!(first.settings, second.settings);
+    assert_eq!(second.settings.vhosts, ["a", "b"]);
+    assert_eq!(second.settings.listen.len(), 2);
+}
+
+#[test]
+fn the_file_may_be_named_by_the_environment() {
+    let config = file("heartbeat=7\n");
+    let loaded = load(&[], &[("FULMAR_CONFIG", config.path().to_str().unwrap())]).unwrap();
+    assert_eq!(loaded.settings.heartbeat_s, 7);
+}
+
+#[test]
+fn errors_name_option_file_and_line() {
+    let error = |text: &str| {
+        let config = file(text);
+        let path = config.path().to_str().unwrap().to_string();
+        let error = load(&["--config", &path], &[]).unwrap_err().to_string();
+        error.replace(&path, "FILE")
+    };
+    assert_eq!(
+        error("io=auto\nhartbeat=1\n"),
+        "FILE:2: unknown option 'hartbeat'; `fulmar serve --help` lists them"
+    );
+    assert_eq!(error("\nheartbeat\n"), "FILE:2: expected name=value");
+    assert_eq!(
+        error("io=fast\n"),
+        "FILE:1: bad value 'fast' for io: 'fast' is not one of auto, uring, epoll"
+    );
+    assert!(error("frame-max=1\n").contains("frame-max: not within 4096 to"));
+    let from_environment = load(&[], &[("FULMAR_SHARDS", "many")]).unwrap_err().to_string();
+    assert!(
+        from_environment.starts_with("$FULMAR_SHARDS: bad value 'many' for shards"),
+        "{from_environment}"
+    );
+    let from_command_line = load(&["--shards", "1000"], &[]).unwrap_err().to_string();
+    assert!(from_command_line.starts_with("command line: bad value '1000' for shards"));
+    assert!(matches!(load(&["--config", "/nowhere/at/all"], &[]), Err(SettingsError::Unreadable(..))));
+}
+
+#[test]
+fn switches_may_be_bare_or_have_a_value() {
+    assert!(load(&["--anonymous"], &[]).unwrap().settings.anonymous);
+    assert!(!load(&["--anonymous=false"], &[("FULMAR_ANONYMOUS", "true")]).unwrap().settings.anonymous);
+}
+
+#[test]
+fn a_port_replaces_those_of_all_addresses() {
+    let settings = load(&["--listen", "127.0.0.1,[::1]:1", "--port", "7"], &[]).unwrap().settings;
+    assert_eq!(settings.addresses(), ["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()]);
+    assert_eq!(
+        load(&["--listen", "::1"], &[]).unwrap().settings.addresses(),
+        ["[::1]:5672".parse().unwrap()]
+    );
+    assert!(load(&["--listen", "127.0.0.1:99999"], &[]).is_err());
+}
+
+#[test]
+fn sizes_and_times_have_units() {
+    let loaded = load(&["--memory-limit", "2GiB", "--stop-timeout", "0.5"], &[]).unwrap();
+    assert_eq!(loaded.settings.memory_limit_bytes, 2 << 30);
+    assert_eq!(loaded.settings.stop_timeout_ms, 500);
+    assert!(load(&["--memory-limit", "2T"], &[]).is_err());
+    assert!(load(&["--stop-timeout", "-1"], &[]).is_err());
+}
+
+#[test]
+fn names_are_unique_and_every_option_has_help() {
+    for (i, spec) in SPECS.iter().enumerate() {
+        assert!(!spec.help.is_empty());
+        assert!(SPECS[..i].iter().all(|other| other.name != spec.name), "{}", spec.name);
+    }
+}

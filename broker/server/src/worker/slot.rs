@@ -1,0 +1,87 @@
+//! What a shard knows of one socket.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use fulmar_amqp_0_9_1::connection::Connection;
+use fulmar_transport::ConnId;
+
+use super::carry::Carry;
+use crate::detect::MAX_HEADER_BYTES;
+
+/// No deadline.
+pub const NEVER: u64 = u64::MAX;
+
+/// One socket, or a place for one.
+pub struct Slot {
+    /// The socket that this is about; stale events carry another generation.
+    pub conn: ConnId,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// This end.
+    pub local: SocketAddr,
+    /// What it is doing.
+    pub state: State,
+    /// Input not taken yet.
+    pub carry: Carry,
+    /// When it will be ticked at the latest.
+    pub armed_ns: u64,
+    /// Called in this turn.
+    pub dirty: bool,
+    /// The peer is not read.
+    pub paused: bool,
+    /// At the end of its last turn it could not take input.
+    pub parked: bool,
+    /// It has been seen open.
+    pub was_open: bool,
+    /// The shard has been told that it can take no deliveries.
+    pub unwritable: bool,
+    /// A publisher that is not read because the shard is congested.
+    pub held: bool,
+    /// The peer has been told so.
+    pub blocked: bool,
+}
+
+/// What a socket is doing.
+pub enum State {
+    /// There is none.
+    Free,
+    /// Its protocol is not known yet.
+    Detecting {
+        /// Its first bytes.
+        seen: [u8; MAX_HEADER_BYTES],
+        /// How many.
+        len: u8,
+    },
+    /// It speaks AMQP 0-9-1.
+    Amqp091(Box<Connection>),
+    /// It is being closed from this side; nothing is left but the socket.
+    Closing,
+}
+
+impl Slot {
+    /// A place without a socket.
+    pub fn free() -> Self {
+        let nobody = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        let conn = ConnId { index: u32::MAX, generation: 0 };
+        Slot { state: State::Free, ..Slot::accepted(conn, nobody, nobody) }
+    }
+
+    /// A new socket.
+    pub fn accepted(conn: ConnId, peer: SocketAddr, local: SocketAddr) -> Self {
+        Slot {
+            conn,
+            peer,
+            local,
+            state: State::Detecting { seen: [0; MAX_HEADER_BYTES], len: 0 },
+            carry: Carry::default(),
+            armed_ns: NEVER,
+            dirty: false,
+            paused: false,
+            parked: false,
+            was_open: false,
+            unwritable: false,
+            held: false,
+            blocked: false,
+        }
+    }
+}
