@@ -14,142 +14,26 @@
 
 pub mod idle;
 
-pub use idle::{Idle, IdleStrategy};
+mod clock;
+mod epoll;
+mod memory;
+mod open;
+mod outbox;
+mod slots;
+mod socket;
+mod types;
+mod uring;
+mod waker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A socket of this transport: slot and generation. Stale ones are ignored by every call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId {
-    /// Slot; small and dense, so that the caller can index a table by it.
-    pub index: u32,
-    /// Distinguishes successive users of the slot.
-    pub generation: u32,
-}
-
-/// A listening socket of this transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerId(pub u32);
-
-/// Received bytes, lent until [`Transport::recycle`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct RecvBuf {
-    /// Which buffer; the implementation's business.
-    pub id: u32,
-    /// Offset of the first byte.
-    pub offset: u32,
-    /// How many bytes.
-    pub len: u32,
-}
-
-/// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The peer closed its side in order.
-    Peer,
-    /// The peer reset it, or the network failed; the error's number.
-    Error(i32),
-    /// This side closed it.
-    Local,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// A connection was accepted. Receiving has started.
-    Accepted {
-        /// By this listener.
-        listener: ListenerId,
-        /// The connection.
-        conn: ConnId,
-        /// The other end.
-        peer: SocketAddr,
-        /// This end.
-        local: SocketAddr,
-    },
-    /// A connection asked for by [`Transport::connect`] stands. Receiving has started.
-    Connected {
-        /// The connection.
-        conn: ConnId,
-    },
-    /// Bytes arrived. Look with [`Transport::bytes`], then [`Transport::recycle`].
-    Received {
-        /// On this connection.
-        conn: ConnId,
-        /// The bytes.
-        buf: RecvBuf,
-    },
-    /// What was written has drained below the low-water mark, after having stood above the high one.
-    Drained {
-        /// On this connection.
-        conn: ConnId,
-    },
-    /// The connection is over; the slot will be used again.
-    Closed {
-        /// The connection.
-        conn: ConnId,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// Somebody used the [`Waker`].
-    Woken,
-}
-
-/// How long a turn may wait if nothing has happened yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Not at all.
-    Poll,
-    /// Until something happens, or the monotonic clock shows this many nanoseconds.
-    Until(Option<u64>),
-}
-
-/// How to close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Close {
-    /// Send what was written, shut down, and give the peer a moment to read it.
-    Flush,
-    /// At once.
-    Abort,
-}
-
-/// Bounds and sizes of one transport.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Size of a receive buffer, in bytes.
-    pub recv_buffer_bytes: u32,
-    /// Receive buffers; a power of two.
-    pub recv_buffers: u16,
-    /// Bytes that a connection hands out a turn before others get theirs.
-    pub turn_budget_bytes: u32,
-    /// Written but unsent bytes above which a connection counts as full.
-    pub high_water_bytes: usize,
-    /// Bytes below which [`Event::Drained`] is told.
-    pub low_water_bytes: usize,
-    /// Entries of the submission queue.
-    pub ring_entries: u32,
-    /// Most connections.
-    pub max_connections: u32,
-    /// Longest time that a closing connection may take to flush, in milliseconds.
-    pub close_timeout_ms: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            recv_buffer_bytes: 16 * 1024,
-            recv_buffers: 1024,
-            turn_budget_bytes: 128 * 1024,
-            high_water_bytes: 256 * 1024,
-            low_water_bytes: 64 * 1024,
-            ring_entries: 1024,
-            max_connections: 65_536,
-            close_timeout_ms: 5_000,
-        }
-    }
-}
+pub use epoll::EpollTransport;
+pub use idle::{Idle, IdleStrategy};
+pub use open::{AnyTransport, IoChoice, open};
+pub use types::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Wait};
+pub use uring::{UringRefused, UringTransport};
 
 /// Makes the transport's thread leave its wait. Cheap to clone, usable from any thread.
 pub trait Waker: Send + Sync {

@@ -1,0 +1,692 @@
+//! The transport over epoll, for machines that refuse io_uring.
+//!
+//! 1. Every socket is registered once, edge-triggered; what is readable or writable is remembered here, so pausing,
+//!    budgets and carry-over cost no system call.
+//! 2. Received bytes that were not asked for yet stay in the kernel.
+//! 3. [`Transport::flush`] sends at once, one `send` a connection; what does not fit waits for the socket to drain.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use crate::memory::Pages;
+use crate::outbox::{Outbox, Pool};
+use crate::slots::Slots;
+use crate::socket::{self, RawAddr};
+use crate::waker::EventWaker;
+use crate::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Transport, Wait, Waker, clock};
+
+/// Readiness reports taken a turn at most.
+const REPORTS_PER_TURN: usize = 256;
+/// Connections that a listener accepts a turn at most.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long a listener rests after the system had no descriptor left.
+const ACCEPT_REST_NS: u64 = 50_000_000;
+/// Slot numbers of reports that do not belong to a connection: listeners from here on, and the waker.
+const LISTENERS_FROM: u32 = 1 << 31;
+const WAKER: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Open,
+    /// Sending the rest, then waiting for the peer's end.
+    Closing {
+        shut: bool,
+    },
+    Dead,
+}
+
+struct Conn {
+    socket: OwnedFd,
+    state: State,
+    outbox: Outbox,
+    /// Why it ended, or will have ended once it has closed in order.
+    reason: CloseReason,
+    readable: bool,
+    writable: bool,
+    /// The peer has closed its side, and everything was read.
+    at_end: bool,
+    paused: bool,
+    dirty: bool,
+    /// On the list of connections to look at.
+    ready: bool,
+    send_error: i32,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    local: SocketAddr,
+    ready: bool,
+    rest_until_ns: Option<u64>,
+    refused: u64,
+}
+
+/// [`Transport`] over epoll.
+pub struct EpollTransport {
+    epoll: OwnedFd,
+    config: Config,
+    conns: Slots<Conn>,
+    listeners: Vec<Option<Listener>>,
+    data: Pages,
+    free: Vec<u32>,
+    pool: Pool,
+    reports: Vec<libc::epoll_event>,
+    dirty: Vec<u32>,
+    ready: VecDeque<ConnId>,
+    dead: Vec<u32>,
+    closing: VecDeque<(u64, ConnId)>,
+    waker: Arc<EventWaker>,
+}
+
+impl EpollTransport {
+    /// Sets one up.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(config: Config) -> io::Result<Self> {
+        assert!(config.max_connections < LISTENERS_FROM, "at most 2^31 connections");
+        // SAFETY: no pointers; the result is checked.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if epoll < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+        let waker = Arc::new(EventWaker::new()?);
+        watch(&epoll, waker.fd(), libc::EPOLLIN, ConnId { index: WAKER, generation: 0 })?;
+        let buffers = u32::from(config.recv_buffers);
+        Ok(EpollTransport {
+            epoll,
+            conns: Slots::new(config.max_connections),
+            listeners: Vec::new(),
+            data: Pages::new(buffers as usize * config.recv_buffer_bytes as usize)?,
+            free: (0..buffers).rev().collect(),
+            pool: Pool::new(config.high_water_bytes.saturating_mul(2)),
+            reports: Vec::with_capacity(REPORTS_PER_TURN),
+            dirty: Vec::new(),
+            ready: VecDeque::new(),
+            dead: Vec::new(),
+            closing: VecDeque::new(),
+            waker,
+            config,
+        })
+    }
+
+    fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
+        self.reports.clear();
+        let timeout = timeout_ns.map(|ns| libc::timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
+        // SAFETY: room for as many reports as said; the timeout, if any, lives through the call.
+        let count = unsafe {
+            libc::epoll_pwait2(
+                self.epoll.as_raw_fd(),
+                self.reports.as_mut_ptr(),
+                REPORTS_PER_TURN as i32,
+                timeout.as_ref().map_or(std::ptr::null(), |timeout| &raw const *timeout),
+                std::ptr::null(),
+            )
+        };
+        let count = match count {
+            0.. => count as usize,
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => 0,
+                error if error.raw_os_error() == Some(libc::ENOSYS) => return self.wait_in_ms(timeout_ns),
+                error => return Err(error),
+            },
+        };
+        // SAFETY: the kernel has filled so many.
+        unsafe { self.reports.set_len(count) };
+        Ok(())
+    }
+
+    /// For kernels before 5.11.
+    fn wait_in_ms(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
+        let timeout_ms = timeout_ns.map_or(-1, |ns| ns.div_ceil(1_000_000).min(i32::MAX as u64) as i32);
+        // SAFETY: room for as many reports as said.
+        let count = unsafe {
+            let reports = self.reports.as_mut_ptr();
+            libc::epoll_wait(self.epoll.as_raw_fd(), reports, REPORTS_PER_TURN as i32, timeout_ms)
+        };
+        if count < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+        }
+        // SAFETY: the kernel has filled so many.
+        unsafe { self.reports.set_len(count as usize) };
+        Ok(())
+    }
+
+    fn take_reports(&mut self) {
+        for at in 0..self.reports.len() {
+            let report = self.reports[at];
+            let (index, generation) = ((report.u64 >> 32) as u32, report.u64 as u32);
+            if index == WAKER {
+                continue;
+            }
+            if index >= LISTENERS_FROM {
+                if let Some(listener) = self.listeners[(index - LISTENERS_FROM) as usize].as_mut() {
+                    listener.ready = true;
+                }
+                continue;
+            }
+            let id = ConnId { index, generation };
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            let failed = report.events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+            conn.readable |= failed || report.events & (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 != 0;
+            conn.writable |= failed || report.events & libc::EPOLLOUT as u32 != 0;
+            self.look_at(id);
+        }
+    }
+
+    /// Puts the connection on the list of those to look at.
+    fn look_at(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && !mem::replace(&mut conn.ready, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Goes once through the connections that have something to do.
+    fn serve_ready(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { return };
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            conn.ready = false;
+            if conn.state == State::Connecting && conn.writable {
+                match socket::take_error(conn.socket.as_raw_fd()) {
+                    0 => {
+                        conn.state = State::Open;
+                        events.push(Event::Connected { conn: id });
+                    }
+                    error => {
+                        self.kill(id.index, CloseReason::Error(error));
+                        continue;
+                    }
+                }
+            }
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            if conn.writable && conn.outbox.pending() > 0 {
+                self.send(id.index);
+            }
+            self.tell_drained(id, events);
+            self.receive(id, events);
+        }
+    }
+
+    fn tell_drained(&mut self, id: ConnId, events: &mut Vec<Event>) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.state == State::Open
+            && conn.outbox.drained(self.config.low_water_bytes)
+        {
+            events.push(Event::Drained { conn: id });
+        }
+    }
+
+    /// Reads what the budget allows.
+    fn receive(&mut self, id: ConnId, events: &mut Vec<Event>) {
+        let mut budget = self.config.turn_budget_bytes;
+        loop {
+            let Some(conn) = self.conns.get_mut(id) else { return };
+            let closing = matches!(conn.state, State::Closing { .. });
+            if !(closing || conn.state == State::Open && !conn.paused) {
+                return;
+            }
+            if conn.at_end {
+                // What the caller got in the turn before was answered by now.
+                return if closing { self.progress_close(id.index) } else { self.end(id.index) };
+            }
+            if !conn.readable {
+                return;
+            }
+            let Some(buffer) = self.free.pop() else { return self.look_at(id) };
+            let room = self.config.recv_buffer_bytes as usize;
+            // SAFETY: the buffer is not lent, and lies inside the mapping.
+            let received = unsafe {
+                let place = self.data.base().add(buffer as usize * room);
+                libc::recv(conn.socket.as_raw_fd(), place.cast(), room, 0)
+            };
+            if received > 0 {
+                let len = received as u32;
+                // Less than asked for means that the socket is empty; the next bytes are an edge of their own.
+                conn.readable = received as usize == room;
+                if closing {
+                    self.free.push(buffer);
+                } else {
+                    events.push(Event::Received { conn: id, buf: RecvBuf { id: buffer, offset: 0, len } });
+                }
+                budget = budget.saturating_sub(len);
+                if budget < room as u32 && conn.readable {
+                    return self.look_at(id);
+                }
+                continue;
+            }
+            self.free.push(buffer);
+            if received == 0 {
+                conn.at_end = true;
+                if closing {
+                    continue;
+                }
+                return self.look_at(id);
+            }
+            match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EAGAIN) => conn.readable = false,
+                Some(libc::EINTR) => {}
+                error => {
+                    let error =
+                        if conn.send_error != 0 { conn.send_error } else { error.unwrap_or(libc::EIO) };
+                    return self.fail(id.index, error);
+                }
+            }
+        }
+    }
+
+    /// Sends what there is, as far as the socket takes it.
+    fn send(&mut self, index: u32) {
+        loop {
+            let Some(conn) = self.conns.at(index) else { return };
+            if conn.send_error != 0
+                || !conn.writable
+                || !matches!(conn.state, State::Open | State::Closing { .. })
+            {
+                return;
+            }
+            let fd = conn.socket.as_raw_fd();
+            let bytes = conn.outbox.next();
+            if bytes.is_empty() {
+                return self.progress_close(index);
+            }
+            let asked = bytes.len();
+            // SAFETY: live bytes of the length given.
+            let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), asked, libc::MSG_NOSIGNAL) };
+            if sent >= 0 {
+                conn.writable = sent as usize == asked;
+                conn.outbox.sent(sent as usize, &mut self.pool);
+                continue;
+            }
+            match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EAGAIN) => conn.writable = false,
+                Some(libc::EINTR) => {}
+                error => return self.send_failed(index, error.unwrap_or(libc::EIO)),
+            }
+        }
+    }
+
+    fn send_failed(&mut self, index: u32, error: i32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        conn.send_error = error;
+        conn.outbox.discard(false, &mut self.pool);
+        if conn.state != State::Open || conn.paused {
+            self.fail(index, error);
+        } else {
+            // What arrived before the failure is handed out first.
+            conn.readable = true;
+            let id = self.conns.id_at(index);
+            self.look_at(id);
+        }
+    }
+
+    /// The peer has closed its side: what was written is still sent.
+    fn end(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        if conn.send_error != 0 {
+            let error = conn.send_error;
+            self.fail(index, error);
+        } else if conn.outbox.pending() > 0 {
+            self.close_in_order(index, CloseReason::Peer);
+        } else {
+            self.kill(index, CloseReason::Peer);
+        }
+    }
+
+    fn fail(&mut self, index: u32, error: i32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        let reason = match conn.state {
+            State::Closing { .. } => conn.reason.clone(),
+            _ => CloseReason::Error(error),
+        };
+        self.kill(index, reason);
+    }
+
+    fn close_in_order(&mut self, index: u32, reason: CloseReason) {
+        let id = self.conns.id_at(index);
+        let Some(conn) = self.conns.at(index) else { return };
+        conn.state = State::Closing { shut: false };
+        conn.reason = reason;
+        self.closing.push_back((clock::monotonic_ns() + self.config.close_timeout_ms * 1_000_000, id));
+        self.send(index);
+        self.progress_close(index);
+        self.look_at(id);
+    }
+
+    fn progress_close(&mut self, index: u32) {
+        let Some(conn) = self.conns.at(index) else { return };
+        let State::Closing { shut } = &mut conn.state else { return };
+        if conn.outbox.pending() > 0 {
+            return;
+        }
+        if !mem::replace(shut, true) {
+            socket::shutdown_write(conn.socket.as_raw_fd());
+        }
+        if conn.at_end {
+            let reason = conn.reason.clone();
+            self.kill(index, reason);
+        }
+    }
+
+    fn abort(&mut self, index: u32, reason: CloseReason) {
+        if let Some(conn) = self.conns.at(index) {
+            socket::set_abortive(conn.socket.as_raw_fd());
+            self.kill(index, reason);
+        }
+    }
+
+    fn kill(&mut self, index: u32, reason: CloseReason) {
+        let Some(conn) = self.conns.at(index) else { return };
+        if conn.state == State::Dead {
+            return;
+        }
+        conn.state = State::Dead;
+        conn.reason = reason;
+        conn.outbox.discard(false, &mut self.pool);
+        self.dead.push(index);
+    }
+
+    /// Tells the end of connections and closes their sockets.
+    fn release_dead(&mut self, events: &mut Vec<Event>) {
+        let mut dead = mem::take(&mut self.dead);
+        for index in dead.drain(..) {
+            let conn = self.conns.id_at(index);
+            if let Some(gone) = self.conns.remove(index) {
+                events.push(Event::Closed { conn, reason: gone.reason });
+            }
+        }
+        self.dead = dead;
+    }
+
+    fn add(&mut self, socket: OwnedFd, state: State) -> io::Result<ConnId> {
+        let fd = socket.as_raw_fd();
+        let conn = Conn {
+            socket,
+            state,
+            outbox: Outbox::default(),
+            reason: CloseReason::Local,
+            readable: false,
+            writable: state == State::Open,
+            at_end: false,
+            paused: false,
+            dirty: false,
+            ready: false,
+            send_error: 0,
+        };
+        let full = || io::Error::other("the limit of connections has been reached");
+        let id = self.conns.insert(conn).map_err(|_| full())?;
+        let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        if let Err(error) = watch(&self.epoll, fd, interest, id) {
+            self.conns.remove(id.index);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    fn accept_ready(&mut self, events: &mut Vec<Event>) {
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.accept_one(index, events) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Accepts a connection; false if there is none now.
+    fn accept_one(&mut self, index: usize, events: &mut Vec<Event>) -> bool {
+        let Some(listener) = self.listeners[index].as_mut().filter(|listener| listener.ready) else {
+            return false;
+        };
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let nowhere = std::ptr::null_mut();
+        // SAFETY: no address is asked for; the result is checked.
+        let fd = unsafe { libc::accept4(listener.socket.as_raw_fd(), nowhere, nowhere.cast(), flags) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => listener.ready = false,
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                    log::warn!("cannot accept on {}: {error}", listener.local);
+                    listener.ready = false;
+                    listener.rest_until_ns = Some(clock::monotonic_ns() + ACCEPT_REST_NS);
+                }
+                _ => {}
+            }
+            return listener.ready;
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A socket that its peer has already reset has no addresses any more.
+        let (Ok(peer), Ok(local)) = (socket::peer_addr(fd), socket::local_addr(fd)) else { return true };
+        socket::set_no_delay(fd);
+        match self.add(socket, State::Open) {
+            Ok(conn) => {
+                events.push(Event::Accepted { listener: ListenerId(index as u32), conn, peer, local })
+            }
+            Err(error) => {
+                let Some(listener) = self.listeners[index].as_mut() else { return false };
+                listener.refused += 1;
+                if listener.refused.is_power_of_two() {
+                    log::warn!(
+                        "refused {} connections on {} so far: {error}",
+                        listener.refused,
+                        listener.local
+                    );
+                }
+            }
+        }
+        true
+    }
+
+    fn next_deadline_ns(&self) -> Option<u64> {
+        let closing = self.closing.front().map(|(deadline, _)| *deadline);
+        let resting = self.listeners.iter().flatten().filter_map(|listener| listener.rest_until_ns);
+        resting.chain(closing).min()
+    }
+
+    fn expire(&mut self, now_ns: u64) {
+        while let Some(&(deadline, id)) = self.closing.front()
+            && (deadline <= now_ns || self.conns.get(id).is_none())
+        {
+            self.closing.pop_front();
+            if let Some(conn) = self.conns.get(id)
+                && conn.state != State::Dead
+            {
+                let reason = conn.reason.clone();
+                self.abort(id.index, reason);
+            }
+        }
+        for listener in self.listeners.iter_mut().flatten() {
+            if listener.rest_until_ns.is_some_and(|until| until <= now_ns) {
+                listener.rest_until_ns = None;
+                listener.ready = true;
+            }
+        }
+    }
+
+    /// Whether there is something to do that no report will tell of.
+    fn has_work(&self) -> bool {
+        !self.dead.is_empty()
+            || (!self.ready.is_empty() && !self.free.is_empty())
+            || self.listeners.iter().flatten().any(|listener| listener.ready)
+    }
+}
+
+fn watch(epoll: &OwnedFd, fd: RawFd, interest: i32, id: ConnId) -> io::Result<()> {
+    let data = u64::from(id.index) << 32 | u64::from(id.generation);
+    let mut event = libc::epoll_event { events: interest as u32 | libc::EPOLLET as u32, u64: data };
+    // SAFETY: `event` is valid through the call.
+    match unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Transport for EpollTransport {
+    fn listen(&mut self, addr: SocketAddr, backlog: u32) -> io::Result<(ListenerId, SocketAddr)> {
+        let (socket, local) = socket::listen(addr, backlog)?;
+        let index = self.listeners.len() as u32;
+        let id = ConnId { index: LISTENERS_FROM + index, generation: 0 };
+        watch(&self.epoll, socket.as_raw_fd(), libc::EPOLLIN, id)?;
+        self.listeners.push(Some(Listener { socket, local, ready: false, rest_until_ns: None, refused: 0 }));
+        Ok((ListenerId(index), local))
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        if let Some(slot) = self.listeners.get_mut(listener.0 as usize) {
+            *slot = None;
+        }
+    }
+
+    fn connect(&mut self, addr: SocketAddr) -> io::Result<ConnId> {
+        let socket = socket::unconnected(addr)?;
+        let fd = socket.as_raw_fd();
+        let raw = RawAddr::from(addr);
+        // SAFETY: a live address of the length given.
+        let error = match unsafe { libc::connect(fd, raw.as_ptr(), raw.len()) } {
+            0 => None,
+            _ => io::Error::last_os_error().raw_os_error().filter(|error| *error != libc::EINPROGRESS),
+        };
+        let id = self.add(socket, State::Connecting)?;
+        if let Some(error) = error {
+            self.kill(id.index, CloseReason::Error(error));
+        }
+        Ok(id)
+    }
+
+    fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
+        let before = events.len();
+        if self.waker.take() {
+            events.push(Event::Woken);
+        }
+        self.release_dead(events);
+        let may_wait = events.len() == before && !self.has_work();
+        let timeout_ns = match wait {
+            Wait::Until(until) if may_wait => [until, self.next_deadline_ns()]
+                .into_iter()
+                .flatten()
+                .min()
+                .map(|until| until.saturating_sub(clock::monotonic_ns())),
+            _ => Some(0),
+        };
+        self.wait(timeout_ns)?;
+        self.take_reports();
+        self.accept_ready(events);
+        self.serve_ready(events);
+        if self.next_deadline_ns().is_some() {
+            self.expire(clock::monotonic_ns());
+        }
+        self.release_dead(events);
+        if self.waker.take() {
+            events.push(Event::Woken);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn bytes(&self, buf: &RecvBuf) -> &[u8] {
+        let room = self.config.recv_buffer_bytes;
+        assert!(
+            buf.id < u32::from(self.config.recv_buffers) && buf.offset + buf.len <= room,
+            "not a buffer of this"
+        );
+        let start = buf.id as usize * room as usize + buf.offset as usize;
+        // SAFETY: inside the mapping, which was zeroed at first; a lent buffer is not received into.
+        unsafe { std::slice::from_raw_parts(self.data.base().add(start), buf.len as usize) }
+    }
+
+    #[inline]
+    fn recycle(&mut self, buf: RecvBuf) {
+        debug_assert!(!self.free.contains(&buf.id), "recycled twice");
+        self.free.push(buf.id);
+    }
+
+    #[inline]
+    fn output(&mut self, id: ConnId) -> Option<&mut Vec<u8>> {
+        let conn = self.conns.get_mut(id)?;
+        match conn.state {
+            State::Open | State::Connecting => {
+                if !mem::replace(&mut conn.dirty, true) {
+                    self.dirty.push(id.index);
+                }
+                Some(conn.outbox.filling(&mut self.pool))
+            }
+            State::Closing { .. } | State::Dead => None,
+        }
+    }
+
+    fn pending_bytes(&self, id: ConnId) -> usize {
+        self.conns.get(id).map_or(0, |conn| conn.outbox.pending())
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            let Some(conn) = self.conns.at(index) else { continue };
+            if mem::take(&mut conn.dirty) {
+                conn.outbox.note_level(self.config.high_water_bytes);
+                self.send(index);
+                // A level that was passed and left within this very call is told in the next turn.
+                let id = self.conns.id_at(index);
+                if self.conns.get(id).is_some_and(|conn| conn.outbox.is_above_high()) {
+                    self.look_at(id);
+                }
+            }
+        }
+        self.dirty = dirty;
+    }
+
+    fn pause(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.paused = true;
+        }
+    }
+
+    fn resume(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && mem::take(&mut conn.paused)
+            && (conn.readable || conn.at_end)
+        {
+            self.look_at(id);
+        }
+    }
+
+    fn close(&mut self, id: ConnId, how: Close) {
+        let Some(conn) = self.conns.get(id) else { return };
+        match (how, conn.state) {
+            (_, State::Dead) | (Close::Flush, State::Closing { .. }) => {}
+            (Close::Flush, State::Open) => self.close_in_order(id.index, CloseReason::Local),
+            _ => self.abort(id.index, CloseReason::Local),
+        }
+    }
+
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        clock::monotonic_ns()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        clock::wall_ms()
+    }
+
+    fn waker(&self) -> Arc<dyn Waker> {
+        self.waker.clone()
+    }
+
+    fn name(&self) -> &'static str {
+        "epoll"
+    }
+}
