@@ -1,0 +1,641 @@
+//! The server side of a connection: from the protocol header to the close, channels and their consumers, confirms
+//! and transactions. Turns bytes into calls on a [`Shard`] and its outputs into bytes.
+//!
+//! 1. One connection never blocks another: every call takes as much input as it is given and returns.
+//! 2. While the answer to a request is outstanding the connection is *parked*: it takes no more input, so that order
+//!    within a channel holds with queues on any shard.
+//! 3. A peer's fault ends the channel or the connection with the specified reply code, never the process.
+//! 4. What runs per message allocates nothing once buffers have grown to what the connection uses.
+
+mod arguments;
+mod channel;
+mod confirm;
+mod consume;
+mod errors;
+mod handshake;
+mod publish;
+mod settle;
+mod topology;
+mod tx;
+mod unacked;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use fulmar_core::{ConnectionId, Output, Shard, VhostId};
+
+use crate::codec::{Frame, FrameError, FrameKind, Method, frame, reply_code as code};
+use channel::{Channel, Flow};
+use errors::Exception;
+pub use errors::{Counters, Faults};
+
+/// How long a peer may take to answer `connection.close`.
+const CLOSE_TIMEOUT_NS: u64 = 10_000_000_000;
+
+/// What a connection needs for one call.
+pub struct Context<'a> {
+    /// The shard on which the connection lives.
+    pub shard: &'a mut Shard,
+    /// Where to append what the peer shall be sent.
+    pub out: &'a mut Vec<u8>,
+    /// The monotonic clock, in nanoseconds.
+    pub now_ns: u64,
+}
+
+/// What the broker offers and requires; the same for every connection of a listener.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Product name and version, told in the server properties.
+    pub product: String,
+    /// Version, told in the server properties.
+    pub version: String,
+    /// Cluster name, told in the server properties.
+    pub cluster_name: String,
+    /// Offered maximum frame size in bytes, frame header and end octet included.
+    pub frame_max_bytes: u32,
+    /// Offered maximum channel number.
+    pub channel_max: u16,
+    /// Offered heartbeat in seconds; 0 for none.
+    pub heartbeat_s: u16,
+    /// How long a peer may take from connecting to `connection.open`, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// SASL mechanisms offered, in order of preference.
+    pub mechanisms: Vec<String>,
+    /// Most consumers a channel may have.
+    pub max_consumers_per_channel: u32,
+    /// Largest message body, in bytes.
+    pub max_message_bytes: u64,
+}
+
+/// A login to be checked by the caller, who answers with [`Connection::authenticated`]; checking may take long, so it
+/// is not done here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// `PLAIN`, `AMQPLAIN`, `ANONYMOUS`, …
+    pub mechanism: String,
+    /// User name; empty for mechanisms without one.
+    pub user: String,
+    /// Password; empty for mechanisms without one.
+    pub password: Vec<u8>,
+    /// Whether the peer is on this host.
+    pub loopback: bool,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Login {{ mechanism: {:?}, user: {:?}, .. }}", self.mechanism, self.user)
+    }
+}
+
+/// What the connection wants its caller to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Check a login.
+    Authenticate(Box<Login>),
+    /// Close the socket once the output is sent. The reason is for the log; `error` says whether it is a fault.
+    Close {
+        /// One line.
+        reason: String,
+        /// A fault of the peer, rather than an orderly end.
+        error: bool,
+    },
+}
+
+/// Where the connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// `connection.start` is sent.
+    Starting,
+    /// The caller checks a login.
+    Authenticating,
+    /// `connection.tune` is sent.
+    Tuning,
+    /// Waits for `connection.open`.
+    Opening,
+    /// Channels can be used.
+    Open,
+    /// `connection.close` is sent.
+    Closing,
+    /// [`Action::Close`] was given.
+    Closed,
+}
+
+/// What channels share of their connection.
+struct Link {
+    config: Arc<Config>,
+    id: ConnectionId,
+    vhost: VhostId,
+    vhost_name: String,
+    user: String,
+    /// Largest frame in bytes, as agreed; 0 for no limit.
+    frame_max: u32,
+    capabilities: Capabilities,
+    counters: Counters,
+    /// Consumer tags generated so far.
+    consumer_tags: u64,
+    /// Channels with confirms to tell at the end of the turn.
+    confirming: Vec<u16>,
+}
+
+/// What the client says it can do, as far as that matters.
+#[derive(Clone, Copy, Debug, Default)]
+struct Capabilities {
+    authentication_failure_close: bool,
+    connection_blocked: bool,
+    consumer_cancel_notify: bool,
+}
+
+/// What a channel needs for one call.
+struct Env<'a> {
+    shard: &'a mut Shard,
+    out: &'a mut Vec<u8>,
+    link: &'a mut Link,
+}
+
+/// A body frame that is taken in as it arrives, so that a large one need not be kept until it is whole.
+#[derive(Clone, Copy, Debug)]
+struct PartialBody {
+    channel: u16,
+    /// Bytes of payload still to come; the end octet follows.
+    left: usize,
+}
+
+/// One connection.
+pub struct Connection {
+    link: Link,
+    phase: Phase,
+    /// By number; grown to the highest one used.
+    channels: Vec<Option<Box<Channel>>>,
+    /// The channel whose request is outstanding.
+    parked: Option<u16>,
+    partial: Option<PartialBody>,
+    /// The login that the caller checks, or has checked.
+    login: Option<Box<Login>>,
+    /// Whether the caller checks a new secret of an open connection.
+    updating_secret: bool,
+    actions: VecDeque<Action>,
+    /// `peer -> local`.
+    name: String,
+    loopback: bool,
+    /// Why the connection is being closed.
+    close_reason: Option<(String, bool)>,
+    /// End of the handshake's or the close's time.
+    deadline_ns: Option<u64>,
+    /// Highest channel number, as agreed.
+    channel_max: u16,
+    /// Agreed heartbeat; 0 for none.
+    heartbeat_ns: u64,
+    next_heartbeat_ns: u64,
+    last_heard_ns: u64,
+    /// Whether the caller reads the peer.
+    reading: bool,
+    /// Whether the peer was told that the broker is short of something.
+    blocked: bool,
+    /// Whether sessions and connection were given back to the shard.
+    released: bool,
+}
+
+impl Connection {
+    /// After the protocol header `AMQP 0 0 9 1` has been received (it is not part of what [`Connection::receive`] gets).
+    /// Writes `connection.start`. `owner` comes back in the shard's outputs; `loopback` tells whether the peer is on
+    /// this host; `name` is `peer -> local`, for listings and logs.
+    pub fn new(config: Arc<Config>, cx: &mut Context<'_>, owner: u32, loopback: bool, name: String) -> Self {
+        handshake::start(&config, cx.out);
+        Connection {
+            phase: Phase::Starting,
+            channels: Vec::new(),
+            parked: None,
+            partial: None,
+            login: None,
+            updating_secret: false,
+            actions: VecDeque::new(),
+            name,
+            loopback,
+            close_reason: None,
+            deadline_ns: Some(
+                cx.now_ns.saturating_add(config.handshake_timeout_ms.saturating_mul(1_000_000)),
+            ),
+            channel_max: config.channel_max,
+            heartbeat_ns: 0,
+            next_heartbeat_ns: 0,
+            last_heard_ns: cx.now_ns,
+            reading: true,
+            blocked: false,
+            released: false,
+            link: Link {
+                id: cx.shard.open_connection(owner),
+                vhost: VhostId::default(),
+                vhost_name: String::new(),
+                user: String::new(),
+                frame_max: config.frame_max_bytes,
+                capabilities: Capabilities::default(),
+                counters: Counters::default(),
+                consumer_tags: 0,
+                confirming: Vec::new(),
+                config,
+            },
+        }
+    }
+
+    /// The connection as its shard knows it.
+    pub fn id(&self) -> ConnectionId {
+        self.link.id
+    }
+
+    /// `peer -> local`, as given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who has logged in; empty before.
+    pub fn user(&self) -> &str {
+        &self.link.user
+    }
+
+    /// The virtual host; empty before it is chosen.
+    pub fn vhost(&self) -> &str {
+        &self.link.vhost_name
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.link.counters
+    }
+
+    /// Whether the handshake is over: `connection.open-ok` was written.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// The caller has stopped reading the peer, or goes on: silence of a peer that is not read is no fault of it.
+    pub fn set_reading(&mut self, now_ns: u64, reading: bool) {
+        self.reading = reading;
+        self.last_heard_ns = now_ns;
+    }
+
+    /// Takes frames from `input` and returns how many bytes it took. Fewer than given: the rest is an incomplete
+    /// frame, or the connection is parked, waiting for a login or closing; the caller keeps it and gives it again with
+    /// what follows. After [`Action::Close`] all input is taken and ignored.
+    pub fn receive(&mut self, cx: &mut Context<'_>, input: &[u8]) -> usize {
+        self.last_heard_ns = cx.now_ns;
+        let mut taken = 0;
+        while !self.is_parked() {
+            if self.phase == Phase::Closed {
+                return input.len();
+            }
+            let rest = &input[taken..];
+            if let Some(partial) = self.partial {
+                match self.continue_body(cx, partial, rest) {
+                    0 => break,
+                    bytes => taken += bytes,
+                }
+                continue;
+            }
+            match frame::parse(rest, self.link.frame_max) {
+                Ok(Some((frame, bytes))) => {
+                    taken += bytes;
+                    self.frame(cx, frame);
+                }
+                Ok(None) => match self.begin_body(rest) {
+                    0 => break,
+                    bytes => taken += bytes,
+                },
+                Err(error) => self.lost_sync(cx, error, rest),
+            }
+        }
+        taken
+    }
+
+    /// Whether input has to wait for an output of the shard or for a login.
+    pub fn is_parked(&self) -> bool {
+        self.parked.is_some() || self.updating_secret || self.phase == Phase::Authenticating
+    }
+
+    /// An output of the shard for this connection. Takes over the message in it.
+    pub fn output(&mut self, cx: &mut Context<'_>, output: Output) {
+        let number = match &output {
+            Output::Delivery(delivery) => delivery.channel,
+            Output::Reply { channel, .. }
+            | Output::Confirmed { channel, .. }
+            | Output::ConsumerCancelled { channel, .. } => *channel,
+        };
+        let channel = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut);
+        let Some(channel) = channel.filter(|channel| !channel.closing) else {
+            if let Output::Delivery(delivery) = output {
+                cx.shard.release(delivery.message);
+            }
+            return;
+        };
+        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        let result = match output {
+            Output::Delivery(delivery) => return channel.deliver(&mut env, &delivery),
+            Output::Reply { result, .. } => {
+                self.parked = None;
+                channel.replied(&mut env, *result)
+            }
+            Output::Confirmed { sequence, accepted, .. } => {
+                match channel.confirmed(&mut env, sequence, accepted) {
+                    // A commit goes on waiting.
+                    Ok(Flow::Parked) => return,
+                    result => {
+                        if self.parked == Some(number) && !channel.awaits_reply() {
+                            self.parked = None;
+                        }
+                        result
+                    }
+                }
+            }
+            Output::ConsumerCancelled { consumer, .. } => {
+                return channel.consumer_cancelled(&mut env, consumer);
+            }
+        };
+        self.finish(cx, number, result);
+    }
+
+    /// The answer to [`Action::Authenticate`]: the user's name, or why not (for the log; the peer learns only that it
+    /// was refused).
+    pub fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
+        self.login_checked(cx, result);
+    }
+
+    /// End of a turn in which this connection was called: writes what was collected (confirms).
+    pub fn end_of_turn(&mut self, cx: &mut Context<'_>) {
+        let mut confirming = std::mem::take(&mut self.link.confirming);
+        for number in confirming.drain(..) {
+            if let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) {
+                channel.flush_confirms(cx.out);
+            }
+        }
+        // The allocation is kept.
+        self.link.confirming = confirming;
+    }
+
+    /// Time passes: heartbeats out, silence of the peer noticed, handshake time-out. Returns when to be called next.
+    pub fn tick(&mut self, cx: &mut Context<'_>) -> Option<u64> {
+        if self.deadline_ns.is_some_and(|deadline| cx.now_ns >= deadline) {
+            self.deadline_ns = None;
+            self.link.counters.faults.timeout += 1;
+            if self.phase == Phase::Closing {
+                let (reason, error) = self.close_reason.take().unwrap_or_default();
+                self.close(cx.shard, format!("{reason}; the peer did not answer the close"), error);
+            } else {
+                self.close(cx.shard, format!("handshake timed out in state {}", self.phase.name()), true);
+            }
+        }
+        if self.heartbeat_ns > 0 && self.phase == Phase::Open {
+            self.beat(cx);
+        }
+        match self.phase {
+            Phase::Closed => None,
+            Phase::Open if self.heartbeat_ns > 0 => Some(self.next_heartbeat_ns),
+            _ => self.deadline_ns,
+        }
+    }
+
+    /// Tells a publishing peer that the broker is short of `reason` (`connection.blocked`), or `None` that it no
+    /// longer is, if the peer can be told.
+    pub fn set_blocked(&mut self, cx: &mut Context<'_>, reason: Option<&str>) {
+        if self.phase != Phase::Open || self.blocked == reason.is_some() {
+            return;
+        }
+        self.blocked = reason.is_some();
+        self.last_heard_ns = cx.now_ns;
+        if self.link.capabilities.connection_blocked {
+            match reason {
+                Some(reason) => Method::ConnectionBlocked { reason: reason.as_bytes() }.encode(0, cx.out),
+                None => Method::ConnectionUnblocked.encode(0, cx.out),
+            }
+        }
+    }
+
+    /// Whether the peer has published anything.
+    pub fn is_publisher(&self) -> bool {
+        self.link.counters.published > 0
+    }
+
+    /// Starts an orderly close by the broker: `connection.close` with this code and text. [`Action::Close`] follows
+    /// with the peer's answer or its time-out.
+    pub fn shut_down(&mut self, cx: &mut Context<'_>, code: u16, text: &str) {
+        match self.phase {
+            Phase::Closing | Phase::Closed => {}
+            Phase::Open | Phase::Opening => {
+                self.end_of_turn(cx);
+                self.send_close(cx, &Exception::new(code, text), (0, 0), false);
+            }
+            _ => self.close(cx.shard, format!("{} - {text}", code::name(code)), false),
+        }
+    }
+
+    /// What the caller has to do next, if anything. To be asked after every call.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The socket is gone: gives back everything (unsettled messages to their queues, sessions, exclusive queues).
+    pub fn closed(&mut self, shard: &mut Shard) {
+        self.phase = Phase::Closed;
+        self.release(shard);
+    }
+
+    fn frame(&mut self, cx: &mut Context<'_>, frame: Frame<'_>) {
+        if frame.channel == 0 || self.phase != Phase::Open {
+            return self.connection_frame(cx, frame);
+        }
+        let number = frame.channel;
+        let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut) else {
+            return self.frame_on_closed_channel(cx, frame);
+        };
+        if channel.closing {
+            return self.frame_on_closing_channel(cx, frame);
+        }
+        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        let result = channel.frame(&mut env, frame);
+        self.finish(cx, number, result);
+    }
+
+    /// What follows from a channel's step.
+    fn finish(&mut self, cx: &mut Context<'_>, number: u16, result: Result<Flow, Exception>) {
+        match result {
+            Ok(Flow::Done) => {}
+            Ok(Flow::Parked) => self.parked = Some(number),
+            Ok(Flow::Closed) => self.channels[usize::from(number)] = None,
+            Err(exception) => self.raise(cx, number, &exception),
+        }
+    }
+
+    /// Ends the channel or the connection.
+    fn raise(&mut self, cx: &mut Context<'_>, number: u16, exception: &Exception) {
+        let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) else {
+            return self.fail(cx, exception, (0, 0));
+        };
+        let (class_id, method_id) = channel.current;
+        if exception.is_hard() {
+            return self.fail(cx, exception, (class_id, method_id));
+        }
+        self.link.counters.channel_faults += 1;
+        self.link.counters.fault(exception.code);
+        channel.flush_confirms(cx.out);
+        channel.release(cx.shard);
+        channel.closing = true;
+        let reply_text = exception.reply_text();
+        Method::ChannelClose {
+            reply_code: exception.code,
+            reply_text: reply_text.as_bytes(),
+            class_id,
+            method_id,
+        }
+        .encode(number, cx.out);
+    }
+
+    /// Ends the connection because of a fault of the peer.
+    fn fail(&mut self, cx: &mut Context<'_>, exception: &Exception, method: (u16, u16)) {
+        self.link.counters.connection_faults += 1;
+        self.link.counters.fault(exception.code);
+        match self.phase {
+            // A peer that has not logged in is told nothing.
+            Phase::Starting | Phase::Authenticating => self.close(cx.shard, exception.reply_text(), true),
+            _ => self.send_close(cx, exception, method, true),
+        }
+    }
+
+    /// Writes `connection.close`, and waits for the answer.
+    fn send_close(&mut self, cx: &mut Context<'_>, exception: &Exception, method: (u16, u16), error: bool) {
+        if matches!(self.phase, Phase::Closing | Phase::Closed) {
+            return;
+        }
+        let reply_text = exception.reply_text();
+        Method::ConnectionClose {
+            reply_code: exception.code,
+            reply_text: reply_text.as_bytes(),
+            class_id: method.0,
+            method_id: method.1,
+        }
+        .encode(0, cx.out);
+        self.phase = Phase::Closing;
+        self.deadline_ns = Some(cx.now_ns.saturating_add(CLOSE_TIMEOUT_NS));
+        self.close_reason = Some((reply_text, error));
+        self.release(cx.shard);
+    }
+
+    /// Has the caller close the socket.
+    fn close(&mut self, shard: &mut Shard, reason: String, error: bool) {
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Closed;
+            self.deadline_ns = None;
+            self.actions.push_back(Action::Close { reason, error });
+        }
+        self.release(shard);
+    }
+
+    /// Gives everything back to the shard.
+    fn release(&mut self, shard: &mut Shard) {
+        self.parked = None;
+        self.updating_secret = false;
+        self.login = None;
+        self.link.confirming = Vec::new();
+        if std::mem::replace(&mut self.released, true) {
+            return;
+        }
+        for mut channel in std::mem::take(&mut self.channels).into_iter().flatten() {
+            channel.release(shard);
+        }
+        shard.close_connection(self.link.id);
+    }
+
+    /// The input is no frame; where the next one begins is unknown, so the peer's answer cannot be waited for.
+    fn lost_sync(&mut self, cx: &mut Context<'_>, error: FrameError, input: &[u8]) {
+        let kind = input.first().copied().unwrap_or_default();
+        let detail = match error {
+            FrameError::UnknownType(_) => "unknown_frame".to_owned(),
+            FrameError::TooLarge { size, frame_max } => {
+                let overhead = frame::OVERHEAD_BYTES as u64;
+                let (size, limit) = (size - overhead, u64::from(frame_max).saturating_sub(overhead));
+                format!("{{frame_too_large,{size},{limit}}}")
+            }
+            FrameError::BadEnd(octet) => format!("{{invalid_frame_end_marker,{octet}}}"),
+        };
+        let exception = Exception::new(code::FRAME_ERROR, format!("type {kind}: {detail}"));
+        self.fail(cx, &exception, (0, 0));
+        self.close(cx.shard, exception.reply_text(), true);
+    }
+
+    /// Begins to take in a body frame of which only a part is there. Returns how many bytes it took.
+    fn begin_body(&mut self, input: &[u8]) -> usize {
+        let Some(&[kind, c1, c0, s3, s2, s1, s0]) = input.first_chunk::<{ frame::HEAD_BYTES }>() else {
+            return 0;
+        };
+        let channel = u16::from_be_bytes([c1, c0]);
+        let left = u32::from_be_bytes([s3, s2, s1, s0]) as usize;
+        let fits = || {
+            let channel = self.channels.get(usize::from(channel))?.as_ref()?;
+            Some(!channel.closing && channel.takes_body(left))
+        };
+        if kind != FrameKind::Body as u8 || self.phase != Phase::Open || fits() != Some(true) {
+            return 0;
+        }
+        self.partial = Some(PartialBody { channel, left });
+        frame::HEAD_BYTES
+    }
+
+    /// Takes in more of a body frame. Returns how many bytes it took.
+    fn continue_body(&mut self, cx: &mut Context<'_>, partial: PartialBody, input: &[u8]) -> usize {
+        let number = partial.channel;
+        let part = &input[..input.len().min(partial.left)];
+        let left = partial.left - part.len();
+        let channel = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut);
+        let mut channel = channel.filter(|channel| !channel.closing);
+        if let Some(channel) = channel.as_deref_mut() {
+            channel.append_body(cx.shard, part);
+        }
+        match input.get(part.len()) {
+            Some(&frame::END) if left == 0 => {
+                self.partial = None;
+                if let Some(channel) = channel {
+                    let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+                    let result = channel.body_ended(&mut env);
+                    self.finish(cx, number, result);
+                }
+                part.len() + 1
+            }
+            Some(&octet) => {
+                self.lost_sync(cx, FrameError::BadEnd(octet), &[FrameKind::Body as u8]);
+                part.len()
+            }
+            None => {
+                self.partial = Some(PartialBody { channel: number, left });
+                part.len()
+            }
+        }
+    }
+
+    /// Sends a heartbeat when it is time, and notices a silent peer.
+    fn beat(&mut self, cx: &mut Context<'_>) {
+        if !self.reading || self.blocked || self.is_parked() {
+            self.last_heard_ns = cx.now_ns;
+        }
+        if cx.now_ns.saturating_sub(self.last_heard_ns) >= 2 * self.heartbeat_ns {
+            self.link.counters.faults.timeout += 1;
+            let seconds = self.heartbeat_ns / 1_000_000_000;
+            return self.close(cx.shard, format!("missed heartbeats from client, timeout: {seconds}s"), true);
+        }
+        if cx.now_ns >= self.next_heartbeat_ns {
+            cx.out.extend_from_slice(&frame::HEARTBEAT);
+            self.next_heartbeat_ns = cx.now_ns + self.heartbeat_ns / 2;
+        }
+    }
+}
+
+impl Phase {
+    /// RabbitMQ's name for it.
+    fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Authenticating => "securing",
+            Phase::Tuning => "tuning",
+            Phase::Opening => "opening",
+            Phase::Open => "running",
+            Phase::Closing => "closing",
+            Phase::Closed => "closed",
+        }
+    }
+}
