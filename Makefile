@@ -10,9 +10,9 @@ PYTHON  := .cache/venv/bin/python
 CHECKED := target/checked/fulmar
 
 # What `make test` runs, in this order.
-STEPS := tidy lint unit doctest docs
+STEPS := tidy lint unit doctest docs fuzz miri
 
-.PHONY: help run build test $(STEPS) book interop clean
+.PHONY: help run build test $(STEPS) book interop loom clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -47,6 +47,18 @@ doctest: ## Run the examples in the documentation of the code
 docs: ## Check the book and the README: summary complete, no dead link
 	@scripts/install python
 	@$(PYTHON) scripts/check_docs.py
+
+loom: ## Check the models of the rings and of the sleep protocol between shards
+	@scripts/install build
+	RUSTFLAGS='--cfg loom' cargo test --quiet --release --package fulmar-core --lib --target-dir target/loom loom_
+
+fuzz: ## Fuzz each target for a minute from the kept corpus (SECONDS_EACH=… for another time)
+	@scripts/install build fuzz
+	@scripts/fuzz
+
+miri: ## Run the unsafe code under Miri, where a toolchain has it
+	@scripts/install build
+	@scripts/miri
 
 book: ## Build the book in docs/book (compiles mdBook the first time)
 	@scripts/install book
