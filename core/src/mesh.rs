@@ -149,7 +149,9 @@ impl<T: Send> MeshEnd<T> {
         let mut has_news = false;
         for peer in &mut self.peers {
             if peer.has_sent {
-                peer.outgoing.iter_mut().for_each(|outgoing| drop(outgoing.ring.publish()));
+                for outgoing in &mut peer.outgoing {
+                    outgoing.ring.publish();
+                }
             }
             has_news |= peer.has_sent | peer.has_received;
         }

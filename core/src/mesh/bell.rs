@@ -37,7 +37,9 @@ impl Bell {
 
     /// The owner announces its sleep; it has to look at its rings once more afterwards.
     pub(super) fn lie_down(&self, wants_room: bool) {
-        self.flag.0.store(if wants_room { FOR_ITEMS_OR_ROOM } else { FOR_ITEMS }, Ordering::Relaxed);
+        // An exchange, so that the flag goes up after whatever `ring` took down, in loom's eyes too, which keeps open
+        // where a plain store falls among exchanges that its thread has not seen.
+        self.flag.0.swap(if wants_room { FOR_ITEMS_OR_ROOM } else { FOR_ITEMS }, Ordering::Relaxed);
         // Pairs with the one in `announce`.
         fence(Ordering::SeqCst);
     }

@@ -225,24 +225,40 @@ mod whole {
 /// run in which the sleeper misses the item and the sender misses the flag, and reports a deadlock.
 #[cfg(loom)]
 mod loom_models {
-    use loom::sync::Notify;
+    use loom::sync::{Condvar, Mutex};
 
     use super::*;
 
-    struct Waker(Notify);
+    /// A thread's sleep, as a waker of the transport has it: a wake before the wait ends it at once.
+    struct Sleep {
+        woken: Mutex<bool>,
+        changed: Condvar,
+    }
 
-    impl Wake for Waker {
+    impl Wake for Sleep {
         fn wake(&self) {
-            self.0.notify();
+            *self.woken.lock().unwrap() = true;
+            self.changed.notify_one();
         }
     }
 
-    fn pair(slots: usize) -> (MeshEnd<u32>, Arc<Waker>, MeshEnd<u32>, Arc<Waker>) {
-        let wakers: [Arc<Waker>; 2] = std::array::from_fn(|_| Arc::new(Waker(Notify::new())));
+    impl Sleep {
+        fn wait(&self) {
+            let mut woken = self.woken.lock().unwrap();
+            while !*woken {
+                woken = self.changed.wait(woken).unwrap();
+            }
+            *woken = false;
+        }
+    }
+
+    fn pair(slots: usize) -> (MeshEnd<u32>, Arc<Sleep>, MeshEnd<u32>, Arc<Sleep>) {
+        let wakers: [Arc<Sleep>; 2] =
+            std::array::from_fn(|_| Arc::new(Sleep { woken: Mutex::new(false), changed: Condvar::new() }));
         let mut ends = mesh(wakers.iter().map(|waker| waker.clone() as Arc<dyn Wake>).collect(), slots);
         let (b, a) = (ends.pop().unwrap(), ends.pop().unwrap());
-        let [waker_a, waker_b] = wakers;
-        (a, waker_a, b, waker_b)
+        let [sleep_a, sleep_b] = wakers;
+        (a, sleep_a, b, sleep_b)
     }
 
     fn bounded(model: impl Fn() + Send + Sync + 'static) {
@@ -255,7 +271,7 @@ mod loom_models {
     #[test]
     fn loom_no_wake_up_for_an_item_is_lost() {
         bounded(|| {
-            let (mut a, _, mut b, waker_b) = pair(2);
+            let (mut a, _, mut b, sleep_b) = pair(2);
             let receiver = loom::thread::spawn(move || {
                 let mut seen = 0;
                 while seen < 2 {
@@ -266,7 +282,7 @@ mod loom_models {
                         }
                         None => {
                             if b.prepare_sleep() {
-                                waker_b.0.wait();
+                                sleep_b.wait();
                                 b.awake();
                             }
                         }
@@ -285,7 +301,7 @@ mod loom_models {
     #[test]
     fn loom_no_wake_up_for_room_is_lost() {
         bounded(|| {
-            let (mut a, waker_a, mut b, waker_b) = pair(1);
+            let (mut a, sleep_a, mut b, sleep_b) = pair(1);
             let receiver = loom::thread::spawn(move || {
                 let mut seen = 0;
                 while seen < 2 {
@@ -296,7 +312,7 @@ mod loom_models {
                         }
                         None => {
                             if b.prepare_sleep() {
-                                waker_b.0.wait();
+                                sleep_b.wait();
                                 b.awake();
                             }
                         }
@@ -305,12 +321,16 @@ mod loom_models {
             });
             (0..2).for_each(|n| a.send(ShardId(1), Lane::Data, n));
             a.publish();
-            while a.has_backlog() {
-                if a.prepare_sleep() {
-                    waker_a.0.wait();
+            loop {
+                a.publish();
+                if !a.has_backlog() {
+                    break;
+                }
+                // Preparing may itself move the backlog on; then nobody needs to be waited for.
+                if a.prepare_sleep() && a.has_backlog() {
+                    sleep_a.wait();
                     a.awake();
                 }
-                a.publish();
             }
             receiver.join().unwrap();
         });
