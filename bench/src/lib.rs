@@ -1,1 +1,184 @@
-//! Fulmar's load and latency harness.
+//! Fulmar's load and latency harness: `fulmar bench`.
+//!
+//! * [`schedule`], [`histogram`], [`tracker`], [`timeline`]: when messages are due, and what became of them.
+//! * [`driver`], [`wire`], [`batch`]: AMQP 0-9-1 for setting up, for reading and for writing at speed.
+//! * [`load`]: publishers and consumers on threads. The same for every target.
+//! * [`target`], [`broker`], [`floor`]: what is put under load; the floor is a server that only moves bytes, on the broker's own
+//!   reactor, so that what a broker's logic costs can be told from what the kernel costs.
+//! * [`measure`], [`report`]: one run and its figures; [`ratio`] interleaves runs against several targets.
+//! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
+
+pub mod batch;
+pub mod broker;
+pub mod clock;
+pub mod driver;
+pub mod floor;
+pub mod histogram;
+pub mod load;
+pub mod measure;
+pub mod options;
+pub mod poll;
+pub mod ratio;
+pub mod report;
+pub mod scale;
+pub mod schedule;
+pub mod socket;
+pub mod target;
+pub mod timeline;
+pub mod tracker;
+pub mod url;
+pub mod wire;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use crate::broker::BrokerOptions;
+use crate::driver::DriverError;
+use crate::floor::Floor;
+use crate::load::LoadError;
+use crate::measure::{Measured, measure};
+use crate::options::{FloorMode, FloorOptions, LoadOptions};
+
+/// Exit status when a schedule could not be kept.
+const SCHEDULE_MISSED: u8 = 3;
+
+/// Measures a broker, and the floor beneath it.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Print one JSON object a line instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How many messages a second go through a broker.
+    Throughput {
+        #[command(flatten)]
+        broker: BrokerOptions,
+        #[command(flatten)]
+        load: LoadOptions,
+    },
+    /// How long messages take through a broker at a constant rate, counted from when each should have left. Exits
+    /// with 3 if the rate could not be kept.
+    Latency {
+        #[command(flatten)]
+        broker: BrokerOptions,
+        /// Messages a second, from all publishers together.
+        #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+        rate: u64,
+        #[command(flatten)]
+        load: LoadOptions,
+    },
+    /// The same load against a server without broker logic, on the broker's own reactor: throughput, then latency.
+    Floor {
+        #[command(flatten)]
+        floor: FloorOptions,
+        /// Messages a second for the latency.
+        #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+        rate: u64,
+        #[command(flatten)]
+        load: LoadOptions,
+    },
+    /// Floor, broker and peer in turns, with medians and ratios.
+    Ratio(ratio::RatioArgs),
+    /// Opens idle connections and tells what each costs the broker in memory.
+    Connections(scale::ConnectionsArgs),
+    /// Declares many queues with bindings in one pipeline and tells how long that takes.
+    Declare(scale::DeclareArgs),
+    /// Deletes a queue with many bindings beside a publisher and tells how long that holds up its messages.
+    DeleteStall(scale::DeleteStallArgs),
+}
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The options do not go together.
+    #[error("{0}")]
+    Options(String),
+    /// The broker could not be set up for the load.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The load ended early.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The system refused something.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+/// Runs `fulmar bench`.
+pub fn run(args: BenchArgs) -> ExitCode {
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("fulmar bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
+    let json = args.json;
+    match args.command {
+        Command::Throughput { broker, load } => {
+            let broker = broker.start(&[])?;
+            let measured = measure(&broker.target(), &load, None)?;
+            measured.report("throughput").print(json);
+            Ok(verdict(&measured))
+        }
+        Command::Latency { broker, rate, load } => {
+            let broker = broker.start(&[])?;
+            let measured = measure(&broker.target(), &load, Some(rate))?;
+            measured.report("latency").print(json);
+            Ok(verdict(&measured))
+        }
+        Command::Floor { floor, rate, load } => run_floor(floor, rate, &load, json),
+        Command::Ratio(args) => ratio::run(&args, json),
+        Command::Connections(args) => scale::connections(&args).map(|report| done(&report, json)),
+        Command::Declare(args) => scale::declare(&args).map(|report| done(&report, json)),
+        Command::DeleteStall(args) => scale::delete_stall(&args).map(|report| done(&report, json)),
+    }
+}
+
+fn run_floor(
+    options: FloorOptions,
+    rate: u64,
+    load: &LoadOptions,
+    json: bool,
+) -> Result<ExitCode, BenchError> {
+    let mut code = ExitCode::SUCCESS;
+    let name = if options.mode == FloorMode::Echo { "echo" } else { "relay" };
+    for rate in [None, Some(rate)] {
+        let floor = Floor::start(options, load.publishers)?;
+        let measured = measure(&floor.target(), load, rate)?;
+        let what = if rate.is_some() { "latency" } else { "throughput" };
+        measured
+            .report(&format!("floor, {name} on {}, {}, {what}", floor.io_name(), options.idle))
+            .print(json);
+        if !measured.kept_schedule() || !measured.is_sound() {
+            code = verdict(&measured);
+        }
+    }
+    Ok(code)
+}
+
+fn verdict(measured: &Measured) -> ExitCode {
+    if !measured.is_sound() {
+        eprintln!("fulmar bench: messages were lost, duplicated, reordered or refused");
+        ExitCode::FAILURE
+    } else if !measured.kept_schedule() {
+        eprintln!("fulmar bench: the schedule could not be kept");
+        ExitCode::from(SCHEDULE_MISSED)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn done(report: &report::Report, json: bool) -> ExitCode {
+    report.print(json);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,87 @@
+//! Waiting for sockets, and the little else that needs the system directly.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+/// Descriptors to wait for; kept between waits.
+#[derive(Default)]
+pub struct PollSet(Vec<libc::pollfd>);
+
+impl PollSet {
+    /// Forgets all descriptors.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Waits also for `socket`, to be readable, writable or both.
+    pub fn add(&mut self, socket: &impl AsRawFd, readable: bool, writable: bool) {
+        let fd: RawFd = socket.as_raw_fd();
+        let events = if readable { libc::POLLIN } else { 0 } | if writable { libc::POLLOUT } else { 0 };
+        self.0.push(libc::pollfd { fd, events, revents: 0 });
+    }
+
+    /// Until one is ready or the time is over.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let timeout = libc::timespec {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // SAFETY: the pointer and the length are those of a vector that outlives the call; the mask may be null.
+        let ready = unsafe {
+            libc::ppoll(self.0.as_mut_ptr(), self.0.len() as libc::nfds_t, &timeout, std::ptr::null())
+        };
+        match ready {
+            0.. => Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+/// Makes timed waits of this thread end on time instead of up to 50 µs later.
+pub fn wake_on_time() {
+    // SAFETY: takes plain numbers. Failure leaves the default, which costs only accuracy.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+}
+
+/// Binds this thread to the last of the processors that it may use, as the broker does with a single shard.
+///
+/// # Errors
+/// The system's.
+pub fn pin_to_last_processor() -> io::Result<()> {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set of processors is a bit field, for which zero is a value; both calls get its address and size.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut processors = (0..libc::CPU_SETSIZE as usize).rev();
+        let last = processors.find(|&cpu| libc::CPU_ISSET(cpu, &allowed)).unwrap_or(0);
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(last, &mut one);
+        if libc::sched_setaffinity(0, size, &one) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Lets this process have as many descriptors as the system allows; returns how many that is.
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get the address of a local. Failure leaves the limit that there was.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+    limit.rlim_cur
+}

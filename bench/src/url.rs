@@ -1,0 +1,130 @@
+//! `amqp://user:password@host:port/vhost`.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+/// Where a broker is and who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url {
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: String,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Virtual host.
+    pub vhost: String,
+}
+
+impl Default for Url {
+    fn default() -> Self {
+        Url {
+            user: "guest".into(),
+            password: "guest".into(),
+            host: "127.0.0.1".into(),
+            port: 5672,
+            vhost: "/".into(),
+        }
+    }
+}
+
+impl Url {
+    /// The first address that the host resolves to.
+    ///
+    /// # Errors
+    /// The host is not known.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        (self.host.as_str(), self.port)
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| std::io::Error::other(format!("{} has no address", self.host)))
+    }
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text.strip_prefix("amqp://").ok_or("a URL begins with amqp://")?;
+        let (authority, vhost) = match rest.split_once('/') {
+            Some((authority, vhost)) if !vhost.is_empty() => (authority, decode(vhost)?),
+            Some((authority, _)) => (authority, "/".into()),
+            None => (rest, "/".into()),
+        };
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("guest:guest", authority));
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let (host, port) = match host.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => {
+                (host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
+            }
+            _ => (host, 5672),
+        };
+        if host.is_empty() {
+            return Err("a URL names a host".into());
+        }
+        let host = host.trim_start_matches('[').trim_end_matches(']').into();
+        Ok(Url { user: decode(user)?, password: decode(password)?, host, port, vhost })
+    }
+}
+
+impl fmt::Display for Url {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "amqp://{}@{}:{}/{}", self.user, self.host, self.port, self.vhost.replace('/', "%2f"))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first == b'%' {
+            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+            let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            bytes.push(byte.ok_or_else(|| format!("{text:?} has a % without two hexadecimal digits"))?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| format!("{text:?} is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_urls_apart() {
+        let url: Url = "amqp://u%40x:p%3a@[::1]:5673/a%2Fb".parse().unwrap();
+        assert_eq!((url.user.as_str(), url.password.as_str()), ("u@x", "p:"));
+        assert_eq!((url.host.as_str(), url.port, url.vhost.as_str()), ("::1", 5673, "a/b"));
+        let url: Url = "amqp://localhost".parse().unwrap();
+        assert_eq!((url.user.as_str(), url.port, url.vhost.as_str()), ("guest", 5672, "/"));
+        let url: Url = "amqp://guest:guest@127.0.0.1:1/".parse().unwrap();
+        assert_eq!((url.port, url.vhost.as_str()), (1, "/"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_url() {
+        for text in ["localhost", "amqps://x", "amqp://", "amqp://h:x1/", "amqp://h/%2", "amqp://h/%zz"] {
+            assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn does_not_show_the_password() {
+        let url: Url = "amqp://guest:secret@h/".parse().unwrap();
+        assert!(!format!("{url} {url:?}").contains("secret"));
+    }
+}
