@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use fulmar_amqp_0_9_1::codec::{FrameKind, Method, fast, frame};
 use fulmar_transport::{
     AnyTransport, Config, ConnId, Event, Idle, IoChoice, RecvBuf, Transport, Wait, Waker,
 };
 
+use crate::driver::FRAME_MAX_BYTES;
 use crate::options::{FloorIo, FloorMode, FloorOptions};
 use crate::poll::pin_to_last_processor;
 use crate::target::Target;
@@ -48,6 +50,9 @@ impl Floor {
             match options.io {
                 FloorIo::Uring => serve(IoChoice::Uring, options, &stopped, &tell),
                 FloorIo::Epoll => serve(IoChoice::Epoll, options, &stopped, &tell),
+                FloorIo::Blocking if options.mode == FloorMode::Messages => {
+                    Err(io::Error::other("--mode messages runs on uring and epoll"))
+                }
                 FloorIo::Blocking => serve_blocking(options.mode, pairs, &tell),
             }
         })?;
@@ -64,7 +69,7 @@ impl Floor {
     /// Where to send the load.
     pub fn target(&self) -> Target {
         match self.options.mode {
-            FloorMode::Relay => Target::Relay(self.address),
+            FloorMode::Relay | FloorMode::Messages => Target::Relay(self.address),
             FloorMode::Echo => Target::Echo(self.address),
         }
     }
@@ -112,6 +117,8 @@ struct Relay<T> {
     accepted: Vec<ConnId>,
     /// By the index of a connection: where its bytes go.
     routes: Vec<Option<Route>>,
+    /// By the index of a publisher's connection.
+    assemblers: Vec<Assembler>,
 }
 
 #[derive(Clone, Copy)]
@@ -130,6 +137,7 @@ impl<T: Transport> Relay<T> {
             high_water_bytes: Config::default().high_water_bytes,
             accepted: Vec::new(),
             routes: Vec::new(),
+            assemblers: Vec::new(),
         }
     }
 
@@ -179,7 +187,11 @@ impl<T: Transport> Relay<T> {
         let Some(output) = self.transport.output(route.to) else { return };
         // Taken out for a moment, since the received bytes lie in the transport too.
         let mut output = std::mem::take(output);
-        output.extend_from_slice(self.transport.bytes(buf));
+        let bytes = self.transport.bytes(buf);
+        match self.mode {
+            FloorMode::Relay | FloorMode::Echo => output.extend_from_slice(bytes),
+            FloorMode::Messages => self.assemblers[route.from.index as usize].deliver(bytes, &mut output),
+        }
         if let Some(place) = self.transport.output(route.to) {
             *place = output;
         }
@@ -192,7 +204,7 @@ impl<T: Transport> Relay<T> {
         let from_to = match self.mode {
             FloorMode::Echo => Some((conn, conn)),
             // The consumer of a pair comes first.
-            FloorMode::Relay => match self.accepted.pop() {
+            FloorMode::Relay | FloorMode::Messages => match self.accepted.pop() {
                 Some(consumer) => Some((conn, consumer)),
                 None => {
                     self.accepted.push(conn);
@@ -204,7 +216,49 @@ impl<T: Transport> Relay<T> {
             let index = from.index as usize;
             self.routes.resize(self.routes.len().max(index + 1), None);
             self.routes[index] = Some(Route { to, from });
+            self.assemblers.resize_with(self.routes.len(), Assembler::default);
         }
+    }
+}
+
+/// Makes deliveries of a publisher's messages: the least that AMQP 0-9-1 asks of a broker.
+#[derive(Default)]
+struct Assembler {
+    /// The beginning of a frame whose end has not come.
+    rest: Vec<u8>,
+    delivery_tag: u64,
+}
+
+impl Assembler {
+    fn deliver(&mut self, bytes: &[u8], output: &mut Vec<u8>) {
+        if self.rest.is_empty() {
+            let taken = self.take(bytes, output);
+            self.rest.extend_from_slice(&bytes[taken..]);
+        } else {
+            let mut rest = std::mem::take(&mut self.rest);
+            rest.extend_from_slice(bytes);
+            let taken = self.take(&rest, output);
+            rest.drain(..taken);
+            self.rest = rest;
+        }
+    }
+
+    fn take(&mut self, input: &[u8], output: &mut Vec<u8>) -> usize {
+        let mut at = 0;
+        while let Some((frame, taken)) =
+            frame::parse(&input[at..], FRAME_MAX_BYTES).expect("the load generator writes frames")
+        {
+            at += taken;
+            if frame.kind == FrameKind::Method
+                && let Ok(Method::BasicPublish { exchange, routing_key, .. }) = Method::decode(frame.payload)
+            {
+                self.delivery_tag += 1;
+                fast::deliver(frame.channel, b"c", self.delivery_tag, false, exchange, routing_key, output);
+            } else {
+                frame.encode(output);
+            }
+        }
+        at
     }
 }
 
@@ -216,7 +270,7 @@ fn serve_blocking(mode: FloorMode, pairs: usize, tell: &mpsc::Sender<Ready>) -> 
         for _ in 0..pairs {
             let consumer = listener.accept()?.0;
             let publisher = match mode {
-                FloorMode::Relay => listener.accept()?.0,
+                FloorMode::Relay | FloorMode::Messages => listener.accept()?.0,
                 FloorMode::Echo => consumer.try_clone()?,
             };
             scope.spawn(move || copy(publisher, consumer));
@@ -235,5 +289,49 @@ fn copy(mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
             return to.shutdown(Shutdown::Both);
         }
         to.write_all(&buffer[..received])?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fulmar_transport::IdleStrategy;
+
+    use super::*;
+    use crate::measure::measure;
+    use crate::options::tests::options;
+
+    fn sound_in_each_mode(io: FloorIo, modes: &[FloorMode]) {
+        for &mode in modes {
+            for idle in [IdleStrategy::Adaptive, IdleStrategy::Block] {
+                let load =
+                    options(["--seconds", "0.1", "--warmup", "0", "--size", "3000", "--client", "block"]);
+                for rate in [None, Some(1_000)] {
+                    let floor = match Floor::start(FloorOptions { mode, io, idle }, 1) {
+                        Ok(floor) => floor,
+                        Err(refused) if io == FloorIo::Uring => return eprintln!("skipped: {refused}"),
+                        Err(error) => panic!("{error}"),
+                    };
+                    let run = measure(&floor.target(), &load, rate).unwrap();
+                    assert!(run.is_sound(), "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
+                    assert!(run.outcome.published > 50, "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
+                    assert_eq!(run.latencies().count > 50, rate.is_some());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_message_comes_through_io_uring() {
+        sound_in_each_mode(FloorIo::Uring, &[FloorMode::Relay, FloorMode::Messages, FloorMode::Echo]);
+    }
+
+    #[test]
+    fn every_message_comes_through_epoll() {
+        sound_in_each_mode(FloorIo::Epoll, &[FloorMode::Relay, FloorMode::Messages, FloorMode::Echo]);
+    }
+
+    #[test]
+    fn every_message_comes_through_blocking_reads() {
+        sound_in_each_mode(FloorIo::Blocking, &[FloorMode::Relay, FloorMode::Echo]);
     }
 }

@@ -38,7 +38,7 @@ use crate::driver::DriverError;
 use crate::floor::Floor;
 use crate::load::LoadError;
 use crate::measure::{Measured, measure};
-use crate::options::{FloorMode, FloorOptions, LoadOptions};
+use crate::options::{FloorOptions, LoadOptions};
 
 /// Exit status when a schedule could not be kept.
 const SCHEDULE_MISSED: u8 = 3;
@@ -151,13 +151,17 @@ fn run_floor(
     json: bool,
 ) -> Result<ExitCode, BenchError> {
     let mut code = ExitCode::SUCCESS;
-    let name = if options.mode == FloorMode::Echo { "echo" } else { "relay" };
     for rate in [None, Some(rate)] {
         let floor = Floor::start(options, load.publishers)?;
         let measured = measure(&floor.target(), load, rate)?;
         let what = if rate.is_some() { "latency" } else { "throughput" };
         measured
-            .report(&format!("floor, {name} on {}, {}, {what}", floor.io_name(), options.idle))
+            .report(&format!(
+                "floor, {} on {}, {}, {what}",
+                options.mode.name(),
+                floor.io_name(),
+                options.idle
+            ))
             .print(json);
         if !measured.kept_schedule() || !measured.is_sound() {
             code = verdict(&measured);

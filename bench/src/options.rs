@@ -143,7 +143,7 @@ impl LoadOptions {
 /// What the floor's server is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub struct FloorOptions {
-    /// Relay: from a publisher to a consumer; echo: back to the sender.
+    /// What the server does with what it gets.
     #[arg(long, value_enum, default_value = "relay")]
     pub mode: FloorMode,
     /// What moves the bytes.
@@ -159,8 +159,21 @@ pub struct FloorOptions {
 pub enum FloorMode {
     /// Sends what one connection brings to another.
     Relay,
+    /// Takes messages apart and puts deliveries together, as a broker must, but routes and keeps nothing.
+    Messages,
     /// Sends back what it gets.
     Echo,
+}
+
+impl FloorMode {
+    /// Its name, as options and reports use it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FloorMode::Relay => "relay",
+            FloorMode::Messages => "messages",
+            FloorMode::Echo => "echo",
+        }
+    }
 }
 
 /// What moves the floor's bytes.

@@ -34,6 +34,9 @@ pub struct RatioArgs {
     /// Idle strategy for the throughput.
     #[arg(long, value_name = "IDLE", default_value_t = IdleStrategy::Adaptive)]
     throughput_idle: IdleStrategy,
+    /// What the floor does.
+    #[arg(long, value_enum, default_value = "relay")]
+    floor_mode: FloorMode,
     /// What moves the floor's bytes.
     #[arg(long, value_enum, default_value = "uring")]
     io: FloorIo,
@@ -164,7 +167,7 @@ impl RatioArgs {
 
     fn interleaved(&self, case: &Case) -> Result<Runs, BenchError> {
         let mut runs = Runs::default();
-        let options = FloorOptions { mode: FloorMode::Relay, io: self.io, idle: case.idle };
+        let options = FloorOptions { mode: self.floor_mode, io: self.io, idle: case.idle };
         for _ in 0..self.interleave {
             let floor = Floor::start(options, case.load.publishers)?;
             runs.floor.push(measure(&floor.target(), &case.load, case.rate)?);
