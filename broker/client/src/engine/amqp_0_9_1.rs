@@ -1,0 +1,611 @@
+//! The client's side of an AMQP 0-9-1 connection.
+
+use std::time::{Duration, Instant};
+
+use fulmar_amqp_0_9_1::codec::frame::{
+    self, ContentHeader, Frame, FrameError, FrameKind, HEARTBEAT, MIN_FRAME_MAX_BYTES, OVERHEAD_BYTES,
+};
+use fulmar_amqp_0_9_1::codec::method::class;
+use fulmar_amqp_0_9_1::codec::table::encode_table;
+use fulmar_amqp_0_9_1::codec::{CodecError, Method, PROTOCOL_HEADER, TableRef, fast, properties, reply_code};
+use fulmar_core::{Table, Value};
+
+use super::Event;
+use crate::message::{Message, Publish};
+use crate::request::{Binding, Destination, QueueInfo, Reply, Request, Settle};
+use crate::{Error, Options};
+
+/// Room taken for a body before any of it has come.
+const BODY_RESERVE_BYTES: u64 = 1 << 20;
+
+/// Where the connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    AwaitStart,
+    AwaitTune,
+    AwaitOpenOk,
+    Open,
+    Closing,
+    Closed,
+}
+
+/// One connection, from the protocol header to the close.
+pub(crate) struct Engine {
+    options: Options,
+    phase: Phase,
+    /// What to send.
+    out: Vec<u8>,
+    frame_max: u32,
+    channel_max: u16,
+    heartbeat: Option<Duration>,
+    last_received: Instant,
+    last_sent: Instant,
+    /// Content that is on its way, by channel.
+    contents: Vec<Option<Content>>,
+    /// Properties under construction, kept for their memory.
+    scratch: Vec<u8>,
+}
+
+/// A method that carries content, with as much of it as has come.
+struct Content {
+    carrier: Carrier,
+    message: Message,
+    /// Bytes of the body that are missing; `None` before the header.
+    missing: Option<u64>,
+}
+
+enum Carrier {
+    Deliver { delivery_tag: u64, redelivered: bool },
+    Return { code: u16, text: String },
+    GetOk { delivery_tag: u64, redelivered: bool, message_count: u32 },
+}
+
+impl Engine {
+    /// Begins with the protocol header in the output.
+    pub(crate) fn new(options: Options, now: Instant) -> Self {
+        Engine {
+            frame_max: options.frame_max_bytes.max(MIN_FRAME_MAX_BYTES),
+            options,
+            phase: Phase::AwaitStart,
+            out: PROTOCOL_HEADER.to_vec(),
+            channel_max: 0,
+            heartbeat: None,
+            last_received: now,
+            last_sent: now,
+            contents: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Whether requests may be written.
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether the handshake has come to the login and not past it: where brokers that dislike the user hang up.
+    pub(crate) fn is_logging_in(&self) -> bool {
+        self.phase == Phase::AwaitTune
+    }
+
+    /// Highest channel number.
+    pub(crate) fn channel_max(&self) -> u16 {
+        self.channel_max
+    }
+
+    /// Bytes waiting to be sent.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The output so far, to copy what a call has just written.
+    pub(crate) fn output(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Takes the output; `spare` is used for what comes next.
+    pub(crate) fn take_output(&mut self, spare: Vec<u8>, now: Instant) -> Vec<u8> {
+        self.last_sent = now;
+        std::mem::replace(&mut self.out, spare)
+    }
+
+    /// Writes whole frames, encoded earlier for a connection with the same limits.
+    pub(crate) fn write_raw(&mut self, frames: &[u8]) {
+        self.out.extend_from_slice(frames);
+    }
+
+    /// Takes frames from `input`, appends what they mean to `events`, and returns how many bytes were taken.
+    ///
+    /// # Errors
+    /// The peer does not keep to the protocol; the connection is of no more use.
+    pub(crate) fn receive(
+        &mut self,
+        input: &[u8],
+        now: Instant,
+        events: &mut Vec<Event>,
+    ) -> Result<usize, Error> {
+        if !input.is_empty() {
+            self.last_received = now;
+        }
+        let mut taken = 0;
+        while self.phase != Phase::Closed {
+            let rest = &input[taken..];
+            if self.phase == Phase::AwaitStart && rest.first() == Some(&PROTOCOL_HEADER[0]) {
+                return Err(Error::Protocol("it does not speak AMQP 0-9-1".into()));
+            }
+            let Some((frame, len)) = frame::parse(rest, self.frame_max).map_err(bad_frame)? else {
+                return Ok(taken);
+            };
+            taken += len;
+            self.frame(frame, events)?;
+        }
+        Ok(input.len())
+    }
+
+    /// When [`Engine::tick`] has something to do.
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        let heartbeat = self.heartbeat?;
+        Some((self.last_sent + heartbeat / 2).min(self.last_received + heartbeat * 2))
+    }
+
+    /// Time passes: keeps the connection alive, and notices a silent peer. While the caller does not read
+    /// (`listening` is false) silence means nothing.
+    ///
+    /// # Errors
+    /// The peer has been silent for twice the heartbeat's time.
+    pub(crate) fn tick(&mut self, now: Instant, listening: bool) -> Result<(), Error> {
+        let Some(heartbeat) = self.heartbeat else {
+            return Ok(());
+        };
+        if !listening {
+            self.last_received = now;
+        }
+        if now >= self.last_received + heartbeat * 2 {
+            let silence = now - self.last_received;
+            return Err(Error::ConnectionLost(format!("nothing was heard for {} s", silence.as_secs())));
+        }
+        if now >= self.last_sent + heartbeat / 2 {
+            if self.out.is_empty() {
+                self.out.extend_from_slice(&HEARTBEAT);
+            }
+            self.last_sent = now;
+        }
+        Ok(())
+    }
+
+    /// Asks the broker to end the connection; [`Event::Closed`] follows. Nothing may be written after it.
+    pub(crate) fn close(&mut self) {
+        if self.phase == Phase::Open {
+            let close = Method::ConnectionClose {
+                reply_code: reply_code::REPLY_SUCCESS,
+                reply_text: b"goodbye",
+                class_id: 0,
+                method_id: 0,
+            };
+            close.encode(0, &mut self.out);
+            self.phase = Phase::Closing;
+        }
+    }
+
+    /// Writes a request.
+    pub(crate) fn request(&mut self, channel: u16, request: &Request) {
+        let mut arguments = Vec::new();
+        let method = method_of(request, &mut arguments);
+        method.encode(channel, &mut self.out);
+        if matches!(request, Request::OpenChannel) {
+            let index = usize::from(channel);
+            if self.contents.len() <= index {
+                self.contents.resize_with(index + 1, || None);
+            }
+            self.contents[index] = None;
+        }
+    }
+
+    /// Writes a message.
+    pub(crate) fn publish(&mut self, channel: u16, publish: &Publish<'_>) {
+        self.scratch.clear();
+        match publish.properties {
+            Some(properties) => properties.encode(&mut self.scratch),
+            None => self.scratch.extend_from_slice(&properties::EMPTY),
+        }
+        let (exchange, routing_key) = (publish.exchange.as_bytes(), publish.routing_key.as_bytes());
+        fast::publish(channel, exchange, routing_key, publish.mandatory, false, &mut self.out);
+        frame::encode_content(channel, &self.scratch, publish.body, self.frame_max, &mut self.out);
+    }
+
+    /// Most bytes that the encoded properties of a message may have.
+    pub(crate) fn max_properties_bytes(&self) -> usize {
+        self.frame_max as usize - OVERHEAD_BYTES - 12
+    }
+
+    /// Settles a delivery.
+    pub(crate) fn settle(&mut self, channel: u16, delivery_tag: u64, settle: Settle) {
+        match settle {
+            Settle::Ack { multiple } => fast::ack(channel, delivery_tag, multiple, &mut self.out),
+            Settle::Nack { multiple, requeue } => {
+                fast::nack(channel, delivery_tag, multiple, requeue, &mut self.out);
+            }
+            Settle::Reject { requeue } => {
+                Method::BasicReject { delivery_tag, requeue }.encode(channel, &mut self.out);
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: Frame<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
+        match frame.kind {
+            FrameKind::Heartbeat => Ok(()),
+            FrameKind::Method => {
+                let method = Method::decode(frame.payload).map_err(bad_content)?;
+                if frame.channel == 0 {
+                    self.connection_method(method, events)
+                } else {
+                    self.channel_method(frame.channel, method, events)
+                }
+            }
+            FrameKind::Header => self.content_header(frame.channel, frame.payload, events),
+            FrameKind::Body => self.content_body(frame.channel, frame.payload, events),
+        }
+    }
+
+    fn connection_method(&mut self, method: Method<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
+        match (self.phase, method) {
+            (Phase::AwaitStart, Method::ConnectionStart { mechanisms, .. }) => {
+                if !mechanisms.split(|&byte| byte == b' ').any(|mechanism| mechanism == b"PLAIN") {
+                    let offered = String::from_utf8_lossy(mechanisms).into_owned();
+                    return Err(self.login_error(&format!("PLAIN is not among its mechanisms ({offered})")));
+                }
+                self.start_ok();
+                self.phase = Phase::AwaitTune;
+            }
+            (Phase::AwaitTune, Method::ConnectionTune { channel_max, frame_max, heartbeat }) => {
+                self.tune(channel_max, frame_max, heartbeat);
+                self.phase = Phase::AwaitOpenOk;
+            }
+            (Phase::AwaitOpenOk, Method::ConnectionOpenOk) => {
+                self.phase = Phase::Open;
+                events.push(Event::Connected);
+            }
+            (phase, Method::ConnectionClose { reply_code, reply_text, .. }) => {
+                Method::ConnectionCloseOk.encode(0, &mut self.out);
+                self.phase = Phase::Closed;
+                let text = String::from_utf8_lossy(reply_text).into_owned();
+                let refused = reply_code == reply_code::ACCESS_REFUSED && phase != Phase::Open;
+                events.push(Event::Closed(match phase {
+                    // Both sides closed at once.
+                    Phase::Closing => Ok(()),
+                    _ if refused => Err(self.login_error(&text)),
+                    _ => Err(Error::ConnectionClosed { code: reply_code, text }),
+                }));
+            }
+            (Phase::Closing, Method::ConnectionCloseOk) => {
+                self.phase = Phase::Closed;
+                events.push(Event::Closed(Ok(())));
+            }
+            (Phase::Open | Phase::Closing, Method::ConnectionBlocked { reason }) => {
+                events.push(Event::Blocked(Some(String::from_utf8_lossy(reason).into_owned())));
+            }
+            (Phase::Open | Phase::Closing, Method::ConnectionUnblocked) => events.push(Event::Blocked(None)),
+            (_, method) => return Err(unexpected(method.name())),
+        }
+        Ok(())
+    }
+
+    fn start_ok(&mut self) {
+        let mut capabilities = Table::default();
+        for name in [
+            "publisher_confirms",
+            "exchange_exchange_bindings",
+            "basic.nack",
+            "consumer_cancel_notify",
+            "connection.blocked",
+            "authentication_failure_close",
+        ] {
+            capabilities.set(name.as_bytes(), Value::Bool(true));
+        }
+        let mut properties = Table::default();
+        let mut set = |name: &str, text: &str| properties.set(name.as_bytes(), Value::Text(text.into()));
+        set("product", "fulmar-client");
+        set("version", env!("CARGO_PKG_VERSION"));
+        set("platform", "Rust");
+        if let Some(name) = &self.options.connection_name {
+            set("connection_name", name);
+        }
+        properties.set(b"capabilities", Value::Table(capabilities));
+        let mut encoded = Vec::new();
+        encode_table(&properties, &mut encoded);
+        let response = format!("\0{}\0{}", self.options.user, self.options.password.0);
+        let start_ok = Method::ConnectionStartOk {
+            client_properties: TableRef::new(&encoded),
+            mechanism: b"PLAIN",
+            response: response.as_bytes(),
+            locale: b"en_US",
+        };
+        start_ok.encode(0, &mut self.out);
+    }
+
+    /// Agrees on the smaller of both sides' limits, where 0 stands for none.
+    fn tune(&mut self, channel_max: u16, frame_max: u32, heartbeat_s: u16) {
+        fn smaller<T: Ord + Default>(a: T, b: T) -> T {
+            let none = T::default();
+            if a == none {
+                b
+            } else if b == none {
+                a
+            } else {
+                a.min(b)
+            }
+        }
+        self.channel_max = smaller(channel_max, u16::MAX);
+        self.frame_max = smaller(frame_max, self.frame_max).max(MIN_FRAME_MAX_BYTES);
+        let heartbeat_s = smaller(heartbeat_s, self.options.heartbeat_s);
+        self.heartbeat = (heartbeat_s > 0).then(|| Duration::from_secs(heartbeat_s.into()));
+        let tune_ok = Method::ConnectionTuneOk {
+            channel_max: self.channel_max,
+            frame_max: self.frame_max,
+            heartbeat: heartbeat_s,
+        };
+        tune_ok.encode(0, &mut self.out);
+        let open = Method::ConnectionOpen { virtual_host: self.options.virtual_host.as_bytes() };
+        open.encode(0, &mut self.out);
+    }
+
+    fn login_error(&self, text: &str) -> Error {
+        Error::Login {
+            address: self.options.address(),
+            user: self.options.user.clone(),
+            text: text.to_owned(),
+        }
+    }
+
+    fn channel_method(
+        &mut self,
+        channel: u16,
+        method: Method<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        if !matches!(self.phase, Phase::Open | Phase::Closing) || usize::from(channel) >= self.contents.len()
+        {
+            return Err(unexpected(method.name()));
+        }
+        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if self.contents[usize::from(channel)].is_some() && !matches!(method, Method::ChannelClose { .. }) {
+            return Err(unexpected(method.name()));
+        }
+        let reply = match method {
+            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
+                let carrier = Carrier::Deliver { delivery_tag, redelivered };
+                self.begin_content(channel, carrier, Message::begin(consumer_tag, exchange, routing_key));
+                return Ok(());
+            }
+            Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key, message_count } => {
+                let carrier = Carrier::GetOk { delivery_tag, redelivered, message_count };
+                self.begin_content(channel, carrier, Message::begin(b"", exchange, routing_key));
+                return Ok(());
+            }
+            Method::BasicReturn { reply_code, reply_text, exchange, routing_key } => {
+                let carrier = Carrier::Return { code: reply_code, text: lossy(reply_text) };
+                self.begin_content(channel, carrier, Message::begin(b"", exchange, routing_key));
+                return Ok(());
+            }
+            Method::BasicAck { delivery_tag, multiple } => {
+                events.push(Event::Confirmed { channel, sequence: delivery_tag, multiple, acked: true });
+                return Ok(());
+            }
+            Method::BasicNack { delivery_tag, multiple, .. } => {
+                events.push(Event::Confirmed { channel, sequence: delivery_tag, multiple, acked: false });
+                return Ok(());
+            }
+            Method::BasicCancel { consumer_tag, no_wait } => {
+                if !no_wait {
+                    Method::BasicCancelOk { consumer_tag }.encode(channel, &mut self.out);
+                }
+                events.push(Event::ConsumerCancelled { channel, consumer_tag: lossy(consumer_tag) });
+                return Ok(());
+            }
+            Method::ChannelFlow { active } => {
+                Method::ChannelFlowOk { active }.encode(channel, &mut self.out);
+                events.push(Event::Flow { channel, active });
+                return Ok(());
+            }
+            Method::ChannelClose { reply_code, reply_text, .. } => {
+                Method::ChannelCloseOk.encode(channel, &mut self.out);
+                self.contents[usize::from(channel)] = None;
+                let error = Error::ChannelClosed { code: reply_code, text: lossy(reply_text) };
+                events.push(Event::ChannelClosed { channel, error });
+                return Ok(());
+            }
+            Method::QueueDeclareOk { queue, message_count, consumer_count } => {
+                Reply::Queue(QueueInfo { name: lossy(queue), message_count, consumer_count })
+            }
+            Method::QueuePurgeOk { message_count } | Method::QueueDeleteOk { message_count } => {
+                Reply::Count(message_count)
+            }
+            Method::BasicGetEmpty => Reply::Empty,
+            Method::ChannelOpenOk
+            | Method::ChannelCloseOk
+            | Method::ExchangeDeclareOk
+            | Method::ExchangeDeleteOk
+            | Method::ExchangeBindOk
+            | Method::ExchangeUnbindOk
+            | Method::QueueBindOk
+            | Method::QueueUnbindOk
+            | Method::BasicQosOk
+            | Method::BasicConsumeOk { .. }
+            | Method::BasicCancelOk { .. }
+            | Method::BasicRecoverOk
+            | Method::ConfirmSelectOk
+            | Method::TxSelectOk
+            | Method::TxCommitOk
+            | Method::TxRollbackOk => Reply::Done,
+            other => return Err(unexpected(other.name())),
+        };
+        events.push(Event::Reply { channel, reply });
+        Ok(())
+    }
+
+    fn begin_content(&mut self, channel: u16, carrier: Carrier, message: Message) {
+        self.contents[usize::from(channel)] = Some(Content { carrier, message, missing: None });
+    }
+
+    fn content_header(&mut self, channel: u16, payload: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
+        let header = ContentHeader::parse(payload).map_err(bad_content)?;
+        let slot = self.contents.get_mut(usize::from(channel)).and_then(Option::as_mut);
+        let Some(content) =
+            slot.filter(|content| content.missing.is_none() && header.class_id == class::BASIC)
+        else {
+            return Err(unexpected("a content header"));
+        };
+        let reserve = header.body_size.min(BODY_RESERVE_BYTES) as usize;
+        content.message.push_properties(header.properties, reserve);
+        content.missing = Some(header.body_size);
+        if header.body_size == 0 {
+            self.finish_content(channel, events);
+        }
+        Ok(())
+    }
+
+    fn content_body(&mut self, channel: u16, payload: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
+        let slot = self.contents.get_mut(usize::from(channel)).and_then(Option::as_mut);
+        let Some(Content { message, missing: Some(missing), .. }) = slot else {
+            return Err(unexpected("a content body"));
+        };
+        *missing = missing
+            .checked_sub(payload.len() as u64)
+            .ok_or_else(|| Error::Protocol("a body is longer than its header said".into()))?;
+        message.push_body(payload);
+        if *missing == 0 {
+            self.finish_content(channel, events);
+        }
+        Ok(())
+    }
+
+    fn finish_content(&mut self, channel: u16, events: &mut Vec<Event>) {
+        let Some(Content { carrier, message, .. }) = self.contents[usize::from(channel)].take() else {
+            return;
+        };
+        events.push(match carrier {
+            Carrier::Deliver { delivery_tag, redelivered } => {
+                Event::Delivered { channel, delivery_tag, redelivered, message }
+            }
+            Carrier::Return { code, text } => Event::Returned { channel, code, text, message },
+            Carrier::GetOk { delivery_tag, redelivered, message_count } => {
+                let reply = Reply::Got { delivery_tag, redelivered, message, message_count };
+                Event::Reply { channel, reply }
+            }
+        });
+    }
+}
+
+/// The method of a request; `arguments` holds its table while it is encoded.
+fn method_of<'a>(request: &'a Request, arguments: &'a mut Vec<u8>) -> Method<'a> {
+    let mut table = |table: &Table| encode_table(table, arguments);
+    match request {
+        Request::DeclareExchange { options, .. } => table(&options.arguments),
+        Request::DeclareQueue { options, .. } => table(&options.arguments),
+        Request::Consume { options, .. } => table(&options.arguments),
+        Request::Bind(binding) | Request::Unbind(binding) => table(&binding.arguments),
+        _ => {}
+    }
+    let arguments = TableRef::new(arguments);
+    match request {
+        Request::OpenChannel => Method::ChannelOpen,
+        Request::CloseChannel => Method::ChannelClose {
+            reply_code: reply_code::REPLY_SUCCESS,
+            reply_text: b"goodbye",
+            class_id: 0,
+            method_id: 0,
+        },
+        Request::DeclareExchange { exchange, options, passive } => Method::ExchangeDeclare {
+            exchange: exchange.as_bytes(),
+            type_: options.kind.as_bytes(),
+            passive: *passive,
+            durable: options.durable,
+            auto_delete: options.auto_delete,
+            internal: options.internal,
+            no_wait: false,
+            arguments,
+        },
+        Request::DeleteExchange { exchange, if_unused } => {
+            Method::ExchangeDelete { exchange: exchange.as_bytes(), if_unused: *if_unused, no_wait: false }
+        }
+        Request::DeclareQueue { queue, options, passive } => Method::QueueDeclare {
+            queue: queue.as_bytes(),
+            passive: *passive,
+            durable: options.durable,
+            exclusive: options.exclusive,
+            auto_delete: options.auto_delete,
+            no_wait: false,
+            arguments,
+        },
+        Request::DeleteQueue { queue, if_unused, if_empty } => Method::QueueDelete {
+            queue: queue.as_bytes(),
+            if_unused: *if_unused,
+            if_empty: *if_empty,
+            no_wait: false,
+        },
+        Request::PurgeQueue { queue } => Method::QueuePurge { queue: queue.as_bytes(), no_wait: false },
+        Request::Bind(Binding { kind, destination, source, routing_key, .. }) => match kind {
+            Destination::Exchange => Method::ExchangeBind {
+                destination: destination.as_bytes(),
+                source: source.as_bytes(),
+                routing_key: routing_key.as_bytes(),
+                no_wait: false,
+                arguments,
+            },
+            Destination::Queue => Method::QueueBind {
+                queue: destination.as_bytes(),
+                exchange: source.as_bytes(),
+                routing_key: routing_key.as_bytes(),
+                no_wait: false,
+                arguments,
+            },
+        },
+        Request::Unbind(Binding { kind, destination, source, routing_key, .. }) => match kind {
+            Destination::Exchange => Method::ExchangeUnbind {
+                destination: destination.as_bytes(),
+                source: source.as_bytes(),
+                routing_key: routing_key.as_bytes(),
+                no_wait: false,
+                arguments,
+            },
+            Destination::Queue => Method::QueueUnbind {
+                queue: destination.as_bytes(),
+                exchange: source.as_bytes(),
+                routing_key: routing_key.as_bytes(),
+                arguments,
+            },
+        },
+        Request::Qos { prefetch_count, global } => {
+            Method::BasicQos { prefetch_size: 0, prefetch_count: *prefetch_count, global: *global }
+        }
+        Request::Consume { queue, options } => Method::BasicConsume {
+            queue: queue.as_bytes(),
+            consumer_tag: options.consumer_tag.as_bytes(),
+            no_local: false,
+            no_ack: options.no_ack,
+            exclusive: options.exclusive,
+            no_wait: false,
+            arguments,
+        },
+        Request::Cancel { consumer_tag } => {
+            Method::BasicCancel { consumer_tag: consumer_tag.as_bytes(), no_wait: false }
+        }
+        Request::Get { queue, no_ack } => Method::BasicGet { queue: queue.as_bytes(), no_ack: *no_ack },
+        Request::Recover => Method::BasicRecover { requeue: true },
+        Request::SelectConfirms => Method::ConfirmSelect { no_wait: false },
+        Request::SelectTx => Method::TxSelect,
+        Request::CommitTx => Method::TxCommit,
+        Request::RollbackTx => Method::TxRollback,
+    }
+}
+
+fn bad_frame(error: FrameError) -> Error {
+    Error::Protocol(error.to_string())
+}
+
+fn bad_content(error: CodecError) -> Error {
+    Error::Protocol(error.to_string())
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::Protocol(format!("{what} came where it is not allowed"))
+}

@@ -1,0 +1,154 @@
+//! What a client asks of a broker, whatever the protocol.
+
+use fulmar_core::Table;
+
+use crate::message::Message;
+
+/// How to declare an exchange.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExchangeOptions {
+    /// `direct`, `fanout`, `topic`, `headers`, or a type of the broker's own.
+    pub kind: String,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Goes when its last binding does.
+    pub auto_delete: bool,
+    /// Takes messages from other exchanges alone.
+    pub internal: bool,
+    /// Further arguments, `alternate-exchange` for one.
+    pub arguments: Table,
+}
+
+impl ExchangeOptions {
+    /// Of a type, neither durable nor anything else.
+    pub fn new(kind: &str) -> Self {
+        ExchangeOptions {
+            kind: kind.to_owned(),
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            arguments: Table::default(),
+        }
+    }
+
+    /// Durable.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+}
+
+/// How to declare a queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueOptions {
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// For this connection alone, and gone with it.
+    pub exclusive: bool,
+    /// Goes with its last consumer.
+    pub auto_delete: bool,
+    /// Further arguments: `x-message-ttl`, `x-max-length`, ….
+    pub arguments: Table,
+}
+
+impl QueueOptions {
+    /// Durable.
+    pub fn durable() -> Self {
+        QueueOptions { durable: true, ..Default::default() }
+    }
+
+    /// Exclusive.
+    pub fn exclusive() -> Self {
+        QueueOptions { exclusive: true, ..Default::default() }
+    }
+}
+
+/// How to consume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConsumeOptions {
+    /// Name of the consumer on its channel; empty for one that is made up.
+    pub consumer_tag: String,
+    /// Deliveries count as settled when they are sent.
+    pub no_ack: bool,
+    /// No other consumer may use the queue.
+    pub exclusive: bool,
+    /// Further arguments: `x-priority`, ….
+    pub arguments: Table,
+}
+
+impl ConsumeOptions {
+    /// Without acknowledgements.
+    pub fn no_ack() -> Self {
+        ConsumeOptions { no_ack: true, ..Default::default() }
+    }
+}
+
+/// A queue, as its declaration told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// Its name; the broker's choice where none was given.
+    pub name: String,
+    /// Messages that are ready.
+    pub message_count: u32,
+    /// Consumers.
+    pub consumer_count: u32,
+}
+
+/// Exchange or queue, as the destination of a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Exchange,
+    Queue,
+}
+
+/// A binding.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Binding {
+    pub kind: Destination,
+    pub destination: String,
+    pub source: String,
+    pub routing_key: String,
+    pub arguments: Table,
+}
+
+/// A request on a channel, answered by one [`Reply`] in the order of the requests.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Request {
+    OpenChannel,
+    CloseChannel,
+    DeclareExchange { exchange: String, options: ExchangeOptions, passive: bool },
+    DeleteExchange { exchange: String, if_unused: bool },
+    DeclareQueue { queue: String, options: QueueOptions, passive: bool },
+    DeleteQueue { queue: String, if_unused: bool, if_empty: bool },
+    PurgeQueue { queue: String },
+    Bind(Binding),
+    Unbind(Binding),
+    Qos { prefetch_count: u16, global: bool },
+    Consume { queue: String, options: ConsumeOptions },
+    Cancel { consumer_tag: String },
+    Get { queue: String, no_ack: bool },
+    Recover,
+    SelectConfirms,
+    SelectTx,
+    CommitTx,
+    RollbackTx,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    Done,
+    Queue(QueueInfo),
+    Count(u32),
+    Got { delivery_tag: u64, redelivered: bool, message: Message, message_count: u32 },
+    Empty,
+}
+
+/// How a delivery is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settle {
+    Ack { multiple: bool },
+    Nack { multiple: bool, requeue: bool },
+    Reject { requeue: bool },
+}
