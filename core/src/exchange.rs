@@ -3,9 +3,17 @@
 //! A type is one implementation of [`ExchangeType`] in a file of its own and one line in [`TYPES`]. An instance holds
 //! the bindings of one exchange, arranged for routing; all else (names, identity, who may do what) is the topology's.
 
+mod consistent_hash;
+mod delayed;
 mod direct;
 mod fanout;
+mod headers;
+mod random;
+#[cfg(test)]
+pub(crate) mod tests;
+mod topic;
 
+use crate::hash::Map;
 use crate::request::ExchangeOptions;
 use crate::topology::{BindingEntry, Routable};
 use crate::{Name, Refusal, Table};
@@ -24,8 +32,15 @@ pub struct Registration {
 pub const TYPES: &[Registration] = &[
     Registration { name: "direct", arguments: &[], make: |_| Ok(Box::<direct::Direct>::default()) },
     Registration { name: "fanout", arguments: &[], make: |_| Ok(Box::<fanout::Fanout>::default()) },
-    Registration { name: "topic", arguments: &[], make: |_| Ok(Box::<direct::Direct>::default()) },
-    Registration { name: "headers", arguments: &[], make: |_| Ok(Box::<fanout::Fanout>::default()) },
+    Registration { name: "topic", arguments: &[], make: |_| Ok(Box::<topic::Topic>::default()) },
+    Registration { name: "headers", arguments: &[], make: |_| Ok(Box::<headers::Headers>::default()) },
+    Registration {
+        name: "x-consistent-hash",
+        arguments: consistent_hash::ARGUMENTS,
+        make: consistent_hash::make,
+    },
+    Registration { name: "x-random", arguments: &[], make: |_| Ok(Box::<random::Random>::default()) },
+    Registration { name: "x-delayed-message", arguments: delayed::ARGUMENTS, make: delayed::make },
 ];
 
 /// The type of that name.
@@ -104,7 +119,9 @@ pub trait ExchangeType: Send {
 
 /// Kept between messages so that routing allocates nothing.
 #[derive(Default)]
-pub struct Scratch {}
+pub struct Scratch {
+    topic: topic::TopicScratch,
+}
 
 /// Destinations in order, each as often as it was put in.
 #[derive(Default)]
@@ -119,5 +136,36 @@ impl Destinations {
     fn remove(&mut self, destination: Destination) {
         let place = self.0.binary_search(&destination).expect("a removed destination was put in");
         self.0.remove(place);
+    }
+}
+
+/// Items by the number of their binding, side by side; an order that depends only on what was done before.
+struct Listed<T> {
+    items: Vec<(u32, T)>,
+    places: Map<u32, u32>,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Listed { items: Vec::new(), places: Map::default() }
+    }
+}
+
+impl<T> Listed<T> {
+    fn insert(&mut self, binding: u32, item: T) {
+        self.places.insert(binding, self.items.len() as u32);
+        self.items.push((binding, item));
+    }
+
+    fn remove(&mut self, binding: u32) {
+        let place = self.places.remove(&binding).expect("a removed binding was put in");
+        self.items.swap_remove(place as usize);
+        if let Some((moved, _)) = self.items.get(place as usize) {
+            self.places.insert(*moved, place);
+        }
+    }
+
+    fn items(&self) -> impl ExactSizeIterator<Item = &T> {
+        self.items.iter().map(|(_, item)| item)
     }
 }

@@ -29,6 +29,7 @@ use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostI
 
 use bindings::Bindings;
 pub use cache::RouteCache;
+pub(crate) use route::Marks;
 
 /// One change to the topology. The ordered list of changes is what shards replicate, what will be stored and what
 /// will be reported to management. Applying the same list gives the same replica.
