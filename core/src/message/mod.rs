@@ -4,6 +4,11 @@
 //! Its bytes lie in one buffer: exchange, routing key, encoded properties, body. Buffers come from a pool, so that
 //! steady traffic allocates nothing. Between shards the buffer moves, one copy for each further shard.
 
+mod pool;
+mod store;
+
+pub use store::{Message, MessageStore};
+
 use crate::{Name, Table, Value};
 
 /// A message held by this shard. A plain handle: whoever holds one owes a [`crate::Shard::release`].

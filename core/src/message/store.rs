@@ -1,0 +1,392 @@
+//! The messages of one shard: a slab of counted entries over a pool of buffers.
+
+use super::pool::BufferPool;
+use super::{Encoding, MessageHeader, MessageId, MessageView};
+use crate::{Limits, ShardId};
+
+/// Most bytes taken for a body on its sender's word alone.
+const PROMISED_BODY_BYTES: u64 = 64 * 1024;
+
+/// A message as a value: what moves between shards. Its buffer should end in a [`MessageStore`] again.
+pub struct Message {
+    encoding: &'static dyn Encoding,
+    /// Exchange, routing key, properties, body.
+    bytes: Vec<u8>,
+    key_at: u32,
+    properties_at: u32,
+    body_at: u32,
+    /// Length of the body as announced; only its pace of growth depends on it.
+    announced_bytes: u64,
+    ttl_ms: Option<u64>,
+    /// The shard whose pool the buffer belongs to.
+    origin: ShardId,
+    priority: u8,
+    persistent: bool,
+    has_headers: bool,
+}
+
+impl Message {
+    /// A look at the message.
+    pub fn view(&self) -> MessageView<'_> {
+        let (key, properties, body) =
+            (self.key_at as usize, self.properties_at as usize, self.body_at as usize);
+        MessageView {
+            encoding: self.encoding,
+            exchange: &self.bytes[..key],
+            routing_key: &self.bytes[key..properties],
+            properties: &self.bytes[properties..body],
+            body: &self.bytes[body..],
+        }
+    }
+
+    /// Exchange and routing key in one, and the length of the exchange's name: what a route depends on.
+    pub(crate) fn address(&self) -> (&[u8], usize) {
+        (&self.bytes[..self.properties_at as usize], self.key_at as usize)
+    }
+
+    /// Length of the body.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.bytes.len() - self.body_at as usize
+    }
+
+    /// Length of everything, for accounts.
+    pub(crate) fn total_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn ttl_ms(&self) -> Option<u64> {
+        self.ttl_ms
+    }
+
+    pub(crate) fn priority(&self) -> u8 {
+        self.priority
+    }
+
+    pub(crate) fn has_headers(&self) -> bool {
+        self.has_headers
+    }
+}
+
+struct Entry {
+    /// `None` while the slot is free.
+    message: Option<Message>,
+    /// References; in a free slot, the next free one.
+    references: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// The messages that a shard holds.
+///
+/// 1. A message lives while somebody counts on it: [`MessageStore::begin`] and [`MessageStore::insert`] give one
+///    reference, [`MessageStore::retain`] more, [`MessageStore::release`] takes one.
+/// 2. Memory is taken as bytes arrive, never on a sender's word beyond 64 KiB.
+/// 3. Messages of a steady size cost no allocation.
+pub struct MessageStore {
+    entries: Vec<Entry>,
+    free: u32,
+    live: u32,
+    held_bytes: u64,
+    pool: BufferPool,
+    shard: ShardId,
+    /// Emptied buffers that belong to other shards' pools.
+    foreign: Vec<(ShardId, Vec<u8>)>,
+}
+
+impl MessageStore {
+    /// An empty store on `shard`.
+    pub fn new(shard: ShardId, limits: &Limits) -> Self {
+        MessageStore {
+            entries: Vec::new(),
+            free: NONE,
+            live: 0,
+            held_bytes: 0,
+            pool: BufferPool::new(limits.pool_bytes),
+            shard,
+            foreign: Vec::new(),
+        }
+    }
+
+    /// Starts a message; its body follows by [`MessageStore::append`].
+    pub fn begin(&mut self, header: &MessageHeader<'_>) -> MessageId {
+        let head = header.exchange.len() + header.routing_key.len() + header.properties.len();
+        let body = header.body_bytes.min(PROMISED_BODY_BYTES) as usize;
+        let mut bytes = self.pool.take(head + body);
+        bytes.extend_from_slice(header.exchange);
+        let key_at = offset(bytes.len());
+        bytes.extend_from_slice(header.routing_key);
+        let properties_at = offset(bytes.len());
+        bytes.extend_from_slice(header.properties);
+        let body_at = offset(bytes.len());
+        self.insert(Message {
+            encoding: header.encoding,
+            bytes,
+            key_at,
+            properties_at,
+            body_at,
+            announced_bytes: header.body_bytes,
+            ttl_ms: header.ttl_ms,
+            origin: self.shard,
+            priority: header.priority,
+            persistent: header.persistent,
+            has_headers: header.has_headers,
+        })
+    }
+
+    /// Adds to the body of a message that nobody shares yet.
+    pub fn append(&mut self, id: MessageId, body: &[u8]) {
+        let message = self.entries[id.0 as usize].message.as_mut().expect("the message is held");
+        let needed = message.bytes.len() + body.len();
+        if needed > message.bytes.capacity() {
+            let announced = usize::try_from(message.announced_bytes).unwrap_or(usize::MAX);
+            let whole = announced.saturating_add(message.body_at as usize);
+            let mut larger = self.pool.take(needed.max(whole.min(2 * message.bytes.capacity())));
+            larger.extend_from_slice(&message.bytes);
+            self.held_bytes += larger.capacity() as u64;
+            self.held_bytes -= message.bytes.capacity() as u64;
+            self.pool.put(std::mem::replace(&mut message.bytes, larger));
+        }
+        message.bytes.extend_from_slice(body);
+    }
+
+    /// Takes in a message made elsewhere, with one reference.
+    pub(crate) fn insert(&mut self, message: Message) -> MessageId {
+        self.held_bytes += message.bytes.capacity() as u64;
+        self.live += 1;
+        let entry = Entry { message: Some(message), references: 1 };
+        if self.free == NONE {
+            let index = offset(self.entries.len());
+            self.entries.push(entry);
+            return MessageId(index);
+        }
+        let index = self.free;
+        let slot = &mut self.entries[index as usize];
+        self.free = slot.references;
+        *slot = entry;
+        MessageId(index)
+    }
+
+    /// The message behind a handle.
+    pub(crate) fn get(&self, id: MessageId) -> &Message {
+        self.entries[id.0 as usize].message.as_ref().expect("the message is held")
+    }
+
+    /// A look at a message.
+    pub fn view(&self, id: MessageId) -> MessageView<'_> {
+        self.get(id).view()
+    }
+
+    /// One more reference.
+    pub fn retain(&mut self, id: MessageId) {
+        let entry = &mut self.entries[id.0 as usize];
+        assert!(entry.message.is_some(), "a message is shared only while it is held");
+        entry.references += 1;
+    }
+
+    /// One reference less. The last one returns the buffer to its pool.
+    pub fn release(&mut self, id: MessageId) {
+        if let Some(message) = self.drop_reference(id) {
+            self.recycle(message.origin, message.bytes);
+        }
+    }
+
+    /// Gives up one reference and returns the message as a value: itself if that was the last reference, a copy
+    /// otherwise.
+    pub(crate) fn extract(&mut self, id: MessageId) -> Message {
+        match self.drop_reference(id) {
+            Some(message) => message,
+            None => self.copy(id),
+        }
+    }
+
+    /// A copy of a message as a value, in a buffer of this shard's pool.
+    pub(crate) fn copy(&mut self, id: MessageId) -> Message {
+        let message = self.entries[id.0 as usize].message.as_ref().expect("the message is held");
+        let mut bytes = self.pool.take(message.bytes.len());
+        bytes.extend_from_slice(&message.bytes);
+        Message { bytes, origin: self.shard, ..*message }
+    }
+
+    /// A new message like `id`, published to another address with other properties. `id` keeps its references.
+    pub(crate) fn derive(
+        &mut self,
+        id: MessageId,
+        exchange: &[u8],
+        routing_key: &[u8],
+        properties: &[u8],
+        ttl_ms: Option<u64>,
+    ) -> MessageId {
+        let message = self.entries[id.0 as usize].message.as_ref().expect("the message is held");
+        let body = &message.bytes[message.body_at as usize..];
+        let mut bytes =
+            self.pool.take(exchange.len() + routing_key.len() + properties.len() + body.len());
+        bytes.extend_from_slice(exchange);
+        let key_at = offset(bytes.len());
+        bytes.extend_from_slice(routing_key);
+        let properties_at = offset(bytes.len());
+        bytes.extend_from_slice(properties);
+        let body_at = offset(bytes.len());
+        bytes.extend_from_slice(body);
+        let derived = Message {
+            bytes,
+            key_at,
+            properties_at,
+            body_at,
+            ttl_ms,
+            origin: self.shard,
+            has_headers: true,
+            ..*message
+        };
+        self.insert(derived)
+    }
+
+    /// Takes back an emptied buffer of this shard's pool.
+    pub(crate) fn take_back(&mut self, buffer: Vec<u8>) {
+        self.pool.put(buffer);
+    }
+
+    /// An emptied buffer that belongs to another shard's pool.
+    pub(crate) fn pop_foreign(&mut self) -> Option<(ShardId, Vec<u8>)> {
+        self.foreign.pop()
+    }
+
+    /// Bytes of messages held, their buffers' capacity counted.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    /// Messages held.
+    pub fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Bytes of free buffers kept for reuse.
+    pub fn pooled_bytes(&self) -> usize {
+        self.pool.free_bytes()
+    }
+
+    fn drop_reference(&mut self, id: MessageId) -> Option<Message> {
+        let entry = &mut self.entries[id.0 as usize];
+        assert!(entry.message.is_some(), "a message is released only while it is held");
+        entry.references -= 1;
+        if entry.references > 0 {
+            return None;
+        }
+        let message = entry.message.take();
+        entry.references = self.free;
+        self.free = id.0;
+        self.live -= 1;
+        self.held_bytes -= message.as_ref().map_or(0, |message| message.bytes.capacity() as u64);
+        message
+    }
+
+    fn recycle(&mut self, origin: ShardId, buffer: Vec<u8>) {
+        if origin == self.shard {
+            self.pool.put(buffer);
+        } else {
+            self.foreign.push((origin, buffer));
+        }
+    }
+}
+
+fn offset(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("the head of a message and the slab stay below 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::Plain;
+
+    fn header(body_bytes: u64) -> MessageHeader<'static> {
+        MessageHeader {
+            encoding: &Plain,
+            exchange: b"x",
+            routing_key: b"key",
+            properties: b"props",
+            body_bytes,
+            priority: 3,
+            ttl_ms: None,
+            persistent: false,
+            has_headers: false,
+        }
+    }
+
+    fn store() -> MessageStore {
+        MessageStore::new(ShardId(0), &Limits::default())
+    }
+
+    #[test]
+    fn parts_are_found_again() {
+        let mut store = store();
+        let id = store.begin(&header(6));
+        store.append(id, b"bo");
+        store.append(id, b"dy!!");
+        let view = store.view(id);
+        assert_eq!(view.exchange, b"x");
+        assert_eq!(view.routing_key, b"key");
+        assert_eq!(view.properties, b"props");
+        assert_eq!(view.body, b"body!!");
+        assert_eq!(store.get(id).address(), (&b"xkey"[..], 1));
+        store.release(id);
+    }
+
+    #[test]
+    fn the_last_release_frees_and_the_slot_and_buffer_come_back() {
+        let mut store = store();
+        let id = store.begin(&header(0));
+        store.retain(id);
+        store.release(id);
+        assert_eq!(store.live(), 1);
+        store.release(id);
+        assert_eq!((store.live(), store.held_bytes()), (0, 0));
+        assert_eq!(store.pooled_bytes(), 64);
+        assert_eq!(store.begin(&header(0)), id);
+        assert_eq!(store.pooled_bytes(), 0);
+    }
+
+    #[test]
+    fn a_declared_size_takes_no_memory_by_itself() {
+        let mut store = store();
+        let id = store.begin(&header(100 << 20));
+        assert!(store.held_bytes() <= 2 * PROMISED_BODY_BYTES);
+        let chunk = vec![7; 50_000];
+        for _ in 0..20 {
+            store.append(id, &chunk);
+        }
+        assert_eq!(store.view(id).body.len(), 1_000_000);
+        assert!(store.held_bytes() <= 2 << 20);
+        store.release(id);
+        assert_eq!(store.held_bytes(), 0);
+    }
+
+    #[test]
+    fn extracting_moves_the_last_reference_and_copies_others() {
+        let mut store = store();
+        let id = store.begin(&header(1));
+        store.append(id, b"b");
+        let address = store.view(id).exchange.as_ptr();
+        store.retain(id);
+        let copy = store.extract(id);
+        assert_ne!(copy.view().exchange.as_ptr(), address);
+        assert_eq!(copy.view().body, b"b");
+        let moved = store.extract(id);
+        assert_eq!(moved.view().exchange.as_ptr(), address);
+        assert_eq!((store.live(), store.held_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn foreign_buffers_are_set_aside() {
+        let mut there = store();
+        let mut here = MessageStore::new(ShardId(1), &Limits::default());
+        let id = there.begin(&header(0));
+        let moved = there.extract(id);
+        let id = here.insert(moved);
+        here.release(id);
+        assert_eq!(here.pooled_bytes(), 0);
+        let (owner, buffer) = here.pop_foreign().unwrap();
+        assert_eq!(owner, ShardId(0));
+        there.take_back(buffer);
+        assert_eq!(there.pooled_bytes(), 64);
+    }
+}

@@ -1,1 +1,0 @@
-//! One queue: ordering, limits, consumers.

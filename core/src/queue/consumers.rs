@@ -1,0 +1,337 @@
+//! Who consumes from a queue, and whose turn it is.
+//!
+//! Consumers that can take a message stand in a ring for their priority. One that cannot — its prefetch is used up,
+//! its connection's window is closed, another one is the single active consumer — leaves the ring and comes back at
+//! its end, both without looking at the others.
+
+use std::collections::VecDeque;
+
+use super::unsettled::ConsumerKey;
+use crate::SessionId;
+
+/// A consumer, as its queue knows it.
+#[derive(Clone, Debug)]
+pub struct Consumer {
+    /// Whose it is.
+    pub session: SessionId,
+    /// The session's number for it.
+    pub id: u32,
+    /// Messages count as settled when handed over.
+    pub no_ack: bool,
+    /// Nobody else may consume.
+    pub exclusive: bool,
+    /// Higher ones come first.
+    pub priority: i32,
+    /// Most unsettled messages; 0 for no limit.
+    pub prefetch: u32,
+    /// The shard's account of what is under way to its connection.
+    pub account: u32,
+}
+
+/// Whether a consumer takes messages, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In its ring.
+    Able,
+    /// Prefetch used up.
+    Full,
+    /// Its connection has enough under way.
+    Parked,
+    /// Another one is the single active consumer.
+    Standby,
+}
+
+struct Entry {
+    consumer: Consumer,
+    unsettled: u32,
+    state: State,
+}
+
+struct Slot {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+struct Ring {
+    priority: i32,
+    slots: VecDeque<u32>,
+}
+
+/// The consumers of one queue.
+pub(crate) struct Consumers {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Highest priority first.
+    rings: Vec<Ring>,
+    /// In order of subscription; the first one is the active one where only one may be.
+    order: VecDeque<u32>,
+    single_active: bool,
+}
+
+impl Consumers {
+    pub(crate) fn new(single_active: bool) -> Self {
+        Consumers {
+            slots: Vec::new(),
+            free: Vec::new(),
+            rings: Vec::new(),
+            order: VecDeque::new(),
+            single_active,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Whether one of them wants the queue for itself.
+    pub(crate) fn has_exclusive(&self) -> bool {
+        self.iter().any(|consumer| consumer.exclusive)
+    }
+
+    /// All, in order of subscription.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Consumer> {
+        self.order.iter().filter_map(|&slot| Some(&self.slots[slot as usize].entry.as_ref()?.consumer))
+    }
+
+    /// The consumer of that session and number.
+    pub(crate) fn find(&self, session: SessionId, id: u32) -> Option<ConsumerKey> {
+        let slot = *self.order.iter().find(|&&slot| {
+            let entry = self.slots[slot as usize].entry.as_ref();
+            entry.is_some_and(|entry| entry.consumer.session == session && entry.consumer.id == id)
+        })?;
+        Some(ConsumerKey { slot, generation: self.slots[slot as usize].generation })
+    }
+
+    pub(crate) fn add(&mut self, consumer: Consumer) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, entry: None });
+            (self.slots.len() - 1) as u32
+        });
+        self.order.push_back(slot);
+        self.slots[slot as usize].entry = Some(Entry { consumer, unsettled: 0, state: State::Standby });
+        if !self.single_active || self.order.front() == Some(&slot) {
+            self.enter(slot);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
+        let entry = self.entry(key)?;
+        let (priority, state) = (entry.consumer.priority, entry.state);
+        if state == State::Able {
+            let ring = self.ring(priority);
+            ring.slots.retain(|&slot| slot != key.slot);
+        }
+        self.rings.retain(|ring| !ring.slots.is_empty());
+        let was_first = self.order.front() == Some(&key.slot);
+        self.order.retain(|&slot| slot != key.slot);
+        let slot = &mut self.slots[key.slot as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        let entry = slot.entry.take();
+        self.free.push(key.slot);
+        if self.single_active && was_first {
+            if let Some(&next) = self.order.front() {
+                self.enter(next);
+            }
+        }
+        entry.map(|entry| entry.consumer)
+    }
+
+    /// The consumer whose turn it is: the next one in the ring of the highest priority that has any.
+    pub(crate) fn next(&self) -> Option<(ConsumerKey, &Consumer)> {
+        let ring = self.rings.iter().find(|ring| !ring.slots.is_empty())?;
+        let slot = *ring.slots.front()?;
+        let held = &self.slots[slot as usize];
+        Some((ConsumerKey { slot, generation: held.generation }, &held.entry.as_ref()?.consumer))
+    }
+
+    /// The consumer whose turn it was has been given a message; the turn passes on.
+    pub(crate) fn served(&mut self, key: ConsumerKey) {
+        let Some(entry) = self.slots[key.slot as usize].entry.as_mut() else { return };
+        if !entry.consumer.no_ack {
+            entry.unsettled += 1;
+            if entry.consumer.prefetch != 0 && entry.unsettled >= entry.consumer.prefetch {
+                entry.state = State::Full;
+            }
+        }
+        let (priority, stays) = (entry.consumer.priority, entry.state == State::Able);
+        let ring = self.ring(priority);
+        let front = ring.slots.pop_front();
+        assert_eq!(front, Some(key.slot), "whoever is served had the turn");
+        if stays {
+            ring.slots.push_back(key.slot);
+        }
+    }
+
+    /// The consumer whose turn it is cannot take more until [`Consumers::unpark`].
+    pub(crate) fn park(&mut self, key: ConsumerKey) {
+        let Some(entry) = self.entry(key) else { return };
+        entry.state = State::Parked;
+        let priority = entry.consumer.priority;
+        let front = self.ring(priority).slots.pop_front();
+        assert_eq!(front, Some(key.slot), "whoever is parked had the turn");
+    }
+
+    /// The connection of a parked consumer takes messages again. Whether that makes it able to.
+    pub(crate) fn unpark(&mut self, key: ConsumerKey) -> bool {
+        match self.entry(key) {
+            Some(entry) if entry.state == State::Parked => self.enter(key.slot),
+            _ => false,
+        }
+    }
+
+    /// A message of this consumer was settled. Whether that makes it able to take more.
+    pub(crate) fn settled(&mut self, key: ConsumerKey) -> bool {
+        let Some(entry) = self.entry(key) else { return false };
+        entry.unsettled -= 1;
+        entry.state == State::Full && self.enter(key.slot)
+    }
+
+    /// Changes a consumer's prefetch. Whether that makes it able to take more.
+    pub(crate) fn set_prefetch(&mut self, key: ConsumerKey, prefetch: u32) -> bool {
+        let Some(entry) = self.entry(key) else { return false };
+        entry.consumer.prefetch = prefetch;
+        let full = prefetch != 0 && entry.unsettled >= prefetch;
+        match entry.state {
+            State::Full => self.enter(key.slot),
+            State::Able if full => {
+                entry.state = State::Full;
+                let priority = entry.consumer.priority;
+                self.ring(priority).slots.retain(|&slot| slot != key.slot);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Puts a consumer at the end of its ring, unless its prefetch is used up.
+    fn enter(&mut self, slot: u32) -> bool {
+        let Some(entry) = self.slots[slot as usize].entry.as_mut() else { return false };
+        if entry.consumer.prefetch != 0 && entry.unsettled >= entry.consumer.prefetch {
+            entry.state = State::Full;
+            return false;
+        }
+        entry.state = State::Able;
+        let priority = entry.consumer.priority;
+        self.ring(priority).slots.push_back(slot);
+        true
+    }
+
+    fn entry(&mut self, key: ConsumerKey) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation == key.generation { slot.entry.as_mut() } else { None }
+    }
+
+    fn ring(&mut self, priority: i32) -> &mut Ring {
+        let at = match self.rings.iter().position(|ring| ring.priority <= priority) {
+            Some(at) if self.rings[at].priority == priority => at,
+            at => {
+                let at = at.unwrap_or(self.rings.len());
+                self.rings.insert(at, Ring { priority, slots: VecDeque::new() });
+                at
+            }
+        };
+        &mut self.rings[at]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ShardId;
+
+    fn consumer(id: u32, priority: i32, prefetch: u32) -> Consumer {
+        Consumer {
+            session: SessionId { shard: ShardId(0), index: 0, generation: 0 },
+            id,
+            no_ack: false,
+            exclusive: false,
+            priority,
+            prefetch,
+            account: 0,
+        }
+    }
+
+    /// Serves whoever has the turn.
+    fn serve(consumers: &mut Consumers) -> Option<(u32, ConsumerKey)> {
+        let (key, consumer) = consumers.next()?;
+        let id = consumer.id;
+        consumers.served(key);
+        Some((id, key))
+    }
+
+    fn ids(consumers: &mut Consumers, turns: usize) -> Vec<u32> {
+        (0..turns).map_while(|_| serve(consumers)).map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn turns_go_round() {
+        let mut consumers = Consumers::new(false);
+        (1..=3).for_each(|id| consumers.add(consumer(id, 0, 0)));
+        assert_eq!(ids(&mut consumers, 5), [1, 2, 3, 1, 2]);
+    }
+
+    #[test]
+    fn higher_priority_goes_first_while_it_has_credit() {
+        let mut consumers = Consumers::new(false);
+        consumers.add(consumer(1, 0, 0));
+        consumers.add(consumer(2, 5, 2));
+        consumers.add(consumer(3, -1, 0));
+        let (_, key) = serve(&mut consumers).unwrap();
+        assert_eq!(ids(&mut consumers, 3), [2, 1, 1]);
+        assert!(consumers.settled(key));
+        assert_eq!(ids(&mut consumers, 2), [2, 1]);
+    }
+
+    #[test]
+    fn a_parked_consumer_is_passed_over_until_it_is_back() {
+        let mut consumers = Consumers::new(false);
+        consumers.add(consumer(1, 0, 0));
+        consumers.add(consumer(2, 0, 0));
+        let key = consumers.next().unwrap().0;
+        consumers.park(key);
+        assert_eq!(ids(&mut consumers, 2), [2, 2]);
+        assert!(consumers.unpark(key));
+        assert!(!consumers.unpark(key));
+        assert_eq!(ids(&mut consumers, 2), [2, 1]);
+    }
+
+    #[test]
+    fn the_single_active_consumer_is_followed_in_order() {
+        let mut consumers = Consumers::new(true);
+        (1..=3).for_each(|id| consumers.add(consumer(id, 0, 0)));
+        assert_eq!(ids(&mut consumers, 2), [1, 1]);
+        let session = SessionId { shard: ShardId(0), index: 0, generation: 0 };
+        consumers.remove(consumers.find(session, 2).unwrap());
+        assert_eq!(ids(&mut consumers, 1), [1]);
+        consumers.remove(consumers.find(session, 1).unwrap());
+        assert_eq!(ids(&mut consumers, 2), [3, 3]);
+    }
+
+    #[test]
+    fn a_key_never_reaches_the_next_user_of_its_slot() {
+        let mut consumers = Consumers::new(false);
+        consumers.add(consumer(1, 0, 1));
+        let (_, key) = serve(&mut consumers).unwrap();
+        consumers.remove(key);
+        consumers.add(consumer(2, 0, 1));
+        assert_eq!(ids(&mut consumers, 1), [2]);
+        assert!(!consumers.settled(key));
+        assert!(consumers.remove(key).is_none());
+        assert_eq!(ids(&mut consumers, 1), []);
+    }
+
+    #[test]
+    fn prefetch_can_change_while_consuming() {
+        let mut consumers = Consumers::new(false);
+        consumers.add(consumer(1, 0, 0));
+        let (_, key) = serve(&mut consumers).unwrap();
+        assert!(!consumers.set_prefetch(key, 1));
+        assert_eq!(ids(&mut consumers, 1), []);
+        assert!(consumers.set_prefetch(key, 2));
+        assert_eq!(ids(&mut consumers, 2), [1]);
+    }
+}

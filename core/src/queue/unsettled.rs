@@ -1,0 +1,127 @@
+//! Messages handed out and not settled: a slab whose tags never name a successor.
+
+use super::ready::Item;
+use crate::SessionId;
+
+/// Set in the tag of a message that was fetched, not delivered to a consumer.
+const FETCHED: u64 = 1 << 63;
+
+const NONE: u32 = u32::MAX;
+
+/// A message in a client's hands.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsettled {
+    /// The message.
+    pub item: Item,
+    /// Who has it.
+    pub session: SessionId,
+    /// The consumer that it was delivered to; `None` if it was fetched.
+    pub consumer: Option<ConsumerKey>,
+}
+
+/// A consumer's slot in its queue, with the generation of the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerKey {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+struct Slot {
+    held: Option<Unsettled>,
+    generation: u32,
+    next_free: u32,
+}
+
+/// The messages of one queue in clients' hands.
+pub(crate) struct UnsettledTable {
+    slots: Vec<Slot>,
+    free: u32,
+    len: usize,
+}
+
+/// Whether a tag names a message that was fetched rather than delivered to a consumer.
+pub(crate) fn is_fetched(tag: u64) -> bool {
+    tag & FETCHED != 0
+}
+
+impl UnsettledTable {
+    pub(crate) fn new() -> Self {
+        UnsettledTable { slots: Vec::new(), free: NONE, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Keeps a message until it is settled; returns its tag.
+    pub(crate) fn insert(&mut self, held: Unsettled) -> u64 {
+        let mark = if held.consumer.is_none() { FETCHED } else { 0 };
+        self.len += 1;
+        if self.free == NONE {
+            let index = self.slots.len() as u32;
+            self.slots.push(Slot { held: Some(held), generation: 0, next_free: NONE });
+            return u64::from(index) | mark;
+        }
+        let index = self.free;
+        let slot = &mut self.slots[index as usize];
+        self.free = slot.next_free;
+        slot.held = Some(held);
+        u64::from(slot.generation) << 32 | u64::from(index) | mark
+    }
+
+    /// Takes the message that a tag names; `None` if it has been settled.
+    pub(crate) fn remove(&mut self, tag: u64) -> Option<Unsettled> {
+        let (index, generation) = (tag as u32, ((tag & !FETCHED) >> 32) as u32);
+        let slot = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?;
+        let held = slot.held.take()?;
+        slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> 1);
+        slot.next_free = self.free;
+        self.free = index;
+        self.len -= 1;
+        Some(held)
+    }
+
+    /// Takes everything.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Item> + use<> {
+        self.len = 0;
+        self.free = NONE;
+        std::mem::take(&mut self.slots).into_iter().filter_map(|slot| slot.held.map(|held| held.item))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::ready::NEVER_NS;
+    use crate::{MessageId, ShardId};
+
+    fn unsettled(fetched: bool) -> Unsettled {
+        Unsettled {
+            item: Item {
+                sequence: 1,
+                expires_ns: NEVER_NS,
+                message: MessageId(0),
+                body_bytes: 0,
+                priority: 0,
+                redelivered: false,
+            },
+            session: SessionId { shard: ShardId(0), index: 0, generation: 0 },
+            consumer: (!fetched).then_some(ConsumerKey { slot: 0, generation: 0 }),
+        }
+    }
+
+    #[test]
+    fn a_tag_settles_once_and_never_its_successor() {
+        let mut table = UnsettledTable::new();
+        let tag = table.insert(unsettled(false));
+        assert!(table.remove(tag).is_some());
+        assert!(table.remove(tag).is_none());
+        let next = table.insert(unsettled(true));
+        assert_ne!(tag, next);
+        assert!(table.remove(tag).is_none());
+        assert!(!is_fetched(tag) && is_fetched(next));
+        assert!(table.remove(next).is_some());
+        assert!(table.remove(u64::MAX).is_none());
+        assert_eq!(table.len(), 0);
+    }
+}
