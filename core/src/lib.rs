@@ -21,6 +21,8 @@ pub mod message;
 pub mod queue;
 pub mod request;
 pub mod shard;
+#[cfg(test)]
+mod test_support;
 pub mod timers;
 pub mod topology;
 pub mod value;
@@ -29,5 +31,5 @@ pub use ids::{ConnectionId, Name, QueueId, SessionId, ShardId, VhostId};
 pub use limits::Limits;
 pub use message::{Encoding, MessageId, MessageView};
 pub use request::{Refusal, Reply, Request};
-pub use shard::{Clock, Output, Shard, ShardConfig};
+pub use shard::{Clock, Output, Shard, ShardConfig, mesh_for};
 pub use value::{Table, Value};

@@ -218,8 +218,7 @@ impl MessageStore {
     ) -> MessageId {
         let message = self.entries[id.0 as usize].message.as_ref().expect("the message is held");
         let body = &message.bytes[message.body_at as usize..];
-        let mut bytes =
-            self.pool.take(exchange.len() + routing_key.len() + properties.len() + body.len());
+        let mut bytes = self.pool.take(exchange.len() + routing_key.len() + properties.len() + body.len());
         bytes.extend_from_slice(exchange);
         let key_at = offset(bytes.len());
         bytes.extend_from_slice(routing_key);

@@ -16,12 +16,13 @@ pub(crate) use unsettled::{ConsumerKey, Unsettled, UnsettledTable, is_fetched};
 
 use crate::request::{Overflow, QueueOptions};
 use crate::topology::QueueEntry;
-use crate::{MessageId, SessionId};
+use crate::{MessageId, QueueId, SessionId};
 
 const NS_PER_MS: u64 = 1_000_000;
 
 /// One queue at its home.
 pub(crate) struct Queue {
+    id: QueueId,
     entry: Arc<QueueEntry>,
     ready: Ready,
     unsettled: UnsettledTable,
@@ -42,6 +43,7 @@ impl Queue {
     pub(crate) fn new(entry: Arc<QueueEntry>, now_ns: u64) -> Self {
         let options = &entry.options;
         Queue {
+            id: entry.id,
             ready: Ready::new(options.max_priority.unwrap_or(0)),
             unsettled: UnsettledTable::new(),
             consumers: Consumers::new(options.single_active_consumer),
@@ -54,6 +56,10 @@ impl Queue {
             had_consumers: false,
             entry,
         }
+    }
+
+    pub(crate) fn id(&self) -> QueueId {
+        self.id
     }
 
     pub(crate) fn entry(&self) -> &Arc<QueueEntry> {
@@ -93,6 +99,25 @@ impl Queue {
         };
         self.next_sequence += 1;
         self.ready.push(item);
+    }
+
+    /// Whether there is a limit to what it holds.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.max_length != usize::MAX || self.max_length_bytes != u64::MAX
+    }
+
+    /// Whether anything in it expires at some time.
+    pub(crate) fn may_expire(&self) -> bool {
+        self.ready.may_expire()
+    }
+
+    /// When it ends if nobody uses it until then; `None` while it is used or may stay.
+    pub(crate) fn unused_deadline_ns(&self) -> Option<u64> {
+        if !self.consumers.is_empty() {
+            return None;
+        }
+        let expires_ns = self.options().expires_ms?.saturating_mul(NS_PER_MS);
+        Some(self.unused_since_ns.saturating_add(expires_ns))
     }
 
     /// Whether it holds more than it may.

@@ -163,6 +163,16 @@ impl Ready {
         heads.map(|item| item.expires_ns).min().filter(|&ns| ns != NEVER_NS)
     }
 
+    /// Whether anything expires at some time.
+    pub(crate) fn may_expire(&self) -> bool {
+        self.expiring > 0
+    }
+
+    /// Everything, in order.
+    pub(crate) fn into_items(mut self) -> impl Iterator<Item = Item> + Send {
+        std::iter::from_fn(move || self.pop())
+    }
+
     fn highest(&self) -> Option<usize> {
         if self.messages == 0 {
             return None;

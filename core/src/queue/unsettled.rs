@@ -81,11 +81,9 @@ impl UnsettledTable {
         Some(held)
     }
 
-    /// Takes everything.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Item> + use<> {
-        self.len = 0;
-        self.free = NONE;
-        std::mem::take(&mut self.slots).into_iter().filter_map(|slot| slot.held.map(|held| held.item))
+    /// Everything, in no order.
+    pub(crate) fn into_items(self) -> impl Iterator<Item = Item> + Send {
+        self.slots.into_iter().filter_map(|slot| slot.held.map(|held| held.item))
     }
 }
 

@@ -1,9 +1,48 @@
 //! The engine of one shard.
+//!
+//! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
+//! [`sessions`] (connections, sessions, the gate before them), [`publish`] and [`route`] (from a session to queues),
+//! [`deliver`] and [`accounts`] (from queues to sessions and back), [`home`] (what a queue's home does for sessions
+//! anywhere), [`deadletter`], [`requests`] (what sessions ask), [`control`] (changes to the topology), [`remote`] and
+//! [`envelope`] (the lanes to other shards), [`outputs`] (what waits to be told to connections).
 
-use crate::message::{MessageHeader, MessageView};
-use crate::{
-    ConnectionId, Limits, MessageId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId, VhostId,
-};
+mod accounts;
+mod control;
+mod deadletter;
+mod deliver;
+mod envelope;
+mod home;
+mod outputs;
+mod publish;
+mod random;
+mod remote;
+mod requests;
+mod route;
+mod sessions;
+mod table;
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use accounts::Accounts;
+use control::Control;
+use deadletter::Dead;
+pub use envelope::{Envelope, mesh_for};
+use envelope::{Letter, Query};
+use home::{Queues, Trash};
+use outputs::Pending;
+use random::Random;
+use remote::ConfirmRun;
+use sessions::{Connection, Session};
+use table::Table;
+
+use crate::mesh::{Lane, MeshEnd};
+use crate::message::MessageStore;
+use crate::queue::ConsumerKey;
+use crate::timers::Timers;
+use crate::topology::{RouteCache, Topology};
+use crate::{ConnectionId, Limits, MessageId, Name, QueueId, Refusal, Reply, SessionId, ShardId, VhostId};
 
 /// The time, as the caller tells it. The core has no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,155 +146,268 @@ pub enum Output {
         consumer: u32,
     },
 }
+/// What a shard has counted since it started, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Messages published by sessions here.
+    pub published: u64,
+    /// Messages that no queue was bound for.
+    pub unroutable: u64,
+    /// Deliveries handed to connections here.
+    pub delivered: u64,
+    /// Messages fetched from queues at home here.
+    pub fetched: u64,
+    /// Messages settled by clients, at home here.
+    pub settled: u64,
+    /// Messages put back by clients, at home here.
+    pub requeued: u64,
+    /// Messages that clients rejected.
+    pub rejected: u64,
+    /// Messages that expired.
+    pub expired: u64,
+    /// Messages dropped from the head of a full queue, or refused and dead-lettered.
+    pub overflown: u64,
+    /// Messages that a full queue refused.
+    pub refused: u64,
+    /// Messages published again to a dead-letter exchange.
+    pub dead_lettered: u64,
+    /// Deliveries that needed no settlement and whose session was gone when they came.
+    pub undelivered: u64,
+    /// Queues that ended because nobody used them.
+    pub queues_expired: u64,
+    /// Queues at home here.
+    pub queues: u64,
+    /// Consumers of those queues.
+    pub consumers: u64,
+    /// Messages ready in those queues.
+    pub ready: u64,
+    /// Messages of those queues in clients' hands.
+    pub unsettled: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Messages held, in queues or on their way.
+    pub messages: u64,
+    /// Bytes of those messages' buffers.
+    pub memory_bytes: u64,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// The head of a queue expires.
+    Expiry(QueueId),
+    /// A queue has been unused for long.
+    Unused(QueueId),
+    /// A message was held back until now.
+    HeldBack(u32),
+}
 
 /// One shard: the queues at home here, the sessions of the connections that live here, a replica of the topology.
 ///
 /// A turn of its thread: [`Shard::set_clock`], calls for what arrived, [`Shard::turn`], take every
 /// [`Shard::next_output`], [`Shard::publish_lanes`].
 pub struct Shard {
-    _todo: (),
+    config: ShardConfig,
+    clock: Clock,
+    store: MessageStore,
+    topology: Topology,
+    routes: RouteCache,
+    connections: Table<Connection>,
+    sessions: Table<Session>,
+    queues: Queues,
+    accounts: Accounts,
+    /// Queues with something to do, in line.
+    ready: VecDeque<u32>,
+    outputs: VecDeque<Pending>,
+    /// Connections that have taken bytes since credit was last given.
+    creditors: Vec<ConnectionId>,
+    dead: VecDeque<Dead>,
+    held_back: Slab<(VhostId, MessageId)>,
+    timers: Timers<Due>,
+    trash: Vec<Trash>,
+    random: Random,
+    stats: Stats,
+
+    mesh: MeshEnd<Envelope>,
+    /// Used on the control shard alone.
+    control: Control,
+    applied_version: u64,
+    acknowledged_version: u64,
+    /// Answers that wait until a queue that ended here is forgotten everywhere.
+    ending: Vec<(QueueId, SessionId, Reply)>,
+    /// Exclusive queues whose connection was gone when they came to be.
+    orphans: Vec<QueueId>,
+    settles_sent: Vec<u64>,
+    settles_received: Vec<u64>,
+    early_queries: Vec<(ShardId, Box<Query>)>,
+    confirm_runs: Vec<Option<ConfirmRun>>,
+    buffers_home: Vec<Vec<Vec<u8>>>,
+    /// Shards that hold as many messages as they may, this one included.
+    pressed: Vec<bool>,
+    more_data: bool,
+
+    // Kept for their memory.
+    targets: Vec<QueueId>,
+    opened: Vec<(QueueId, ConsumerKey)>,
 }
 
 impl Shard {
+    /// A shard with its end of the lanes, which [`mesh_for`] makes.
+    pub fn new(config: ShardConfig, mesh: MeshEnd<Envelope>) -> Self {
+        assert!(config.id.0 < config.shards, "a shard is one of the shards");
+        let shards = usize::from(config.shards);
+        let limits = &config.limits;
+        Shard {
+            clock: Clock::default(),
+            store: MessageStore::new(config.id, limits),
+            topology: Topology::new(&config.vhosts, config.shards),
+            routes: RouteCache::new(limits.route_cache_entries),
+            connections: Table::new(),
+            sessions: Table::new(),
+            queues: Queues::default(),
+            accounts: Accounts::new(limits.delivery_window_bytes),
+            ready: VecDeque::new(),
+            outputs: VecDeque::new(),
+            creditors: Vec::new(),
+            dead: VecDeque::new(),
+            held_back: Slab::new(),
+            timers: Timers::default(),
+            trash: Vec::new(),
+            random: Random::new(config.seed),
+            stats: Stats::default(),
+            mesh,
+            control: Control::new(config.shards),
+            applied_version: 0,
+            acknowledged_version: 0,
+            ending: Vec::new(),
+            orphans: Vec::new(),
+            settles_sent: vec![0; shards],
+            settles_received: vec![0; shards],
+            early_queries: Vec::new(),
+            confirm_runs: vec![None; shards],
+            buffers_home: vec![Vec::new(); shards],
+            pressed: vec![false; shards],
+            more_data: false,
+            targets: Vec::new(),
+            opened: Vec::new(),
+            config,
+        }
+    }
+
     /// Tells the time. Once a turn, before anything else.
-    pub fn set_clock(&mut self, _clock: Clock) {
-        todo!()
-    }
-
-    /// Registers a connection. `owner` is the caller's handle and comes back in outputs.
-    pub fn open_connection(&mut self, _owner: u32) -> ConnectionId {
-        todo!()
-    }
-
-    /// Ends a connection: its sessions, and the exclusive queues that it declared.
-    pub fn close_connection(&mut self, _connection: ConnectionId) {
-        todo!()
-    }
-
-    /// Whether the connection can take more output. While it cannot, what is on its way to it is bounded by
-    /// `delivery_window_bytes` for each shard.
-    pub fn set_writable(&mut self, _connection: ConnectionId, _writable: bool) {
-        todo!()
-    }
-
-    /// Opens a session. `channel` comes back in outputs.
-    pub fn open_session(&mut self, _connection: ConnectionId, _channel: u16) -> SessionId {
-        todo!()
-    }
-
-    /// Ends a session and its consumers. The caller settles what it holds first; deliveries still on their way go
-    /// back to their queues. No output for the session follows.
-    pub fn close_session(&mut self, _session: SessionId) {
-        todo!()
-    }
-
-    /// Most unsettled messages of the session in all; 0 for no limit. (`basic.qos` with `global`.)
-    pub fn set_session_prefetch(&mut self, _session: SessionId, _prefetch: u32) {
-        todo!()
-    }
-
-    /// Stops or resumes deliveries to the session (`channel.flow`).
-    pub fn set_session_flow(&mut self, _session: SessionId, _active: bool) {
-        todo!()
-    }
-
-    /// The virtual host of that name.
-    pub fn vhost(&self, _name: &[u8]) -> Option<VhostId> {
-        todo!()
-    }
-
-    /// Carries out a request. `None`: the answer comes as [`Output::Reply`], and the session waits until then.
-    pub fn request(&mut self, _session: SessionId, _request: Request) -> Option<Result<Reply, Refusal>> {
-        todo!()
-    }
-
-    /// Starts a message. Its body follows by [`Shard::append_body`]. The caller owns the message until it publishes or
-    /// releases it.
-    pub fn begin_message(&mut self, _header: &MessageHeader<'_>) -> MessageId {
-        todo!()
-    }
-
-    /// Adds to the body of a message that is not complete. Memory is taken as the bytes arrive.
-    pub fn append_body(&mut self, _message: MessageId, _bytes: &[u8]) {
-        todo!()
-    }
-
-    /// Routes a complete message and hands it to its queues. Takes the message over, except as
-    /// [`Published::Unroutable`] says. `confirm`: a number that comes back in [`Output::Confirmed`] if the answer is
-    /// [`Published::Pending`].
-    ///
-    /// # Errors
-    /// [`Refusal::NoExchange`] and [`Refusal::Internal`]; the message is released.
-    pub fn publish(
-        &mut self,
-        _session: SessionId,
-        _vhost: VhostId,
-        _message: MessageId,
-        _mandatory: bool,
-        _confirm: Option<u64>,
-    ) -> Result<Published, Refusal> {
-        todo!()
-    }
-
-    /// Settles a message that was delivered to the session. A queue that has gone meanwhile is no error.
-    pub fn settle(&mut self, _session: SessionId, _queue: QueueId, _tag: u64, _settlement: Settlement) {
-        todo!()
-    }
-
-    /// A look at a message that the caller holds.
-    pub fn message(&self, _message: MessageId) -> MessageView<'_> {
-        todo!()
-    }
-
-    /// Gives a message back.
-    pub fn release(&mut self, _message: MessageId) {
-        todo!()
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
     }
 
     /// Takes in what other shards sent, serves queues that became ready, does what is due. Returns whether there was
     /// anything to do, which the caller's idle strategy wants to know.
     pub fn turn(&mut self) -> bool {
-        todo!()
-    }
-
-    /// The next thing to tell a connection.
-    pub fn next_output(&mut self) -> Option<Output> {
-        todo!()
+        self.more_data = false;
+        let mut worked = self.receive();
+        for queue in std::mem::take(&mut self.orphans) {
+            self.end_owned_queue(queue);
+        }
+        worked |= self.dispatch_ready();
+        // After dispatching, so that a message without time to live has had its chance.
+        worked |= self.do_what_is_due();
+        worked |= self.bury_dead();
+        worked |= self.empty_trash();
+        self.tell_pressure();
+        worked
     }
 
     /// Makes what this turn sent visible to the other shards and wakes those asleep. Last call of a turn.
     pub fn publish_lanes(&mut self) {
-        todo!()
+        self.give_credit();
+        if self.config.shards > 1 {
+            self.send_collected();
+            self.mesh.publish();
+        }
     }
 
     /// Announces that the thread wants to sleep. `false`: something has arrived meanwhile, take another turn.
     /// After `true`, call [`Shard::awake`] when back.
     pub fn prepare_sleep(&mut self) -> bool {
-        todo!()
+        !self.has_work() && self.mesh.prepare_sleep()
     }
 
     /// The thread is back from sleep.
     pub fn awake(&mut self) {
-        todo!()
+        self.mesh.awake();
     }
 
     /// When [`Shard::turn`] has something to do even if nothing arrives, on the monotonic clock in nanoseconds.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        todo!()
+        self.timers.next_deadline_ns()
     }
 
     /// Whether sources should stop being read: messages held have met the limit, or a lane has a backlog.
     pub fn is_congested(&self) -> bool {
-        todo!()
+        self.pressed.contains(&true) || self.mesh.has_backlog()
     }
 
     /// Bytes of messages held, their buffers' capacity counted.
     pub fn memory_bytes(&self) -> u64 {
-        todo!()
+        self.store.held_bytes()
     }
 
     /// Whether this turn left work for another turn that must not wait.
     pub fn has_work(&self) -> bool {
-        todo!()
+        !self.ready.is_empty()
+            || !self.outputs.is_empty()
+            || !self.dead.is_empty()
+            || !self.trash.is_empty()
+            || !self.orphans.is_empty()
+            || self.more_data
+    }
+
+    /// Counters, and what the shard holds now. Costs a look at every queue.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            queues: self.queues.len() as u64,
+            sessions: self.sessions.len() as u64,
+            connections: self.connections.len() as u64,
+            messages: u64::from(self.store.live()),
+            memory_bytes: self.store.held_bytes(),
+            ..self.stats
+        };
+        for queue in self.queues.iter() {
+            stats.consumers += queue.consumers.len() as u64;
+            stats.ready += queue.ready_messages() as u64;
+            stats.unsettled += queue.unsettled_messages() as u64;
+        }
+        stats
+    }
+
+    fn do_what_is_due(&mut self) -> bool {
+        let mut worked = false;
+        while let Some((_, due)) = self.timers.pop_due(self.clock.monotonic_ns) {
+            worked = true;
+            match due {
+                Due::Expiry(queue) => self.expire(queue),
+                Due::Unused(queue) => self.expire_unused(queue),
+                Due::HeldBack(slot) => {
+                    let (vhost, message) = self.held_back.remove(slot as usize);
+                    self.publish_internally(vhost, message);
+                }
+            }
+        }
+        worked
+    }
+
+    /// Tells the other shards when this one's memory fills up, and when it has emptied by a tenth again.
+    fn tell_pressure(&mut self) {
+        let own = self.config.id.index();
+        let (held, limit) = (self.store.held_bytes(), self.config.limits.memory_bytes);
+        let high = if self.pressed[own] { held > limit - limit / 10 } else { held >= limit };
+        if high == self.pressed[own] {
+            return;
+        }
+        self.pressed[own] = high;
+        for shard in self.config.others() {
+            self.send(shard, Lane::Control, Letter::Pressure(high));
+        }
     }
 }

@@ -1,0 +1,127 @@
+//! What is under way from this shard to each connection, in bytes, and who waits for room.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use slab::Slab;
+
+use crate::queue::ConsumerKey;
+use crate::{ConnectionId, QueueId};
+
+struct Account {
+    connection: ConnectionId,
+    under_way_bytes: u64,
+    consumers: u32,
+    /// Consumers that left their queue's ring when the account was full.
+    parked: Vec<(QueueId, ConsumerKey)>,
+}
+
+/// The accounts of the connections that consume from queues at home here.
+pub(super) struct Accounts {
+    accounts: Slab<Account>,
+    by_connection: HashMap<ConnectionId, u32, FixedState>,
+    window_bytes: u64,
+}
+
+impl Accounts {
+    pub(super) fn new(window_bytes: u32) -> Self {
+        Accounts {
+            accounts: Slab::new(),
+            by_connection: HashMap::default(),
+            window_bytes: u64::from(window_bytes.max(1)),
+        }
+    }
+
+    /// The account of a connection that starts one more consumer.
+    pub(super) fn join(&mut self, connection: ConnectionId) -> u32 {
+        let accounts = &mut self.accounts;
+        let index = *self.by_connection.entry(connection).or_insert_with(|| {
+            let account = Account { connection, under_way_bytes: 0, consumers: 0, parked: Vec::new() };
+            accounts.insert(account) as u32
+        });
+        self.accounts[index as usize].consumers += 1;
+        index
+    }
+
+    /// One consumer less.
+    pub(super) fn leave(&mut self, index: u32) {
+        self.accounts[index as usize].consumers -= 1;
+        self.drop_if_unused(index);
+    }
+
+    /// Whose account it is.
+    pub(super) fn connection(&self, index: u32) -> ConnectionId {
+        self.accounts[index as usize].connection
+    }
+
+    /// Whether more may be sent.
+    pub(super) fn is_open(&self, index: u32) -> bool {
+        self.accounts[index as usize].under_way_bytes < self.window_bytes
+    }
+
+    /// Notes that this many bytes were sent.
+    pub(super) fn charge(&mut self, index: u32, bytes: usize) {
+        self.accounts[index as usize].under_way_bytes += bytes as u64;
+    }
+
+    /// Notes a consumer to be told when the account opens.
+    pub(super) fn park(&mut self, index: u32, queue: QueueId, key: ConsumerKey) {
+        self.accounts[index as usize].parked.push((queue, key));
+    }
+
+    /// Notes that the connection has taken this many bytes. Moves those who wait for that to `opened`.
+    pub(super) fn credit(
+        &mut self,
+        connection: ConnectionId,
+        bytes: u64,
+        opened: &mut Vec<(QueueId, ConsumerKey)>,
+    ) {
+        let Some(&index) = self.by_connection.get(&connection) else { return };
+        let account = &mut self.accounts[index as usize];
+        account.under_way_bytes = account.under_way_bytes.saturating_sub(bytes);
+        // Half a window of room, so that a full connection is not woken for each message.
+        if account.under_way_bytes <= self.window_bytes / 2 {
+            opened.append(&mut account.parked);
+        }
+        self.drop_if_unused(index);
+    }
+
+    /// The connection is gone; nothing under way will be accounted for.
+    pub(super) fn close(&mut self, connection: ConnectionId) {
+        if let Some(&index) = self.by_connection.get(&connection) {
+            self.accounts[index as usize].under_way_bytes = 0;
+            self.drop_if_unused(index);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.accounts.len()
+    }
+
+    fn drop_if_unused(&mut self, index: u32) {
+        let account = &self.accounts[index as usize];
+        if account.consumers == 0 && account.under_way_bytes == 0 {
+            self.by_connection.remove(&account.connection);
+            self.accounts.remove(index as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ShardId;
+
+    #[test]
+    fn an_account_lives_while_consumers_or_bytes_are_left() {
+        let mut accounts = Accounts::new(100);
+        let connection = ConnectionId { shard: ShardId(0), index: 0, generation: 0 };
+        let index = accounts.join(connection);
+        assert!(accounts.is_open(index));
+        accounts.charge(index, 120);
+        assert!(!accounts.is_open(index));
+        accounts.leave(index);
+        assert_eq!(accounts.len(), 1);
+        accounts.credit(connection, 120, &mut Vec::new());
+        assert_eq!(accounts.len(), 0);
+    }
+}

@@ -1,0 +1,205 @@
+//! Changes to the topology: decided on the control shard, applied by all, answered when all have.
+//!
+//! 1. The control shard numbers each list of changes; every shard applies the lists in that order and reports the last
+//!    number it has applied.
+//! 2. An answer leaves the control shard when every shard has applied all that was decided before it, also by others:
+//!    whoever sees the answer can rely on it anywhere.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Shard;
+use super::envelope::{Letter, PlanRequest, Planned};
+use crate::mesh::Lane;
+use crate::topology::Change;
+use crate::{ConnectionId, Name, QueueId, Refusal, Request, SessionId, ShardId};
+
+/// The control shard's bookkeeping.
+pub(super) struct Control {
+    /// The last list of changes.
+    version: u64,
+    /// The last one that each shard has applied.
+    applied: Vec<u64>,
+    /// Answers and the version that they wait for, in order.
+    waiting: VecDeque<(u64, Waiting)>,
+}
+
+enum Waiting {
+    Planned(SessionId, Result<Option<QueueId>, Refusal>),
+    Forgotten(QueueId),
+}
+
+/// What became of a request to change the topology.
+pub(super) enum Planning {
+    Done(Result<Option<QueueId>, Refusal>),
+    /// Other shards have to be told first.
+    Waiting,
+}
+
+impl Control {
+    pub(super) fn new(shards: u8) -> Self {
+        Control { version: 0, applied: vec![0; usize::from(shards)], waiting: VecDeque::new() }
+    }
+
+    fn is_everywhere(&self, version: u64) -> bool {
+        self.applied.iter().all(|&applied| applied >= version)
+    }
+}
+
+impl Shard {
+    /// Control shard: decides on a request of a session.
+    pub(super) fn plan(
+        &mut self,
+        session: SessionId,
+        connection: ConnectionId,
+        request: &Request,
+    ) -> Planning {
+        let generated = match request {
+            Request::DeclareQueue { name, .. } if name.is_empty() => self.random.queue_name(),
+            _ => Name::default(),
+        };
+        let result = match self.topology.plan(request, Some(connection), session.shard, &generated) {
+            Ok(plan) => {
+                self.commit(plan.changes);
+                Ok(plan.queue)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if self.control.is_everywhere(self.control.version) {
+            return Planning::Done(result);
+        }
+        self.control.waiting.push_back((self.control.version, Waiting::Planned(session, result)));
+        Planning::Waiting
+    }
+
+    /// Control shard: a request from another shard.
+    pub(super) fn plan_remote(&mut self, request: PlanRequest) {
+        let PlanRequest { session, connection, request } = request;
+        if let Planning::Done(result) = self.plan(session, connection, &request) {
+            self.send_planned(session, result);
+        }
+    }
+
+    /// A queue at home here has ended; the name goes everywhere. Whether that is done already.
+    pub(super) fn queue_ended(&mut self, queue: QueueId) -> bool {
+        if self.config.id != ShardId::CONTROL {
+            self.send(ShardId::CONTROL, Lane::Control, Letter::QueueEnded(queue));
+            return false;
+        }
+        self.forget_queue(queue)
+    }
+
+    /// Control shard: takes the name of an ended queue away. Whether that is done everywhere already; otherwise its
+    /// home will be told.
+    pub(super) fn forget_queue(&mut self, queue: QueueId) -> bool {
+        let plan = self.topology.plan_queue_end(queue);
+        self.commit(plan.changes);
+        if self.control.is_everywhere(self.control.version) {
+            return true;
+        }
+        self.control.waiting.push_back((self.control.version, Waiting::Forgotten(queue)));
+        false
+    }
+
+    /// Control shard: another shard has applied everything up to a version.
+    pub(super) fn applied_by(&mut self, shard: ShardId, version: u64) {
+        self.control.applied[shard.index()] = version;
+        while let Some((version, _)) = self.control.waiting.front() {
+            if !self.control.is_everywhere(*version) {
+                break;
+            }
+            match self.control.waiting.pop_front() {
+                Some((_, Waiting::Planned(session, result))) => self.send_planned(session, result),
+                Some((_, Waiting::Forgotten(queue))) => self.tell_forgotten(queue),
+                None => break,
+            }
+        }
+    }
+
+    /// Applies changes to this shard's replica and to what it has of the things changed.
+    pub(super) fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::QueueDeclared(entry) => {
+                    if entry.id.home == self.config.id {
+                        self.make_queue(entry);
+                    }
+                    if let Some(owner) = entry.owner {
+                        self.note_owned(owner, entry.id);
+                    }
+                }
+                Change::QueueDeleted(id) => {
+                    if id.home == self.config.id {
+                        self.bury_queue(*id);
+                    }
+                    self.forget_owned(*id);
+                }
+                _ => {}
+            }
+            self.topology.apply(change);
+        }
+    }
+
+    /// Every shard has forgotten a queue that ended here: whoever asked for its end is answered.
+    pub(super) fn forgotten(&mut self, queue: QueueId) {
+        let (done, left) = std::mem::take(&mut self.ending).into_iter().partition(|(id, ..)| *id == queue);
+        self.ending = left;
+        let done: Vec<_> = done;
+        for (_, session, reply) in done {
+            self.answer(session, Ok(reply));
+        }
+    }
+
+    pub(super) fn tell_forgotten(&mut self, queue: QueueId) {
+        if queue.home == self.config.id {
+            self.forgotten(queue);
+        } else {
+            self.send(queue.home, Lane::Control, Letter::Forgotten(queue));
+        }
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.apply(&changes);
+        self.control.version += 1;
+        let version = self.control.version;
+        self.control.applied[ShardId::CONTROL.index()] = version;
+        let changes: Arc<[Change]> = Arc::from(changes);
+        for shard in self.config.others() {
+            let changes = changes.clone();
+            self.send(shard, Lane::Control, Letter::Changes { version, changes });
+        }
+    }
+
+    fn send_planned(&mut self, session: SessionId, result: Result<Option<QueueId>, Refusal>) {
+        if session.shard == self.config.id {
+            self.planned(session, result);
+        } else {
+            let planned = Box::new(Planned { session, result });
+            self.send(session.shard, Lane::Control, Letter::Planned(planned));
+        }
+    }
+
+    /// Remembers an exclusive queue with its connection, which may have gone meanwhile.
+    fn note_owned(&mut self, owner: ConnectionId, queue: QueueId) {
+        if owner.shard != self.config.id {
+            return;
+        }
+        match self.connections.get_mut(owner.index, owner.generation) {
+            Some(connection) => connection.exclusive.push(queue),
+            None => self.orphans.push(queue),
+        }
+    }
+
+    fn forget_owned(&mut self, queue: QueueId) {
+        let Some(owner) = self.topology.queue_by_id(queue).and_then(|entry| entry.owner) else { return };
+        if owner.shard != self.config.id {
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(owner.index, owner.generation) {
+            connection.exclusive.retain(|&other| other != queue);
+        }
+    }
+}

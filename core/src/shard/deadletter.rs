@@ -1,0 +1,221 @@
+//! What becomes of messages that a queue gives up: dropped, or published again to its dead-letter exchange with the
+//! story of their deaths in the headers. The words are RabbitMQ's.
+
+use std::sync::Arc;
+
+use super::Shard;
+use super::publish::{Selected, keys};
+use crate::message::{Edit, MessageView};
+use crate::queue::Item;
+use crate::topology::QueueEntry;
+use crate::{MessageId, Name, QueueId, Table, Value};
+
+/// Dead letters handled before the shard turns to something else.
+const BUDGET: usize = 1024;
+
+/// Why a queue gave a message up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Rejected,
+    Expired,
+    MaxLength,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Reason::Rejected => "rejected",
+            Reason::Expired => "expired",
+            Reason::MaxLength => "maxlen",
+        }
+    }
+}
+
+/// A message given up that has somewhere to go.
+pub(super) struct Dead {
+    queue: Arc<QueueEntry>,
+    message: MessageId,
+    reason: Reason,
+}
+
+impl Shard {
+    /// A queue gives a message up. Dead letters wait for [`Shard::bury_dead`].
+    pub(super) fn discard(&mut self, queue: &Arc<QueueEntry>, item: Item, reason: Reason) {
+        self.discard_message(queue, item.message, reason);
+    }
+
+    pub(super) fn discard_message(&mut self, queue: &Arc<QueueEntry>, message: MessageId, reason: Reason) {
+        match reason {
+            Reason::Rejected => self.stats.rejected += 1,
+            Reason::Expired => self.stats.expired += 1,
+            Reason::MaxLength => self.stats.overflown += 1,
+        }
+        if queue.options.dead_letter_exchange.is_none() {
+            self.store.release(message);
+        } else {
+            self.dead.push_back(Dead { queue: queue.clone(), message, reason });
+        }
+    }
+
+    /// Publishes waiting dead letters, a bounded number. They may kill others on their way.
+    pub(super) fn bury_dead(&mut self) -> bool {
+        if self.dead.is_empty() {
+            return false;
+        }
+        for _ in 0..BUDGET {
+            let Some(dead) = self.dead.pop_front() else { break };
+            self.bury(dead);
+        }
+        true
+    }
+
+    fn bury(&mut self, dead: Dead) {
+        let Dead { queue, message, reason } = dead;
+        let Some(exchange) = &queue.options.dead_letter_exchange else { return self.store.release(message) };
+        let view = self.store.view(message);
+        let new_key = queue.options.dead_letter_routing_key.as_ref();
+        let copies = keys(&view, b"CC");
+        let edit = obituary(&view, &queue, reason, self.clock.wall_ms / 1000, &copies);
+        let properties = view.encoding.edit(view.properties, &edit);
+        let key = new_key.map_or_else(|| view.routing_key.to_vec(), |key| key.as_bytes().to_vec());
+        let letter = self.store.derive(message, exchange.as_bytes(), &key, &properties, None);
+        self.store.release(message);
+        self.stats.dead_lettered += 1;
+
+        let further_keys = if new_key.is_some() { Vec::new() } else { copies };
+        let mut targets = self.dead_letter_targets(&queue, letter, Selected::visible(further_keys));
+        if reason != Reason::Rejected {
+            self.remove_cycles(letter, &mut targets);
+        }
+        self.distribute_internally(letter, &targets);
+    }
+
+    fn dead_letter_targets(
+        &mut self,
+        queue: &QueueEntry,
+        letter: MessageId,
+        further: Selected,
+    ) -> Vec<QueueId> {
+        let mut targets = Vec::new();
+        // A dead-letter exchange that is not there takes nothing.
+        let _ = self.route_by_topology(queue.vhost, letter, &mut targets);
+        let _ = self.add_selected(queue.vhost, letter, &further, &mut targets);
+        targets
+    }
+
+    /// Removes queues that the message has died in before, if it comes back without anybody having rejected it on the
+    /// way: it would go round for ever.
+    fn remove_cycles(&self, letter: MessageId, targets: &mut Vec<QueueId>) {
+        let view = self.store.view(letter);
+        let Some(Value::Array(deaths)) = view.encoding.header(view.properties, b"x-death") else { return };
+        targets.retain(|&target| {
+            let Some(entry) = self.topology.queue_by_id(target) else { return false };
+            !is_cycle(entry.name.as_bytes(), &deaths)
+        });
+    }
+}
+
+/// Whether the deaths since the last one in `queue`, that one included, were all without a rejection.
+fn is_cycle(queue: &[u8], deaths: &[Value]) -> bool {
+    let died_here = |death: &Value| field(death, b"queue") == Some(queue);
+    let Some(last) = deaths.iter().position(died_here) else { return false };
+    deaths[..=last].iter().all(|death| field(death, b"reason") != Some(b"rejected"))
+}
+
+fn field<'a>(death: &'a Value, name: &[u8]) -> Option<&'a [u8]> {
+    match death {
+        Value::Table(table) => table.get(name)?.as_bytes(),
+        _ => None,
+    }
+}
+
+/// The change to a message's properties that tells of its death.
+fn obituary(
+    view: &MessageView<'_>,
+    queue: &QueueEntry,
+    reason: Reason,
+    time_s: u64,
+    copies: &[Name],
+) -> Edit {
+    let mut edit = Edit { clear_expiration: true, ..Edit::default() };
+    let mut deaths = match view.encoding.header(view.properties, b"x-death") {
+        Some(Value::Array(deaths)) => deaths,
+        _ => Vec::new(),
+    };
+    let last = [
+        ("exchange", Value::Text(Name::from(view.exchange))),
+        ("queue", Value::Text(queue.name.clone())),
+        ("reason", Value::Text(Name::from(reason.name()))),
+    ];
+    for (name, value) in &last {
+        if deaths.is_empty() {
+            edit.set_headers.push((Name::from(format!("x-first-death-{name}")), value.clone()));
+        }
+        edit.set_headers.push((Name::from(format!("x-last-death-{name}")), value.clone()));
+    }
+    let same = deaths.iter().position(|death| {
+        field(death, b"queue") == Some(queue.name.as_bytes())
+            && field(death, b"reason") == Some(reason.name().as_bytes())
+    });
+    let death = match same.map(|at| deaths.remove(at)) {
+        Some(Value::Table(mut death)) => {
+            let count = death.get(b"count").and_then(Value::as_i64).unwrap_or(0);
+            death.set(b"count", Value::I64(count.saturating_add(1)));
+            death
+        }
+        _ => first_death(view, queue, reason, time_s, copies),
+    };
+    deaths.insert(0, Value::Table(death));
+    edit.set_headers.push((Name::from("x-death"), Value::Array(deaths)));
+    if queue.options.dead_letter_routing_key.is_some() {
+        edit.remove_headers.push(Name::from("CC"));
+    }
+    edit
+}
+
+/// The entry for the first death of this kind in this queue.
+fn first_death(
+    view: &MessageView<'_>,
+    queue: &QueueEntry,
+    reason: Reason,
+    time_s: u64,
+    copies: &[Name],
+) -> Table {
+    let keys = std::iter::once(Name::from(view.routing_key)).chain(copies.iter().cloned());
+    let mut death = Table(vec![
+        (Name::from("count"), Value::I64(1)),
+        (Name::from("reason"), Value::Text(Name::from(reason.name()))),
+        (Name::from("queue"), Value::Text(queue.name.clone())),
+        (Name::from("time"), Value::Timestamp(time_s)),
+        (Name::from("exchange"), Value::Text(Name::from(view.exchange))),
+        (Name::from("routing-keys"), Value::Array(keys.map(Value::Text).collect())),
+    ]);
+    if let Some(expiration) = view.encoding.property(view.properties, b"expiration") {
+        death.set(b"original-expiration", expiration);
+    }
+    death
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deaths(of: &[(&str, &str)]) -> Vec<Value> {
+        let death = |&(queue, reason): &(&str, &str)| {
+            Value::Table(Table(vec![
+                (Name::from("queue"), Value::Text(Name::from(queue))),
+                (Name::from("reason"), Value::Text(Name::from(reason))),
+            ]))
+        };
+        of.iter().map(death).collect()
+    }
+
+    #[test]
+    fn a_cycle_is_one_only_without_rejection() {
+        assert!(!is_cycle(b"a", &deaths(&[("b", "expired")])));
+        assert!(is_cycle(b"a", &deaths(&[("b", "expired"), ("a", "expired")])));
+        assert!(!is_cycle(b"a", &deaths(&[("b", "rejected"), ("a", "expired")])));
+        assert!(!is_cycle(b"a", &deaths(&[("b", "expired"), ("a", "rejected")])));
+        assert!(is_cycle(b"a", &deaths(&[("a", "maxlen"), ("b", "rejected")])));
+    }
+}

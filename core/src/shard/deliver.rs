@@ -1,0 +1,247 @@
+//! From queues to sessions, and back: dispatching, settling, limits, expiry. All at the queue's home.
+
+use super::deadletter::Reason;
+use super::envelope::{Letter, RemoteDelivery, Settled};
+use super::outputs::Handed;
+use super::{Due, Settlement, Shard};
+use crate::mesh::Lane;
+use crate::queue::{ConsumerKey, Item, NEVER_NS, Queue, is_fetched};
+use crate::request::Overflow;
+use crate::{ConnectionId, MessageId, QueueId, SessionId};
+
+/// Deliveries of one queue before others get their turn.
+const QUEUE_BUDGET: usize = 64;
+/// Deliveries of a shard in one turn.
+const TURN_BUDGET: usize = 1024;
+
+impl Shard {
+    /// Settles a message that was delivered to the session. A queue that has gone meanwhile is no error.
+    pub fn settle(&mut self, session: SessionId, queue: QueueId, tag: u64, settlement: Settlement) {
+        if !is_fetched(tag) {
+            self.count_settled(session);
+        }
+        self.settle_anywhere(queue, tag, Settled::By(settlement));
+        self.bury_dead();
+    }
+
+    /// Settles here or sends the settlement home.
+    pub(super) fn settle_anywhere(&mut self, queue: QueueId, tag: u64, settled: Settled) {
+        if queue.home == self.config.id {
+            self.settle_at_home(queue, tag, settled);
+        } else {
+            self.settles_sent[queue.home.index()] += 1;
+            self.send(queue.home, Lane::Reply, Letter::Settle { queue, tag, settled });
+        }
+    }
+
+    pub(super) fn settle_at_home(&mut self, id: QueueId, tag: u64, settled: Settled) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let Some((mut item, able)) = queue.take_back(tag) else { return };
+        match settled {
+            Settled::By(Settlement::Accept) => {
+                self.stats.settled += 1;
+                self.store.release(item.message);
+                if able {
+                    self.schedule(id);
+                }
+                return;
+            }
+            Settled::By(Settlement::Reject) => {
+                self.stats.settled += 1;
+                let entry = queue.entry().clone();
+                self.discard(&entry, item, Reason::Rejected);
+            }
+            Settled::By(Settlement::Requeue) => {
+                self.stats.requeued += 1;
+                item.redelivered = true;
+                queue.requeue(item);
+            }
+            Settled::Undelivered => queue.requeue(item),
+        }
+        self.after_push(id);
+        self.enforce_limits(id);
+    }
+
+    /// A queue has got a message: somebody may want it, and it may expire.
+    pub(super) fn after_push(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if queue.may_expire() {
+            set_expiry_timer(queue, &mut self.timers);
+        }
+        if !queue.scheduled && queue.has_work() {
+            queue.scheduled = true;
+            self.ready.push_back(id.index);
+        }
+    }
+
+    /// Puts a queue into the line of those with something to do, if it has.
+    pub(super) fn schedule(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if !queue.scheduled && queue.has_work() {
+            queue.scheduled = true;
+            self.ready.push_back(id.index);
+        }
+    }
+
+    /// Gives every queue in the line its turn, round after round, until nothing is left or the turn is used up.
+    pub(super) fn dispatch_ready(&mut self) -> bool {
+        let mut served = 0;
+        while served < TURN_BUDGET {
+            let Some(index) = self.ready.pop_front() else { break };
+            served += self.dispatch(index, QUEUE_BUDGET).max(1);
+        }
+        served > 0
+    }
+
+    /// Hands out messages of a queue while consumers take them, at most `budget`. Returns how many left it.
+    pub(super) fn dispatch(&mut self, index: u32, budget: usize) -> usize {
+        let Some(mut queue) = self.queues.take(index) else { return 0 };
+        queue.scheduled = false;
+        let mut served = 0;
+        while served < budget && self.dispatch_one(&mut queue) {
+            served += 1;
+        }
+        if queue.has_work() {
+            queue.scheduled = true;
+            self.ready.push_back(index);
+        }
+        if queue.may_expire() {
+            set_expiry_timer(&mut queue, &mut self.timers);
+        }
+        self.queues.put(index, queue);
+        served
+    }
+
+    /// Drops the head until a queue keeps to its limits.
+    pub(super) fn enforce_limits(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if !queue.is_over_limit() || queue.options().overflow != Overflow::DropHead {
+            return;
+        }
+        // What consumers can take at once does not count as waiting.
+        self.dispatch(id.index, usize::MAX);
+        while let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_over_limit()) {
+            let entry = queue.entry().clone();
+            let Some(item) = queue.pop() else { break };
+            self.discard(&entry, item, Reason::MaxLength);
+        }
+    }
+
+    /// A queue refuses a message.
+    pub(super) fn refuse(&mut self, id: QueueId, message: MessageId) {
+        self.stats.refused += 1;
+        let Some(queue) = self.queues.get_mut(id) else { return self.store.release(message) };
+        if queue.options().overflow == Overflow::RejectPublishDeadLetter {
+            let entry = queue.entry().clone();
+            self.discard_message(&entry, message, Reason::MaxLength);
+        } else {
+            self.store.release(message);
+        }
+    }
+
+    /// Removes what has expired from a queue.
+    pub(super) fn expire(&mut self, id: QueueId) {
+        const BUDGET: usize = 1024;
+        let now_ns = self.clock.monotonic_ns;
+        for _ in 0..BUDGET {
+            let Some(queue) = self.queues.get_mut(id) else { return };
+            let Some(item) = queue.pop_expired(now_ns) else { break };
+            let entry = queue.entry().clone();
+            self.discard(&entry, item, Reason::Expired);
+        }
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.expiry_timer_ns = NEVER_NS;
+            set_expiry_timer(queue, &mut self.timers);
+        }
+    }
+
+    /// A connection has taken bytes: consumers that waited for room may go on.
+    pub(super) fn credit_account(&mut self, connection: ConnectionId, bytes: u64) {
+        let mut opened = std::mem::take(&mut self.opened);
+        self.accounts.credit(connection, bytes, &mut opened);
+        for (id, key) in opened.drain(..) {
+            self.unpark(id, key);
+        }
+        self.opened = opened;
+    }
+
+    fn unpark(&mut self, id: QueueId, key: ConsumerKey) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            if queue.consumers.unpark(key) {
+                self.schedule(id);
+            }
+        }
+    }
+
+    /// One message, or one step towards it. `false`: nothing to hand out, or nobody to take it.
+    fn dispatch_one(&mut self, queue: &mut Queue) -> bool {
+        let Some(head) = queue.peek() else { return false };
+        if head.expires_ns < self.clock.monotonic_ns {
+            let Some(item) = queue.pop() else { return false };
+            let entry = queue.entry().clone();
+            self.discard(&entry, item, Reason::Expired);
+            return true;
+        }
+        let (key, consumer) = loop {
+            let Some((key, consumer)) = queue.consumers.next() else { return false };
+            if self.accounts.is_open(consumer.account) {
+                break (key, consumer);
+            }
+            self.accounts.park(consumer.account, queue.id(), key);
+            queue.consumers.park(key);
+        };
+        let (session, id, no_ack, account) =
+            (consumer.session, consumer.id, consumer.no_ack, consumer.account);
+        let Some(item) = queue.pop() else { return false };
+        queue.consumers.served(key);
+        self.accounts.charge(account, self.store.get(item.message).total_bytes());
+        let tag = if no_ack { 0 } else { queue.hand_out(item, session, Some(key)) };
+        let connection = self.accounts.connection(account);
+        self.deliver(session, connection, id, queue.id(), tag, item, no_ack);
+        true
+    }
+
+    /// Sends a message on its way to its session.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a delivery, on its hot path")]
+    fn deliver(
+        &mut self,
+        session: SessionId,
+        connection: ConnectionId,
+        consumer: u32,
+        queue: QueueId,
+        tag: u64,
+        item: Item,
+        no_ack: bool,
+    ) {
+        let redelivered = item.redelivered;
+        if session.shard == self.config.id {
+            if !no_ack {
+                self.store.retain(item.message);
+            }
+            let message = item.message;
+            self.hand_over(Handed {
+                session,
+                connection,
+                consumer,
+                queue,
+                tag,
+                message,
+                redelivered,
+                no_ack,
+            });
+            return;
+        }
+        let message = if no_ack { self.store.extract(item.message) } else { self.store.copy(item.message) };
+        let delivery =
+            RemoteDelivery { session, connection, consumer, queue, tag, redelivered, no_ack, message };
+        self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
+    }
+}
+
+/// Makes sure that a queue is looked at when its next head expires.
+fn set_expiry_timer(queue: &mut Queue, timers: &mut crate::timers::Timers<Due>) {
+    if let Some(deadline_ns) = queue.next_expiry_ns().filter(|&ns| ns < queue.expiry_timer_ns) {
+        queue.expiry_timer_ns = deadline_ns;
+        timers.set(deadline_ns, Due::Expiry(queue.id()));
+    }
+}

@@ -1,0 +1,203 @@
+//! What shards tell each other.
+
+use std::sync::Arc;
+
+use super::{Settlement, ShardConfig};
+use crate::mesh::{MeshEnd, Wake, mesh};
+use crate::message::Message;
+use crate::request::ConsumerOptions;
+use crate::topology::Change;
+use crate::{ConnectionId, Limits, Name, QueueId, Refusal, Reply, Request, SessionId};
+
+/// Buffers that go home in one envelope.
+pub(super) const BUFFER_BATCH: usize = 4;
+
+/// What one shard tells another. Its content is the engine's business; the transport of it is the mesh's.
+pub struct Envelope(pub(super) Letter);
+
+/// Makes the lanes between `wakers.len()` shards.
+pub fn mesh_for(wakers: Vec<Arc<dyn Wake>>, limits: &Limits) -> Vec<MeshEnd<Envelope>> {
+    mesh(wakers, limits.lane_slots)
+}
+
+/// The queues of one shard that a message is for.
+#[derive(Clone, Debug)]
+pub(super) enum Targets {
+    One(QueueId),
+    Many(Arc<[QueueId]>),
+}
+
+impl Targets {
+    pub(super) fn as_slice(&self) -> &[QueueId] {
+        match self {
+            Targets::One(queue) => std::slice::from_ref(queue),
+            Targets::Many(queues) => queues,
+        }
+    }
+}
+
+/// How a message leaves a session's hands, as queues see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// As the client said.
+    By(Settlement),
+    /// It never reached the client: back to its place as it was.
+    Undelivered,
+}
+
+/// A message on its way to a session.
+pub(super) struct RemoteDelivery {
+    pub(super) session: SessionId,
+    pub(super) connection: ConnectionId,
+    pub(super) consumer: u32,
+    pub(super) queue: QueueId,
+    pub(super) tag: u64,
+    pub(super) redelivered: bool,
+    pub(super) no_ack: bool,
+    pub(super) message: Message,
+}
+
+/// Something that a queue's home is asked by a session.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) session: SessionId,
+    /// How many settlements the session's shard had sent to this home before.
+    pub(super) settles: u64,
+    pub(super) ask: Ask,
+}
+
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// The counts of a queue; `passive` insists that it is still there.
+    Counts {
+        queue: QueueId,
+        name: Name,
+        passive: bool,
+    },
+    Purge {
+        queue: QueueId,
+        name: Name,
+    },
+    Get {
+        queue: QueueId,
+        name: Name,
+        no_ack: bool,
+    },
+    Subscribe {
+        queue: QueueId,
+        name: Name,
+        connection: ConnectionId,
+        consumer: u32,
+        options: Box<ConsumerOptions>,
+    },
+    Cancel {
+        queue: QueueId,
+        consumer: u32,
+    },
+    Delete {
+        queue: QueueId,
+        name: Name,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    Barrier,
+}
+
+/// The answer to a [`Query`]. A message that was asked for travels beside the reply.
+pub(super) struct Answer {
+    pub(super) session: SessionId,
+    pub(super) result: Result<Reply, Refusal>,
+    pub(super) message: Option<Message>,
+}
+
+pub(super) enum Letter {
+    // Data lane: to a queue's home, in the order in which the session did it.
+    Publish {
+        targets: Targets,
+        message: Message,
+        confirm: Option<(SessionId, u64)>,
+    },
+    Query(Box<Query>),
+    /// A consumer's session has gone; no answer wanted.
+    Unsubscribe {
+        queue: QueueId,
+        session: SessionId,
+        consumer: u32,
+    },
+    SetPrefetch {
+        queue: QueueId,
+        session: SessionId,
+        consumer: u32,
+        prefetch: u32,
+    },
+    /// The connection that owned the queue has gone.
+    EndQueue(QueueId),
+    ConnectionClosed(ConnectionId),
+
+    // Data lane: to the session's shard.
+    Delivery(RemoteDelivery),
+    Answer(Box<Answer>),
+    ConsumerCancelled {
+        session: SessionId,
+        consumer: u32,
+        queue: QueueId,
+    },
+
+    // Reply lane.
+    Settle {
+        queue: QueueId,
+        tag: u64,
+        settled: Settled,
+    },
+    /// Publishes `first` to `last` of a session have all been taken, or all been refused.
+    Confirms {
+        session: SessionId,
+        first: u64,
+        last: u64,
+        accepted: bool,
+    },
+    /// The connection has taken this many bytes of what came from the receiver.
+    Credit {
+        connection: ConnectionId,
+        bytes: u64,
+    },
+    /// Emptied buffers of the receiver's pool.
+    Buffers([Vec<u8>; BUFFER_BATCH]),
+
+    // Control lane.
+    Plan(Box<PlanRequest>),
+    /// A queue has ended at its home (the sender).
+    QueueEnded(QueueId),
+    Changes {
+        version: u64,
+        changes: Arc<[Change]>,
+    },
+    /// Everything up to this version has been applied by the sender.
+    Applied(u64),
+    Planned(Box<Planned>),
+    /// Every shard has forgotten the queue that ended at the receiver.
+    Forgotten(QueueId),
+    /// The sender holds as many messages as it may, or no longer does.
+    Pressure(bool),
+}
+
+/// A request that changes the topology, on its way to the control shard.
+pub(super) struct PlanRequest {
+    pub(super) session: SessionId,
+    pub(super) connection: ConnectionId,
+    pub(super) request: Request,
+}
+
+/// Its answer, once every shard knows.
+pub(super) struct Planned {
+    pub(super) session: SessionId,
+    pub(super) result: Result<Option<QueueId>, Refusal>,
+}
+
+impl ShardConfig {
+    /// Indexes of the other shards.
+    pub(super) fn others(&self) -> impl Iterator<Item = crate::ShardId> + use<> {
+        let own = self.id;
+        (0..self.shards).map(crate::ShardId).filter(move |&shard| shard != own)
+    }
+}

@@ -1,0 +1,347 @@
+//! What a queue's home does for sessions anywhere: consumers, fetching, purging, counts, and the queue's end.
+
+use super::envelope::{Answer, Ask, Letter, Query};
+use super::outputs::Pending;
+use super::{Due, Shard};
+use crate::mesh::Lane;
+
+use crate::queue::{Consumer, Item, Queue};
+use crate::request::{ConsumerOptions, Got};
+use crate::topology::QueueEntry;
+use crate::{ConnectionId, MessageId, Name, QueueId, Refusal, Reply, SessionId};
+
+/// Messages released at once; more wait for later turns.
+const RELEASE_BUDGET: usize = 4096;
+
+/// Messages of a queue that is gone or purged, released little by little.
+pub(super) type Trash = Box<dyn Iterator<Item = Item> + Send>;
+
+/// The queues at home on this shard, by the index in their identifiers.
+#[derive(Default)]
+pub(super) struct Queues {
+    slots: Vec<Option<Box<Queue>>>,
+    len: usize,
+}
+
+impl Queues {
+    pub(super) fn get_mut(&mut self, id: QueueId) -> Option<&mut Queue> {
+        let queue = self.slots.get_mut(id.index as usize)?.as_deref_mut()?;
+        if queue.id().generation == id.generation { Some(queue) } else { None }
+    }
+
+    pub(super) fn insert(&mut self, queue: Queue) {
+        let index = queue.id().index as usize;
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        assert!(self.slots[index].is_none(), "a queue's slot is free when the queue is declared");
+        self.slots[index] = Some(Box::new(queue));
+        self.len += 1;
+    }
+
+    pub(super) fn remove(&mut self, id: QueueId) -> Option<Box<Queue>> {
+        self.get_mut(id)?;
+        self.len -= 1;
+        self.slots[id.index as usize].take()
+    }
+
+    /// Takes a queue out for a moment; [`Queues::put`] has to follow.
+    pub(super) fn take(&mut self, index: u32) -> Option<Box<Queue>> {
+        self.slots.get_mut(index as usize)?.take()
+    }
+
+    pub(super) fn put(&mut self, index: u32, queue: Box<Queue>) {
+        self.slots[index as usize] = Some(queue);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Queue> {
+        self.slots.iter().flatten().map(|queue| &**queue)
+    }
+}
+
+impl Shard {
+    /// A query from a session of another shard.
+    pub(super) fn answer_query(&mut self, query: Query) {
+        if let Some(result) = self.ask_home(query.session, query.ask) {
+            self.answer(query.session, result);
+        }
+    }
+
+    /// Carries out what a session asks of a queue at home here. `None`: the answer comes by [`Shard::answer`].
+    pub(super) fn ask_home(&mut self, session: SessionId, ask: Ask) -> Option<Result<Reply, Refusal>> {
+        match ask {
+            Ask::Counts { queue, name, passive } => Some(self.counts(queue, name, passive)),
+            Ask::Purge { queue, name } => Some(self.purge(queue, name)),
+            Ask::Get { queue, name, no_ack } => Some(self.fetch(session, queue, name, no_ack)),
+            Ask::Subscribe { queue, name, connection, consumer, options } => {
+                Some(self.subscribe_at_home(session, connection, queue, name, consumer, &options))
+            }
+            Ask::Cancel { queue, consumer } => {
+                let ended = self.unsubscribe_at_home(queue, session, consumer);
+                self.reply_when_ended(session, queue, ended, Reply::Done)
+            }
+            Ask::Delete { queue, name, if_unused, if_empty } => {
+                match self.check_deletable(queue, name, if_unused, if_empty) {
+                    Ok(messages) => {
+                        let ended = self.end_queue(queue);
+                        self.reply_when_ended(session, queue, ended, Reply::Messages(messages))
+                    }
+                    Err(refusal) => Some(Err(refusal)),
+                }
+            }
+            Ask::Barrier => Some(Ok(Reply::Done)),
+        }
+    }
+
+    /// Sends an answer to a session, wherever it is.
+    pub(super) fn answer(&mut self, session: SessionId, result: Result<Reply, Refusal>) {
+        if session.shard == self.config.id {
+            self.outputs.push_back(Pending::Reply(session, Box::new(result)));
+            return;
+        }
+        let message = match &result {
+            Ok(Reply::Got(Some(got))) => Some(self.store.extract(got.message)),
+            _ => None,
+        };
+        let answer = Box::new(Answer { session, result, message });
+        self.send(session.shard, Lane::Data, Letter::Answer(answer));
+    }
+
+    /// A message that was fetched for a session that has gone.
+    pub(super) fn give_back_reply(&mut self, result: Result<Reply, Refusal>) {
+        if let Ok(Reply::Got(Some(got))) = result {
+            self.store.release(got.message);
+            if got.tag != 0 {
+                self.settle_anywhere(got.queue, got.tag, super::envelope::Settled::Undelivered);
+            }
+        }
+    }
+
+    /// A queue at home here was declared.
+    pub(super) fn make_queue(&mut self, entry: &std::sync::Arc<QueueEntry>) {
+        let queue = Queue::new(entry.clone(), self.clock.monotonic_ns);
+        self.watch_unused(&queue);
+        self.queues.insert(queue);
+    }
+
+    /// Ends a queue: its messages and consumers go at once, its name when every shard has been told. Whether that
+    /// is done already.
+    pub(super) fn end_queue(&mut self, id: QueueId) -> bool {
+        if !self.bury_queue(id) {
+            return true;
+        }
+        self.queue_ended(id)
+    }
+
+    /// Ends what the home has of a queue. `false`: it was gone.
+    pub(super) fn bury_queue(&mut self, id: QueueId) -> bool {
+        let Some(mut queue) = self.queues.remove(id) else { return false };
+        for consumer in queue.consumers.iter() {
+            self.accounts.leave(consumer.account);
+            let (session, consumer) = (consumer.session, consumer.id);
+            if session.shard == self.config.id {
+                self.consumer_cancelled(session, consumer, id);
+            } else {
+                let letter = Letter::ConsumerCancelled { session, consumer, queue: id };
+                self.send(session.shard, Lane::Data, letter);
+            }
+        }
+        self.throw_away(Box::new(queue.take_ready().into_items()));
+        self.throw_away(Box::new(queue.take_unsettled().into_items()));
+        true
+    }
+
+    /// Tells a session that its consumer is over.
+    pub(super) fn consumer_cancelled(&mut self, id: SessionId, consumer: u32, queue: QueueId) {
+        let known = self.session_mut(id).is_some_and(|session| session.unsubscribed(consumer, queue));
+        if known {
+            self.outputs.push_back(Pending::ConsumerCancelled { session: id, consumer });
+        }
+    }
+
+    /// Removes a consumer. Whether its queue, if it ended with it, is gone everywhere.
+    pub(super) fn unsubscribe_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32) -> bool {
+        let Some(queue) = self.queues.get_mut(id) else { return true };
+        let Some(key) = queue.consumers.find(session, consumer) else { return true };
+        if let Some(consumer) = queue.consumers.remove(key) {
+            self.accounts.leave(consumer.account);
+        }
+        if queue.is_abandoned() {
+            return self.end_queue(id);
+        }
+        self.touch(id);
+        self.schedule(id);
+        true
+    }
+
+    pub(super) fn set_prefetch_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32, most: u32) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let Some(key) = queue.consumers.find(session, consumer) else { return };
+        if queue.consumers.set_prefetch(key, most) {
+            self.schedule(id);
+        }
+    }
+
+    /// The time of a queue's expiry has come, or seems to have.
+    pub(super) fn expire_unused(&mut self, id: QueueId) {
+        let now_ns = self.clock.monotonic_ns;
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        match queue.unused_deadline_ns() {
+            Some(deadline_ns) if deadline_ns <= now_ns => {
+                self.stats.queues_expired += 1;
+                self.end_queue(id);
+            }
+            Some(deadline_ns) => self.timers.set(deadline_ns, Due::Unused(id)),
+            // In use; its last consumer sets the timer again.
+            None => {}
+        }
+    }
+
+    /// Releases some of what waits to be released.
+    pub(super) fn empty_trash(&mut self) -> bool {
+        let Some(mut trash) = self.trash.pop() else { return false };
+        for _ in 0..RELEASE_BUDGET {
+            match trash.next() {
+                Some(item) => self.store.release(item.message),
+                None => return true,
+            }
+        }
+        self.trash.push(trash);
+        true
+    }
+
+    fn throw_away(&mut self, trash: Trash) {
+        self.trash.push(trash);
+        self.empty_trash();
+    }
+
+    fn counts(&mut self, id: QueueId, name: Name, passive: bool) -> Result<Reply, Refusal> {
+        self.touch(id);
+        match self.queues.get_mut(id) {
+            Some(queue) => Ok(Reply::QueueDeclared {
+                name,
+                messages: count(queue.ready_messages()),
+                consumers: count(queue.consumers.len()),
+            }),
+            // Declared, and gone before anybody could look.
+            None if !passive => Ok(Reply::QueueDeclared { name, messages: 0, consumers: 0 }),
+            None => Err(Refusal::NoQueue(name)),
+        }
+    }
+
+    fn purge(&mut self, id: QueueId, name: Name) -> Result<Reply, Refusal> {
+        let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
+        let messages = count(queue.ready_messages());
+        let ready = queue.take_ready();
+        self.throw_away(Box::new(ready.into_items()));
+        Ok(Reply::Messages(messages))
+    }
+
+    fn fetch(&mut self, session: SessionId, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
+        self.touch(id);
+        self.expire(id);
+        self.bury_dead();
+        let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
+        let Some(item) = queue.pop() else { return Ok(Reply::Got(None)) };
+        let tag = if no_ack { 0 } else { queue.hand_out(item, session, None) };
+        let remaining = count(queue.ready_messages());
+        if !no_ack {
+            self.store.retain(item.message);
+        }
+        self.stats.fetched += 1;
+        let (message, redelivered) = (item.message, item.redelivered);
+        Ok(Reply::Got(Some(Got { queue: id, tag, message, redelivered, remaining })))
+    }
+
+    fn subscribe_at_home(
+        &mut self,
+        session: SessionId,
+        connection: ConnectionId,
+        id: QueueId,
+        name: Name,
+        consumer: u32,
+        options: &ConsumerOptions,
+    ) -> Result<Reply, Refusal> {
+        let Some(queue) = self.queues.get_mut(id) else { return Err(Refusal::NoQueue(name)) };
+        if queue.consumers.has_exclusive() || options.exclusive && !queue.consumers.is_empty() {
+            return Err(Refusal::ExclusiveUse(name));
+        }
+        queue.subscribe(Consumer {
+            session,
+            id: consumer,
+            no_ack: options.no_ack,
+            exclusive: options.exclusive,
+            priority: options.priority,
+            prefetch: options.prefetch,
+            account: self.accounts.join(connection),
+        });
+        self.schedule(id);
+        Ok(Reply::Done)
+    }
+
+    fn check_deletable(
+        &mut self,
+        id: QueueId,
+        name: Name,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<u32, Refusal> {
+        // A queue that somebody else has just ended counts as deleted.
+        let Some(queue) = self.queues.get_mut(id) else { return Ok(0) };
+        if if_unused && !queue.consumers.is_empty() {
+            return Err(Refusal::Busy { object: "queue", name, state: "in use" });
+        }
+        if if_empty && queue.ready_messages() > 0 {
+            return Err(Refusal::Busy { object: "queue", name, state: "not empty" });
+        }
+        Ok(count(queue.ready_messages()))
+    }
+
+    fn reply_when_ended(
+        &mut self,
+        session: SessionId,
+        queue: QueueId,
+        ended: bool,
+        reply: Reply,
+    ) -> Option<Result<Reply, Refusal>> {
+        if ended {
+            return Some(Ok(reply));
+        }
+        self.ending.push((queue, session, reply));
+        None
+    }
+
+    /// Somebody uses a queue: the time after which it expires starts anew.
+    fn touch(&mut self, id: QueueId) {
+        let now_ns = self.clock.monotonic_ns;
+        if let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.options().expires_ms.is_some()) {
+            queue.unused_since_ns = now_ns;
+            if let Some(deadline_ns) = queue.unused_deadline_ns() {
+                self.timers.set(deadline_ns, Due::Unused(id));
+            }
+        }
+    }
+
+    fn watch_unused(&mut self, queue: &Queue) {
+        if let Some(deadline_ns) = queue.unused_deadline_ns() {
+            self.timers.set(deadline_ns, Due::Unused(queue.id()));
+        }
+    }
+
+    /// Takes in a message that came with an answer.
+    pub(super) fn take_in_answer(&mut self, answer: Answer) -> Result<Reply, Refusal> {
+        let Answer { mut result, message, .. } = answer;
+        if let (Ok(Reply::Got(Some(got))), Some(message)) = (&mut result, message) {
+            got.message = self.store.insert(message);
+        }
+        result
+    }
+}
+
+fn count(messages: usize) -> u32 {
+    u32::try_from(messages).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,233 @@
+//! The lanes: what is sent to other shards and what they send.
+
+use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query};
+use super::outputs::{Handed, Pending};
+use super::{Shard, ShardId};
+use crate::mesh::Lane;
+use crate::{MessageId, QueueId, SessionId};
+
+/// Items of the data lanes that a shard takes in before it turns to something else.
+const DATA_BUDGET: usize = 4096;
+
+/// Confirms of one session to be told in one go.
+#[derive(Clone, Copy)]
+pub(super) struct ConfirmRun {
+    session: SessionId,
+    first: u64,
+    last: u64,
+    accepted: bool,
+}
+
+impl Shard {
+    /// Sends to another shard.
+    pub(super) fn send(&mut self, to: ShardId, lane: Lane, letter: Letter) {
+        self.mesh.send(to, lane, Envelope(letter));
+    }
+
+    /// Takes in what other shards sent. Whether there was anything.
+    pub(super) fn receive(&mut self) -> bool {
+        let mut worked = false;
+        while let Some((from, Envelope(letter))) = self.mesh.receive(Lane::Control) {
+            worked = true;
+            self.receive_control(from, letter);
+        }
+        self.acknowledge_changes();
+        worked |= self.receive_replies();
+        self.retry_queries();
+        for _ in 0..DATA_BUDGET {
+            let Some((from, Envelope(letter))) = self.mesh.receive(Lane::Data) else { return worked };
+            worked = true;
+            self.receive_data(from, letter);
+        }
+        self.more_data = true;
+        worked
+    }
+
+    /// Sends what was collected in this turn: confirms, and buffers that belong elsewhere.
+    pub(super) fn send_collected(&mut self) {
+        for index in 0..self.confirm_runs.len() {
+            if let Some(run) = self.confirm_runs[index].take() {
+                self.send_confirms(ShardId(index as u8), run);
+            }
+        }
+        while let Some((owner, buffer)) = self.store.pop_foreign() {
+            let batch = &mut self.buffers_home[owner.index()];
+            batch.push(buffer);
+            if batch.len() >= BUFFER_BATCH {
+                let mut full: [Vec<u8>; BUFFER_BATCH] = std::array::from_fn(|_| Vec::new());
+                for (place, buffer) in full.iter_mut().zip(batch.drain(..)) {
+                    *place = buffer;
+                }
+                self.send(owner, Lane::Reply, Letter::Buffers(full));
+            }
+        }
+    }
+
+    fn receive_control(&mut self, from: ShardId, letter: Letter) {
+        match letter {
+            Letter::Plan(request) => self.plan_remote(*request),
+            Letter::QueueEnded(queue) => {
+                if self.forget_queue(queue) {
+                    self.tell_forgotten(queue);
+                }
+            }
+            Letter::Changes { version, changes } => {
+                self.apply(&changes);
+                self.applied_version = version;
+            }
+            Letter::Applied(version) => self.applied_by(from, version),
+            Letter::Planned(planned) => self.planned(planned.session, planned.result),
+            Letter::Forgotten(queue) => self.forgotten(queue),
+            Letter::Pressure(high) => self.pressed[from.index()] = high,
+            _ => unreachable!("this does not travel in the control lane"),
+        }
+    }
+
+    fn acknowledge_changes(&mut self) {
+        if self.applied_version > self.acknowledged_version {
+            self.acknowledged_version = self.applied_version;
+            self.send(ShardId::CONTROL, Lane::Control, Letter::Applied(self.applied_version));
+        }
+    }
+
+    fn receive_replies(&mut self) -> bool {
+        let mut worked = false;
+        while let Some((from, Envelope(letter))) = self.mesh.receive(Lane::Reply) {
+            worked = true;
+            match letter {
+                Letter::Settle { queue, tag, settled } => {
+                    self.settles_received[from.index()] += 1;
+                    self.settle_at_home(queue, tag, settled);
+                }
+                Letter::Confirms { session, first, last, accepted } => {
+                    self.confirmed(session, first, last, accepted);
+                }
+                Letter::Credit { connection, bytes } => self.credit_account(connection, bytes),
+                Letter::Buffers(buffers) => {
+                    buffers.into_iter().for_each(|buffer| self.store.take_back(buffer));
+                }
+                _ => unreachable!("this does not travel in the reply lane"),
+            }
+        }
+        self.bury_dead();
+        worked
+    }
+
+    fn receive_data(&mut self, from: ShardId, letter: Letter) {
+        match letter {
+            Letter::Publish { targets, message, confirm } => {
+                let message = self.store.insert(message);
+                let accepted = self.enqueue_all(targets.as_slice(), message);
+                if let Some((session, sequence)) = confirm {
+                    self.collect_confirm(from, session, sequence, accepted);
+                }
+            }
+            Letter::Query(query) => self.receive_query(from, query),
+            Letter::Unsubscribe { queue, session, consumer } => {
+                self.early_queries.retain(|(_, query)| query.session != session);
+                self.unsubscribe_at_home(queue, session, consumer);
+            }
+            Letter::SetPrefetch { queue, session, consumer, prefetch } => {
+                self.set_prefetch_at_home(queue, session, consumer, prefetch);
+            }
+            Letter::EndQueue(queue) => {
+                self.end_queue(queue);
+            }
+            Letter::ConnectionClosed(connection) => self.accounts.close(connection),
+            Letter::Delivery(delivery) => {
+                let message = self.store.insert(delivery.message);
+                self.hand_over(Handed {
+                    session: delivery.session,
+                    connection: delivery.connection,
+                    consumer: delivery.consumer,
+                    queue: delivery.queue,
+                    tag: delivery.tag,
+                    message,
+                    redelivered: delivery.redelivered,
+                    no_ack: delivery.no_ack,
+                });
+            }
+            Letter::Answer(answer) => {
+                let session = answer.session;
+                let result = self.take_in_answer(*answer);
+                self.answered(session, result);
+            }
+            Letter::ConsumerCancelled { session, consumer, queue } => {
+                self.consumer_cancelled(session, consumer, queue);
+            }
+            _ => unreachable!("this does not travel in the data lane"),
+        }
+    }
+
+    /// A query waits until the settlements that its session made before are in. The session waits for the answer, so
+    /// nothing can overtake it from behind.
+    fn receive_query(&mut self, from: ShardId, query: Box<Query>) {
+        if self.settles_received[from.index()] < query.settles {
+            self.receive_replies();
+        }
+        if self.settles_received[from.index()] < query.settles {
+            self.early_queries.push((from, query));
+        } else {
+            self.answer_query(*query);
+        }
+    }
+
+    fn retry_queries(&mut self) {
+        for (from, query) in std::mem::take(&mut self.early_queries) {
+            if self.settles_received[from.index()] < query.settles {
+                self.early_queries.push((from, query));
+            } else {
+                self.answer_query(*query);
+            }
+        }
+    }
+
+    fn enqueue_all(&mut self, targets: &[QueueId], message: MessageId) -> bool {
+        let mut accepted = true;
+        for (place, &queue) in targets.iter().enumerate() {
+            if place + 1 < targets.len() {
+                self.store.retain(message);
+            }
+            accepted &= self.enqueue(queue, message);
+        }
+        self.bury_dead();
+        accepted
+    }
+
+    fn collect_confirm(&mut self, from: ShardId, session: SessionId, sequence: u64, accepted: bool) {
+        let slot = &mut self.confirm_runs[from.index()];
+        match slot {
+            Some(run) if run.session == session && run.accepted == accepted && run.last + 1 == sequence => {
+                run.last = sequence;
+            }
+            _ => {
+                let run = ConfirmRun { session, first: sequence, last: sequence, accepted };
+                if let Some(finished) = slot.replace(run) {
+                    self.send_confirms(from, finished);
+                }
+            }
+        }
+    }
+
+    fn send_confirms(&mut self, to: ShardId, run: ConfirmRun) {
+        let ConfirmRun { session, first, last, accepted } = run;
+        self.send(to, Lane::Reply, Letter::Confirms { session, first, last, accepted });
+    }
+
+    /// One home has answered for a run of publishes.
+    fn confirmed(&mut self, id: SessionId, first: u64, last: u64, accepted: bool) {
+        let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return };
+        let from = session.confirms.partition_point(|open| open.sequence < first);
+        for open in session.confirms.range_mut(from..).take_while(|open| open.sequence <= last) {
+            open.missing -= 1;
+            open.accepted &= accepted;
+            if open.missing == 0 {
+                let (sequence, accepted) = (open.sequence, open.accepted);
+                self.outputs.push_back(Pending::Confirmed { session: id, sequence, accepted });
+            }
+        }
+        while session.confirms.front().is_some_and(|open| open.missing == 0) {
+            session.confirms.pop_front();
+        }
+    }
+}

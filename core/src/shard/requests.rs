@@ -1,0 +1,209 @@
+//! Requests of this shard's sessions: answered here, sent to a queue's home, or sent to the control shard.
+
+use super::Shard;
+use super::control::Planning;
+use super::envelope::{Ask, Letter, PlanRequest, Query};
+use super::outputs::Pending;
+use super::sessions::Outstanding;
+use crate::mesh::Lane;
+use crate::{ConnectionId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId, VhostId};
+
+impl Shard {
+    /// Carries out a request. `None`: the answer comes as [`Output::Reply`](super::Output::Reply), and the session
+    /// waits until then.
+    pub fn request(&mut self, id: SessionId, request: Request) -> Option<Result<Reply, Refusal>> {
+        let connection = self.sessions.get(id.index, id.generation)?.connection;
+        match request {
+            Request::DeclareExchange { vhost, name, passive: true, .. } => {
+                let known = self.topology.exchange(vhost, name.as_bytes()).is_some();
+                Some(if known { Ok(Reply::Done) } else { Err(Refusal::NoExchange(name)) })
+            }
+            Request::DeclareQueue { vhost, name, passive: true, .. } => {
+                let queue = self.resolve(connection, vhost, &name);
+                self.ask(id, queue.map(|queue| Ask::Counts { queue, name, passive: true }))
+            }
+            Request::DeleteQueue { vhost, name, if_unused, if_empty } => {
+                match self.resolve(connection, vhost, &name) {
+                    // Deleting what is not there has nothing to do.
+                    Err(Refusal::NoQueue(_)) => Some(Ok(Reply::Messages(0))),
+                    queue => {
+                        self.ask(id, queue.map(|queue| Ask::Delete { queue, name, if_unused, if_empty }))
+                    }
+                }
+            }
+            Request::PurgeQueue { vhost, name } => {
+                let queue = self.resolve(connection, vhost, &name);
+                self.ask(id, queue.map(|queue| Ask::Purge { queue, name }))
+            }
+            Request::Get { vhost, queue: name, no_ack } => {
+                let queue = self.resolve(connection, vhost, &name);
+                self.ask(id, queue.map(|queue| Ask::Get { queue, name, no_ack }))
+            }
+            Request::Subscribe { vhost, queue: name, consumer, mut options } => {
+                let queue = match self.resolve(connection, vhost, &name) {
+                    Ok(queue) => queue,
+                    Err(refusal) => return Some(Err(refusal)),
+                };
+                let session = self.session_mut(id)?;
+                if session.subscription(consumer).is_some() {
+                    return Some(Err(Refusal::Consumer(consumer)));
+                }
+                options.prefetch = session.subscribed(consumer, queue, options.prefetch);
+                session.outstanding = Outstanding::Subscribe { consumer, queue };
+                let options = Box::new(options);
+                self.ask(id, Ok(Ask::Subscribe { queue, name, connection, consumer, options }))
+            }
+            Request::Cancel { consumer } => self.cancel(id, consumer),
+            Request::Barrier => self.barrier(id),
+            change @ (Request::DeclareExchange { .. }
+            | Request::DeclareQueue { .. }
+            | Request::DeleteExchange { .. }
+            | Request::Bind { .. }
+            | Request::Unbind { .. }) => self.change_topology(id, connection, change),
+        }
+    }
+
+    /// An answer from another shard.
+    pub(super) fn answered(&mut self, id: SessionId, result: Result<Reply, Refusal>) {
+        if self.session_mut(id).is_none() {
+            return self.give_back_reply(result);
+        }
+        if !self.note_answer(id, &result) {
+            return;
+        }
+        self.outputs.push_back(Pending::Reply(id, Box::new(result)));
+    }
+
+    /// The control shard has decided, and every shard knows.
+    pub(super) fn planned(&mut self, id: SessionId, result: Result<Option<QueueId>, Refusal>) {
+        if self.session_mut(id).is_none() {
+            return;
+        }
+        if let Some(result) = self.after_plan(id, result) {
+            self.outputs.push_back(Pending::Reply(id, Box::new(result)));
+        }
+    }
+
+    /// What is left of a request when the topology has changed: the counts of a declared queue.
+    fn after_plan(
+        &mut self,
+        id: SessionId,
+        result: Result<Option<QueueId>, Refusal>,
+    ) -> Option<Result<Reply, Refusal>> {
+        match result {
+            Ok(Some(queue)) => {
+                let entry = self.topology.queue_by_id(queue);
+                let name = entry.map(|entry| entry.name.clone()).unwrap_or_default();
+                self.ask(id, Ok(Ask::Counts { queue, name, passive: false }))
+            }
+            Ok(None) => Some(Ok(Reply::Done)),
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    fn change_topology(
+        &mut self,
+        session: SessionId,
+        connection: ConnectionId,
+        request: Request,
+    ) -> Option<Result<Reply, Refusal>> {
+        if self.config.id != ShardId::CONTROL {
+            let plan = PlanRequest { session, connection, request };
+            self.send(ShardId::CONTROL, Lane::Control, Letter::Plan(Box::new(plan)));
+            return None;
+        }
+        match self.plan(session, connection, &request) {
+            Planning::Done(result) => self.after_plan(session, result),
+            Planning::Waiting => None,
+        }
+    }
+
+    fn cancel(&mut self, id: SessionId, consumer: u32) -> Option<Result<Reply, Refusal>> {
+        let session = self.session_mut(id)?;
+        let Some(queue) = session.subscription(consumer) else {
+            return Some(Err(Refusal::Consumer(consumer)));
+        };
+        session.unsubscribed(consumer, queue);
+        session.outstanding = Outstanding::Cancel { consumer };
+        let answer = self.ask(id, Ok(Ask::Cancel { queue, consumer }))?;
+        // Behind deliveries that nobody has taken yet.
+        if self.has_deliveries(id, consumer) {
+            self.outputs.push_back(Pending::Reply(id, Box::new(answer)));
+            return None;
+        }
+        Some(answer)
+    }
+
+    fn barrier(&mut self, id: SessionId) -> Option<Result<Reply, Refusal>> {
+        let others: Vec<ShardId> = self.config.others().collect();
+        if others.is_empty() {
+            return Some(Ok(Reply::Done));
+        }
+        self.session_mut(id)?.outstanding = Outstanding::Barrier { missing: others.len() as u32 };
+        for shard in others {
+            self.send_query(shard, id, Ask::Barrier);
+        }
+        None
+    }
+
+    /// Asks a queue's home, be it here or elsewhere.
+    fn ask(&mut self, id: SessionId, ask: Result<Ask, Refusal>) -> Option<Result<Reply, Refusal>> {
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        let home = match &ask {
+            Ask::Counts { queue, .. }
+            | Ask::Purge { queue, .. }
+            | Ask::Get { queue, .. }
+            | Ask::Subscribe { queue, .. }
+            | Ask::Cancel { queue, .. }
+            | Ask::Delete { queue, .. } => queue.home,
+            Ask::Barrier => self.config.id,
+        };
+        if home == self.config.id {
+            let result = self.ask_home(id, ask)?;
+            self.note_answer(id, &result);
+            return Some(result);
+        }
+        self.send_query(home, id, ask);
+        None
+    }
+
+    fn send_query(&mut self, home: ShardId, session: SessionId, ask: Ask) {
+        let settles = self.settles_sent[home.index()];
+        self.send(home, Lane::Data, Letter::Query(Box::new(Query { session, settles, ask })));
+    }
+
+    /// What an answer means for the session itself. `false`: more answers have to come.
+    fn note_answer(&mut self, id: SessionId, result: &Result<Reply, Refusal>) -> bool {
+        let Some(session) = self.session_mut(id) else { return true };
+        match std::mem::replace(&mut session.outstanding, Outstanding::Nothing) {
+            Outstanding::Subscribe { consumer, queue } if result.is_err() => {
+                session.unsubscribed(consumer, queue);
+            }
+            Outstanding::Cancel { consumer } => self.give_back_held(id, consumer),
+            Outstanding::Barrier { missing } if missing > 1 => {
+                session.outstanding = Outstanding::Barrier { missing: missing - 1 };
+                return false;
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// The queue of that name, if the connection may use it.
+    fn resolve(&self, connection: ConnectionId, vhost: VhostId, name: &Name) -> Result<QueueId, Refusal> {
+        let entry = self.topology.queue(vhost, name.as_bytes());
+        let entry = entry.ok_or_else(|| Refusal::NoQueue(name.clone()))?;
+        if entry.owner.is_some_and(|owner| owner != connection) {
+            return Err(Refusal::ExclusiveToOther(name.clone()));
+        }
+        Ok(entry.id)
+    }
+
+    fn has_deliveries(&self, session: SessionId, consumer: u32) -> bool {
+        let of_consumer = |pending: &Pending| matches!(pending, Pending::Delivery(handed) if handed.session == session && handed.consumer == consumer);
+        self.outputs.iter().any(of_consumer)
+    }
+}

@@ -1,0 +1,319 @@
+//! Connections and sessions of this shard, and the gate through which deliveries reach a session.
+
+use std::collections::VecDeque;
+
+use super::Shard;
+use super::envelope::{Letter, Settled};
+use super::outputs::{Handed, Pending};
+use super::route::LastRoute;
+use crate::mesh::Lane;
+use crate::{ConnectionId, QueueId, SessionId, ShardId, VhostId};
+
+/// A connection, as the engine knows it.
+pub(super) struct Connection {
+    pub(super) owner: u32,
+    pub(super) writable: bool,
+    sessions: Vec<SessionId>,
+    /// Exclusive queues that it declared.
+    pub(super) exclusive: Vec<QueueId>,
+    /// Bytes taken since credit was last given, by home shard.
+    pub(super) taken_bytes: Vec<u64>,
+    /// Noted among those that credit is owed for.
+    pub(super) owes_credit: bool,
+}
+
+/// A consumer of a session.
+pub(super) struct Subscription {
+    pub(super) consumer: u32,
+    pub(super) queue: QueueId,
+    prefetch: u32,
+}
+
+/// A confirm that other shards have to answer.
+pub(super) struct OpenConfirm {
+    pub(super) sequence: u64,
+    /// Shards that have not answered.
+    pub(super) missing: u32,
+    pub(super) accepted: bool,
+}
+
+/// A session, as the engine knows it.
+pub(super) struct Session {
+    pub(super) connection: ConnectionId,
+    pub(super) owner: u32,
+    pub(super) channel: u16,
+    prefetch: u32,
+    /// Deliveries handed over and not settled; fetched messages do not count.
+    unsettled: u32,
+    flow: bool,
+    /// Deliveries that wait for a settlement or for the flow.
+    held: VecDeque<Handed>,
+    subscriptions: Vec<Subscription>,
+    pub(super) last_route: LastRoute,
+    pub(super) confirms: VecDeque<OpenConfirm>,
+    pub(super) outstanding: Outstanding,
+}
+
+/// What a session waits for, where the answer concerns its own state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    /// Nothing of that kind.
+    Nothing,
+    Subscribe {
+        consumer: u32,
+        queue: QueueId,
+    },
+    Cancel {
+        consumer: u32,
+    },
+    /// A barrier that this many shards have not answered.
+    Barrier {
+        missing: u32,
+    },
+}
+
+impl Session {
+    /// Lets a delivery pass now, or keeps it.
+    fn admit(&mut self, handed: Handed) -> Option<Handed> {
+        let full = self.prefetch != 0 && self.unsettled >= self.prefetch;
+        if !self.flow || (!handed.no_ack && (full || !self.held.is_empty())) {
+            self.held.push_back(handed);
+            return None;
+        }
+        self.unsettled += u32::from(!handed.no_ack);
+        Some(handed)
+    }
+
+    /// The next kept delivery that may pass now.
+    fn admit_held(&mut self) -> Option<Handed> {
+        let full = self.prefetch != 0 && self.unsettled >= self.prefetch;
+        if !self.flow || full {
+            return None;
+        }
+        let handed = self.held.pop_front()?;
+        self.unsettled += u32::from(!handed.no_ack);
+        Some(handed)
+    }
+
+    /// The prefetch that a queue applies to one of the session's consumers: its own, or the session's if that is
+    /// less. So a session whose limit is met does not take messages from other consumers.
+    fn effective_prefetch(&self, own: u32) -> u32 {
+        match (own, self.prefetch) {
+            (0, limit) | (limit, 0) => limit,
+            (own, limit) => own.min(limit),
+        }
+    }
+
+    pub(super) fn subscribed(&mut self, consumer: u32, queue: QueueId, prefetch: u32) -> u32 {
+        self.subscriptions.push(Subscription { consumer, queue, prefetch });
+        self.effective_prefetch(prefetch)
+    }
+
+    pub(super) fn subscription(&self, consumer: u32) -> Option<QueueId> {
+        self.subscriptions.iter().find(|s| s.consumer == consumer).map(|s| s.queue)
+    }
+
+    /// Forgets a consumer; `false` if it was not there, or of another queue.
+    pub(super) fn unsubscribed(&mut self, consumer: u32, queue: QueueId) -> bool {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|s| s.consumer != consumer || s.queue != queue);
+        self.subscriptions.len() < before
+    }
+}
+
+impl Shard {
+    /// Registers a connection. `owner` is the caller's handle and comes back in outputs.
+    pub fn open_connection(&mut self, owner: u32) -> ConnectionId {
+        let shards = usize::from(self.config.shards);
+        let (index, generation) = self.connections.insert(|_, _| Connection {
+            owner,
+            writable: true,
+            sessions: Vec::new(),
+            exclusive: Vec::new(),
+            taken_bytes: vec![0; shards],
+            owes_credit: false,
+        });
+        ConnectionId { shard: self.config.id, index, generation }
+    }
+
+    /// Ends a connection: its sessions, and the exclusive queues that it declared.
+    pub fn close_connection(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.index, id.generation) else { return };
+        for session in std::mem::take(&mut connection.sessions) {
+            self.close_session(session);
+        }
+        let Some(connection) = self.connections.remove(id.index, id.generation) else { return };
+        for queue in connection.exclusive {
+            self.end_owned_queue(queue);
+        }
+        self.accounts.close(id);
+        for shard in self.config.others() {
+            self.send(shard, Lane::Data, Letter::ConnectionClosed(id));
+        }
+    }
+
+    /// Whether the connection can take more output. While it cannot, what is on its way to it is bounded by
+    /// `delivery_window_bytes` for each shard.
+    pub fn set_writable(&mut self, id: ConnectionId, writable: bool) {
+        let Some(connection) = self.connections.get_mut(id.index, id.generation) else { return };
+        connection.writable = writable;
+        if writable && !connection.owes_credit && connection.taken_bytes.iter().any(|&bytes| bytes > 0) {
+            connection.owes_credit = true;
+            self.creditors.push(id);
+        }
+    }
+
+    /// Opens a session. `channel` comes back in outputs.
+    pub fn open_session(&mut self, id: ConnectionId, channel: u16) -> SessionId {
+        let connection = self
+            .connections
+            .get_mut(id.index, id.generation)
+            .expect("a session is opened on a connection that is open");
+        let owner = connection.owner;
+        let (index, generation) = self.sessions.insert(|_, _| Session {
+            connection: id,
+            owner,
+            channel,
+            prefetch: 0,
+            unsettled: 0,
+            flow: true,
+            held: VecDeque::new(),
+            subscriptions: Vec::new(),
+            last_route: LastRoute::default(),
+            confirms: VecDeque::new(),
+            outstanding: Outstanding::Nothing,
+        });
+        let session = SessionId { shard: self.config.id, index, generation };
+        connection.sessions.push(session);
+        session
+    }
+
+    /// Ends a session and its consumers. The caller settles what it holds first; deliveries still on their way go
+    /// back to their queues. No output for the session follows.
+    pub fn close_session(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(id.index, id.generation) else { return };
+        let connection = session.connection;
+        if let Some(connection) = self.connections.get_mut(connection.index, connection.generation) {
+            connection.sessions.retain(|&other| other != id);
+        }
+        for Subscription { consumer, queue, .. } in session.subscriptions {
+            if queue.home == self.config.id {
+                self.unsubscribe_at_home(queue, id, consumer);
+            } else {
+                self.send(queue.home, Lane::Data, Letter::Unsubscribe { queue, session: id, consumer });
+            }
+        }
+        for handed in session.held {
+            self.give_back(handed);
+        }
+        self.give_back_outputs(|handed| handed.session == id);
+    }
+
+    /// Most unsettled messages of the session in all; 0 for no limit. (`basic.qos` with `global`.)
+    pub fn set_session_prefetch(&mut self, id: SessionId, prefetch: u32) {
+        let Some(session) = self.session_mut(id) else { return };
+        session.prefetch = prefetch;
+        let changes: Vec<_> = session
+            .subscriptions
+            .iter()
+            .map(|s| (s.queue, s.consumer, session.effective_prefetch(s.prefetch)))
+            .collect();
+        for (queue, consumer, prefetch) in changes {
+            if queue.home == self.config.id {
+                self.set_prefetch_at_home(queue, id, consumer, prefetch);
+            } else {
+                let letter = Letter::SetPrefetch { queue, session: id, consumer, prefetch };
+                self.send(queue.home, Lane::Data, letter);
+            }
+        }
+        self.pass_held(id);
+    }
+
+    /// Stops or resumes deliveries to the session (`channel.flow`).
+    pub fn set_session_flow(&mut self, id: SessionId, active: bool) {
+        let Some(session) = self.session_mut(id) else { return };
+        session.flow = active;
+        // Offered anew, so that deliveries that need no settlement pass those that wait for one.
+        for handed in std::mem::take(&mut session.held) {
+            self.hand_over(handed);
+        }
+    }
+
+    /// The virtual host of that name.
+    pub fn vhost(&self, name: &[u8]) -> Option<VhostId> {
+        let index = self.config.vhosts.iter().position(|vhost| vhost.as_bytes() == name)?;
+        Some(VhostId(index as u16))
+    }
+
+    /// A delivery reaches its session's shard.
+    pub(super) fn hand_over(&mut self, handed: Handed) {
+        match self.sessions.get_mut(handed.session.index, handed.session.generation) {
+            Some(session) => {
+                if let Some(handed) = session.admit(handed) {
+                    self.outputs.push_back(Pending::Delivery(handed));
+                }
+            }
+            None => self.give_back(handed),
+        }
+    }
+
+    /// A delivery of the session has been settled: others may pass.
+    pub(super) fn count_settled(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return };
+        session.unsettled = session.unsettled.saturating_sub(1);
+        if !session.held.is_empty() {
+            self.pass_held(id);
+        }
+    }
+
+    /// What a session's gate keeps for a consumer that is no longer there goes back.
+    pub(super) fn give_back_held(&mut self, id: SessionId, consumer: u32) {
+        let Some(session) = self.session_mut(id) else { return };
+        let (back, keep) = session.held.drain(..).partition(|handed| handed.consumer == consumer);
+        session.held = keep;
+        let back: VecDeque<Handed> = back;
+        for handed in back {
+            self.give_back(handed);
+        }
+    }
+
+    /// A delivery that its client will not see: its message returns to the queue.
+    pub(super) fn give_back(&mut self, handed: Handed) {
+        let bytes = self.store.get(handed.message).total_bytes();
+        self.note_taken(handed.connection, handed.queue.home, bytes);
+        self.store.release(handed.message);
+        if handed.no_ack {
+            self.stats.undelivered += 1;
+        } else {
+            self.settle_anywhere(handed.queue, handed.tag, Settled::Undelivered);
+        }
+    }
+
+    /// Counts bytes that left this shard towards a connection, or never will.
+    pub(super) fn note_taken(&mut self, id: ConnectionId, home: ShardId, bytes: usize) {
+        let Some(connection) = self.connections.get_mut(id.index, id.generation) else { return };
+        connection.taken_bytes[home.index()] += bytes as u64;
+        if connection.writable && !connection.owes_credit {
+            connection.owes_credit = true;
+            self.creditors.push(id);
+        }
+    }
+
+    pub(super) fn session_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(id.index, id.generation)
+    }
+
+    fn pass_held(&mut self, id: SessionId) {
+        while let Some(handed) = self.session_mut(id).and_then(Session::admit_held) {
+            self.outputs.push_back(Pending::Delivery(handed));
+        }
+    }
+
+    pub(super) fn end_owned_queue(&mut self, queue: QueueId) {
+        if queue.home == self.config.id {
+            self.end_queue(queue);
+        } else {
+            self.send(queue.home, Lane::Data, Letter::EndQueue(queue));
+        }
+    }
+}
