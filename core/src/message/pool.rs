@@ -73,7 +73,8 @@ mod tests {
         let address = buffer.as_ptr();
         pool.put(buffer);
         assert_eq!(pool.free_bytes(), 128);
-        assert_eq!(pool.take(65).as_ptr(), address);
+        let again = pool.take(65);
+        assert_eq!(again.as_ptr(), address);
         assert_eq!(pool.free_bytes(), 0);
     }
 

@@ -21,7 +21,6 @@ pub struct Message {
     /// The shard whose pool the buffer belongs to.
     origin: ShardId,
     priority: u8,
-    persistent: bool,
     has_headers: bool,
 }
 
@@ -128,7 +127,6 @@ impl MessageStore {
             ttl_ms: header.ttl_ms,
             origin: self.shard,
             priority: header.priority,
-            persistent: header.persistent,
             has_headers: header.has_headers,
         })
     }

@@ -16,7 +16,7 @@ pub(crate) use unsettled::{ConsumerKey, Unsettled, UnsettledTable, is_fetched};
 
 use crate::request::{Overflow, QueueOptions};
 use crate::topology::QueueEntry;
-use crate::{MessageId, QueueId, SessionId};
+use crate::{MessageId, QueueId};
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -153,8 +153,8 @@ impl Queue {
     }
 
     /// Notes that a message is in a client's hands; returns its tag.
-    pub(crate) fn hand_out(&mut self, item: Item, session: SessionId, consumer: Option<ConsumerKey>) -> u64 {
-        self.unsettled.insert(Unsettled { item, session, consumer })
+    pub(crate) fn hand_out(&mut self, item: Item, consumer: Option<ConsumerKey>) -> u64 {
+        self.unsettled.insert(Unsettled { item, consumer })
     }
 
     /// Takes a message out of a client's hands. The flag: a consumer can take messages again.

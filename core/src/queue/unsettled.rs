@@ -1,7 +1,6 @@
 //! Messages handed out and not settled: a slab whose tags never name a successor.
 
 use super::ready::Item;
-use crate::SessionId;
 
 /// Set in the tag of a message that was fetched, not delivered to a consumer.
 const FETCHED: u64 = 1 << 63;
@@ -13,8 +12,6 @@ const NONE: u32 = u32::MAX;
 pub struct Unsettled {
     /// The message.
     pub item: Item,
-    /// Who has it.
-    pub session: SessionId,
     /// The consumer that it was delivered to; `None` if it was fetched.
     pub consumer: Option<ConsumerKey>,
 }
@@ -90,8 +87,8 @@ impl UnsettledTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MessageId;
     use crate::queue::ready::NEVER_NS;
-    use crate::{MessageId, ShardId};
 
     fn unsettled(fetched: bool) -> Unsettled {
         Unsettled {
@@ -103,7 +100,6 @@ mod tests {
                 priority: 0,
                 redelivered: false,
             },
-            session: SessionId { shard: ShardId(0), index: 0, generation: 0 },
             consumer: (!fetched).then_some(ConsumerKey { slot: 0, generation: 0 }),
         }
     }

@@ -93,10 +93,6 @@ impl Accounts {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.accounts.len()
-    }
-
     fn drop_if_unused(&mut self, index: u32) {
         let account = &self.accounts[index as usize];
         if account.consumers == 0 && account.under_way_bytes == 0 {
@@ -120,8 +116,8 @@ mod tests {
         accounts.charge(index, 120);
         assert!(!accounts.is_open(index));
         accounts.leave(index);
-        assert_eq!(accounts.len(), 1);
+        assert_eq!(accounts.accounts.len(), 1);
         accounts.credit(connection, 120, &mut Vec::new());
-        assert_eq!(accounts.len(), 0);
+        assert_eq!(accounts.accounts.len(), 0);
     }
 }

@@ -195,7 +195,7 @@ impl Shard {
         let Some(item) = queue.pop() else { return false };
         queue.consumers.served(key);
         self.accounts.charge(account, self.store.get(item.message).total_bytes());
-        let tag = if no_ack { 0 } else { queue.hand_out(item, session, Some(key)) };
+        let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
         let connection = self.accounts.connection(account);
         self.deliver(session, connection, id, queue.id(), tag, item, no_ack);
         true

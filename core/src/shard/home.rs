@@ -8,7 +8,7 @@ use crate::mesh::Lane;
 use crate::queue::{Consumer, Item, Queue};
 use crate::request::{ConsumerOptions, Got};
 use crate::topology::QueueEntry;
-use crate::{ConnectionId, MessageId, Name, QueueId, Refusal, Reply, SessionId};
+use crate::{ConnectionId, Name, QueueId, Refusal, Reply, SessionId};
 
 /// Messages released at once; more wait for later turns.
 const RELEASE_BUDGET: usize = 4096;
@@ -76,7 +76,7 @@ impl Shard {
         match ask {
             Ask::Counts { queue, name, passive } => Some(self.counts(queue, name, passive)),
             Ask::Purge { queue, name } => Some(self.purge(queue, name)),
-            Ask::Get { queue, name, no_ack } => Some(self.fetch(session, queue, name, no_ack)),
+            Ask::Get { queue, name, no_ack } => Some(self.fetch(queue, name, no_ack)),
             Ask::Subscribe { queue, name, connection, consumer, options } => {
                 Some(self.subscribe_at_home(session, connection, queue, name, consumer, &options))
             }
@@ -241,13 +241,13 @@ impl Shard {
         Ok(Reply::Messages(messages))
     }
 
-    fn fetch(&mut self, session: SessionId, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
+    fn fetch(&mut self, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
         self.touch(id);
         self.expire(id);
         self.bury_dead();
         let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
         let Some(item) = queue.pop() else { return Ok(Reply::Got(None)) };
-        let tag = if no_ack { 0 } else { queue.hand_out(item, session, None) };
+        let tag = if no_ack { 0 } else { queue.hand_out(item, None) };
         let remaining = count(queue.ready_messages());
         if !no_ack {
             self.store.retain(item.message);

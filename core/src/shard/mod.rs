@@ -20,6 +20,8 @@ mod requests;
 mod route;
 mod sessions;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
