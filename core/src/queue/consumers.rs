@@ -132,10 +132,8 @@ impl Consumers {
         slot.generation = slot.generation.wrapping_add(1);
         let entry = slot.entry.take();
         self.free.push(key.slot);
-        if self.single_active && was_first {
-            if let Some(&next) = self.order.front() {
-                self.enter(next);
-            }
+        if let (true, Some(&next)) = (self.single_active && was_first, self.order.front()) {
+            self.enter(next);
         }
         entry.map(|entry| entry.consumer)
     }

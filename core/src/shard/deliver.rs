@@ -166,10 +166,8 @@ impl Shard {
     }
 
     fn unpark(&mut self, id: QueueId, key: ConsumerKey) {
-        if let Some(queue) = self.queues.get_mut(id) {
-            if queue.consumers.unpark(key) {
-                self.schedule(id);
-            }
+        if self.queues.get_mut(id).is_some_and(|queue| queue.consumers.unpark(key)) {
+            self.schedule(id);
         }
     }
 

@@ -196,12 +196,10 @@ impl Shard {
             self.add_selected(vhost, message, &selected, &mut targets).map(|()| cacheable)
         });
         let route = Route::of(&targets, self.config.id);
-        if let Ok(true) = outcome {
-            if selected.is_empty() {
-                let view = self.store.view(message);
-                self.routes.insert(epoch, vhost, view.exchange, view.routing_key, &targets);
-                self.remember(session_id, vhost, message, epoch, &route);
-            }
+        if outcome == Ok(true) && selected.is_empty() {
+            let view = self.store.view(message);
+            self.routes.insert(epoch, vhost, view.exchange, view.routing_key, &targets);
+            self.remember(session_id, vhost, message, epoch, &route);
         }
         targets.clear();
         self.targets = targets;
