@@ -6,7 +6,7 @@
 # counters, `perf stat -e instructions:u -p PID` beside `fulmar bench throughput` tells the same for io_uring.
 #
 # usage: bench/instructions.sh [FULMAR [MESSAGES [SIZE [OPTIONS of fulmar bench throughput...]]]]
-# Leaves the profile of the second run in callgrind.fulmar.out of the working directory.
+# Leaves the profile of the second run in target/callgrind.fulmar.out.
 set -eu
 
 fulmar=${1:-target/release/fulmar}
@@ -35,7 +35,7 @@ instructions() {
         fi
         sleep 0.1
     done
-    "$fulmar" bench throughput --url "amqp://guest:guest@127.0.0.1:$(cat "$work/port")/" \
+    "$fulmar" bench throughput --url "amqp://guest:guest@127.0.0.1:$(head -n 1 "$work/port")/" \
         --size "$size" --messages "$count" --warmup 0 --seconds 300 "$@" >&2
     kill "$broker"
     wait "$broker" || true
@@ -45,5 +45,5 @@ instructions() {
 
 one=$(instructions "$messages" "$@")
 two=$(instructions $((2 * messages)) "$@")
-mv "$work/callgrind.out" callgrind.fulmar.out
+mv "$work/callgrind.out" target/callgrind.fulmar.out
 echo "instructions per message ($size B): $(((two - one) / messages))"

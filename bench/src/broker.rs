@@ -83,8 +83,8 @@ fn serve<'a>(options: impl Iterator<Item = &'a str>) -> Result<Broker, BenchErro
         .stdout(Stdio::piped())
         .spawn()?;
     let mut port = String::new();
-    let output = child.stdout.take().expect("it is piped");
-    BufReader::new(output).read_line(&mut port)?;
+    // Borrowed, so that the pipe stays open for what else the broker says.
+    BufReader::new(child.stdout.as_mut().expect("it is piped")).read_line(&mut port)?;
     let mut broker = Broker { url: Url::default(), child: Some(child) };
     broker.url.port = port
         .trim()
