@@ -13,7 +13,6 @@
 //!    [`Transport::resume`].
 
 pub mod idle;
-pub mod sim;
 
 mod clock;
 mod epoll;

@@ -9,5 +9,4 @@ pub mod detect;
 pub mod logging;
 pub mod login;
 pub mod settings;
-pub mod tools;
 pub mod worker;

@@ -2,7 +2,6 @@
 
 mod cases;
 mod real;
-mod simulated;
 mod world;
 
 /// Instantiates the cases for a world.
@@ -11,7 +10,7 @@ macro_rules! cases {
         $(
             #[test]
             fn $case() {
-                <$world as $crate::world::World>::repeat($crate::cases::$case::<$world>);
+                $crate::cases::$case::<$world>();
             }
         )*
     };
@@ -46,4 +45,3 @@ macro_rules! all_cases {
 
 all_cases!(uring, crate::real::UringWorld);
 all_cases!(epoll, crate::real::EpollWorld);
-all_cases!(sim, crate::simulated::SimWorld);

@@ -18,6 +18,8 @@ pub(super) struct Tx {
     settlements: Vec<(Entry, Settlement)>,
     /// The exchange that was last found to exist.
     exchange: Option<Name>,
+    /// Numbers given to publishes so far, over all commits.
+    sequence: u64,
     /// Publishes of the commit under way that queues have not answered.
     outstanding: usize,
     /// The commit's barrier is passed.
@@ -109,12 +111,14 @@ impl Channel {
         tx.exchange = None;
         let publishes = std::mem::take(&mut tx.publishes);
         let settlements = std::mem::take(&mut tx.settlements);
+        let mut sequence = tx.sequence;
         let mut outstanding = 0;
         let mut rejected = false;
         let mut refused = None;
         for (message, mandatory) in publishes {
             let vhost = env.link.vhost;
-            match env.shard.publish(self.session, vhost, message, mandatory, Some(0)) {
+            sequence += 1;
+            match env.shard.publish(self.session, vhost, message, mandatory, Some(sequence)) {
                 Ok(Published::Confirmed) => {}
                 Ok(Published::Rejected) => rejected = true,
                 Ok(Published::Pending) => outstanding += 1,
@@ -129,6 +133,7 @@ impl Channel {
             return Err(Exception::refused(&refusal, &env.link.vhost_name, None));
         }
         if let Mode::Tx(tx) = &mut self.mode {
+            tx.sequence = sequence;
             tx.outstanding = outstanding;
             tx.rejected = rejected;
         }

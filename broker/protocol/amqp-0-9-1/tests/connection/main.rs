@@ -1,0 +1,11 @@
+//! Connections over real shards, spoken to in frames. Every scenario runs with whole and with shredded input, with the
+//! queues on the connection's own shard and on another one.
+
+mod bench;
+mod channels;
+mod consuming;
+mod faults;
+mod handshake;
+mod publishing;
+mod topology;
+mod transactions;
