@@ -48,6 +48,8 @@ struct Conn {
     reason: CloseReason,
     readable: bool,
     writable: bool,
+    /// The last report told of the stream's end or an error; it will not be told again.
+    ending: bool,
     /// The peer has closed its side, and everything was read.
     at_end: bool,
     paused: bool,
@@ -178,7 +180,8 @@ impl EpollTransport {
             let id = ConnId { index, generation };
             let Some(conn) = self.conns.get_mut(id) else { continue };
             let failed = report.events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
-            conn.readable |= failed || report.events & (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 != 0;
+            conn.ending |= failed || report.events & libc::EPOLLRDHUP as u32 != 0;
+            conn.readable |= conn.ending || report.events & libc::EPOLLIN as u32 != 0;
             conn.writable |= failed || report.events & libc::EPOLLOUT as u32 != 0;
             self.look_at(id);
         }
@@ -254,8 +257,9 @@ impl EpollTransport {
             };
             if received > 0 {
                 let len = received as u32;
-                // Less than asked for means that the socket is empty; the next bytes are an edge of their own.
-                conn.readable = received as usize == room;
+                // Less than asked for means that the socket is empty; the next bytes are an edge of their own. The
+                // end of the stream may have been told with these.
+                conn.readable = received as usize == room || conn.ending;
                 if closing {
                     self.free.push(buffer);
                 } else {
@@ -419,6 +423,7 @@ impl EpollTransport {
             reason: CloseReason::Local,
             readable: false,
             writable: state == State::Open,
+            ending: false,
             at_end: false,
             paused: false,
             dirty: false,

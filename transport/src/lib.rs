@@ -13,6 +13,7 @@
 //!    [`Transport::resume`].
 
 pub mod idle;
+pub mod sim;
 
 mod clock;
 mod epoll;

@@ -9,4 +9,5 @@ pub mod detect;
 pub mod logging;
 pub mod login;
 pub mod settings;
+pub mod tools;
 pub mod worker;

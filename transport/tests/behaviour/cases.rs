@@ -2,7 +2,7 @@
 
 use fulmar_transport::{Close, CloseReason, Config, ConnId, Transport, Wait};
 
-use crate::world::{Side, World, connect, listen, pattern, settle, tiny, until};
+use crate::world::{Side, World, connect, listen, patient, pattern, settle, tiny, until};
 
 macro_rules! world {
     ($W:ty) => {
@@ -154,7 +154,7 @@ pub fn a_paused_flood_is_bounded<W: World>() {
 }
 
 pub fn closing_in_order_delivers_everything<W: World>() {
-    let mut world = world!(W);
+    let mut world = world!(W, patient(), patient());
     let (_, address) = listen(&mut world);
     let (at_server, at_client) = connect(&mut world, address);
     // The client has something under way too, which the server does not want any more.
@@ -216,7 +216,7 @@ pub fn aborting_ends_a_closing_that_hangs<W: World>() {
 }
 
 pub fn what_arrived_before_the_end_comes_first<W: World>() {
-    let mut world = world!(W);
+    let mut world = world!(W, patient(), patient());
     let (_, address) = listen(&mut world);
     let (at_server, at_client) = connect(&mut world, address);
     let text = pattern(1 << 20);
@@ -232,7 +232,7 @@ pub fn what_arrived_before_the_end_comes_first<W: World>() {
 }
 
 pub fn the_last_words_of_a_peer_are_answered<W: World>() {
-    let mut world = world!(W);
+    let mut world = world!(W, patient(), patient());
     let (_, address) = listen(&mut world);
     let (at_server, at_client) = connect(&mut world, address);
     world.sides().0.echo = true;
@@ -247,7 +247,7 @@ pub fn the_last_words_of_a_peer_are_answered<W: World>() {
 }
 
 pub fn stale_ids_are_ignored<W: World>() {
-    let mut world = world!(W);
+    let mut world = world!(W, patient(), patient());
     let (_, address) = listen(&mut world);
     let (at_server, at_client) = connect(&mut world, address);
     world.sides().1.transport.close(at_client, Close::Flush);

@@ -2,6 +2,7 @@
 
 mod cases;
 mod real;
+mod simulated;
 mod world;
 
 /// Instantiates the cases for a world.
@@ -10,7 +11,7 @@ macro_rules! cases {
         $(
             #[test]
             fn $case() {
-                $crate::cases::$case::<$world>();
+                <$world as $crate::world::World>::repeat($crate::cases::$case::<$world>);
             }
         )*
     };
@@ -45,3 +46,4 @@ macro_rules! all_cases {
 
 all_cases!(uring, crate::real::UringWorld);
 all_cases!(epoll, crate::real::EpollWorld);
+all_cases!(sim, crate::simulated::SimWorld);

@@ -14,6 +14,10 @@ pub trait World: Sized {
     fn sides(&mut self) -> (&mut Side<Self::T>, &mut Side<Self::T>);
     /// Lets what is on its way arrive.
     fn advance(&mut self);
+    /// Runs a case as often as it makes sense here.
+    fn repeat(case: fn()) {
+        case();
+    }
     /// Where the server listens.
     fn address(&self) -> SocketAddr;
 }
@@ -68,10 +72,10 @@ impl<T: Transport> Side<T> {
                     assert!(buf.len > 0, "an empty buffer");
                     let bytes = self.transport.bytes(&buf).to_vec();
                     *self.last_turn.entry(conn).or_default() += bytes.len();
-                    if self.echo {
-                        if let Some(output) = self.transport.output(conn) {
-                            output.extend_from_slice(&bytes);
-                        }
+                    if self.echo
+                        && let Some(output) = self.transport.output(conn)
+                    {
+                        output.extend_from_slice(&bytes);
                     }
                     self.received.entry(conn).or_default().extend_from_slice(&bytes);
                     if self.keep_buffers {
@@ -162,6 +166,11 @@ pub fn connect<W: World>(world: &mut W, address: SocketAddr) -> (ConnId, ConnId)
 /// Bytes that differ everywhere.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// Closing in order has to end by itself, not by running out of time.
+pub fn patient() -> Config {
+    Config { close_timeout_ms: 3_600_000, ..Config::default() }
 }
 
 pub fn tiny() -> Config {

@@ -1,0 +1,245 @@
+//! `fulmar send` and `fulmar receive`, on the client library: small, but enough to try a broker, to fill and to drain
+//! queues, and to use AMQP from scripts.
+
+pub mod receive;
+pub mod send;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use fulmar_client::{Channel, Connection, Error, Options, QueueOptions, Reconnect, Value};
+
+/// What `--help` says of the exit codes.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 something else failed; 2 wrong usage; 3 no connection to the broker; \
+    4 the login was refused; 5 the broker refused what was asked (no such queue, say); 6 timed out before all was done";
+
+/// How to reach the broker; the same for both tools.
+#[derive(Clone, Debug, clap::Args)]
+struct BrokerArgs {
+    /// Broker, as amqp://user:password@host:port/virtual-host
+    #[arg(
+        short,
+        long,
+        env = "FULMAR_URL",
+        default_value = "amqp://guest:guest@localhost:5672/",
+        hide_env_values = true
+    )]
+    url: String,
+
+    /// Keep connecting again when the connection breaks
+    #[arg(long)]
+    reconnect: bool,
+}
+
+/// A queue to make first, if it is not there.
+#[derive(Clone, Debug, clap::Args)]
+struct DeclareArgs {
+    /// Declare the queue first
+    #[arg(long, conflicts_with = "exchange")]
+    declare: bool,
+
+    /// Declare it durable
+    #[arg(long, requires = "declare")]
+    durable: bool,
+}
+
+impl BrokerArgs {
+    async fn open(&self, name: &str) -> Result<Connection, Failure> {
+        let mut options = Options::from_url(&self.url)?;
+        options.reconnect = self.reconnect.then(Reconnect::default);
+        options.connection_name.get_or_insert_with(|| format!("fulmar {name}"));
+        Ok(Connection::open(options).await?)
+    }
+}
+
+impl DeclareArgs {
+    /// Declares the queue, or makes sure that it is there: the default exchange would drop messages silently.
+    async fn prepare(&self, channel: &Channel, queue: &str) -> Result<(), Failure> {
+        if self.declare {
+            let options = QueueOptions { durable: self.durable, ..Default::default() };
+            channel.declare_queue(queue, options).await?;
+        } else {
+            channel.check_queue(queue).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a tool stops before it is done.
+#[derive(Debug)]
+enum Failure {
+    Client(Error),
+    Io(io::Error),
+    TimedOut(String),
+    Refused(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Io(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Client(error) => {
+                write!(f, "{error}")?;
+                match error {
+                    Error::Connect { .. } => {
+                        write!(f, "\nIs a broker running there? `fulmar serve` starts one.")
+                    }
+                    Error::Login { .. } => write!(
+                        f,
+                        "\nThe URL holds user and password; `fulmar user` manages them; guest may log in on the \
+                         broker's own host alone."
+                    ),
+                    Error::ChannelClosed { code: 404, .. } => {
+                        write!(f, "\nWith --declare a queue is made if it is not there.")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Failure::Io(error) => write!(f, "{error}"),
+            Failure::TimedOut(text) | Failure::Refused(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Client(Error::Url { .. } | Error::Argument(_)) => 2,
+            Failure::Client(Error::Connect { .. } | Error::Timeout(..) | Error::ConnectionLost(_)) => 3,
+            Failure::Client(Error::Login { .. }) => 4,
+            Failure::Client(
+                Error::ChannelClosed { .. }
+                | Error::ConnectionClosed { .. }
+                | Error::Nacked
+                | Error::Cancelled,
+            )
+            | Failure::Refused(_) => 5,
+            Failure::TimedOut(_) => 6,
+            Failure::Client(_) | Failure::Io(_) => 1,
+        }
+    }
+}
+
+/// Runs a tool to its end and says why it failed.
+fn finish(tool: &str, work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("fulmar {tool}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has enough of it.
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("fulmar {tool}: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// `work`, but not longer than `limit`.
+async fn within<T>(
+    limit: Option<Duration>,
+    what: &str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    match limit {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(Failure::TimedOut(format!("{what} took longer than {limit:?}")))),
+    }
+}
+
+/// Says on standard error how many messages there were, and how fast.
+fn report(verb: &str, count: u64, took: Duration) {
+    let rate = count as f64 / took.as_secs_f64().max(1e-9);
+    // Nobody may look at it.
+    let _ = writeln!(io::stderr(), "{verb} {count} messages in {:.3} s, {rate:.0}/s", took.as_secs_f64());
+}
+
+/// `name=value`; what stands after a colon is a type, as in `name:text=1`. Without one a number is a number, `true` and
+/// `false` are booleans, and all else is text.
+fn parse_header(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("a header is given as name=value")?;
+    let (name, kind) = name.split_once(':').map_or((name, None), |(name, kind)| (name, Some(kind)));
+    let wrong = |kind: &str| format!("{value:?} is not a value of type {kind}");
+    let value = match kind {
+        None => guess(value),
+        Some("text") => Value::Text(value.into()),
+        Some(kind @ "int") => Value::I64(value.parse().map_err(|_| wrong(kind))?),
+        Some(kind @ "float") => Value::F64(value.parse().map_err(|_| wrong(kind))?),
+        Some(kind @ "bool") => Value::Bool(value.parse().map_err(|_| wrong(kind))?),
+        Some(other) => return Err(format!("the type {other:?} is not known; text, int, float and bool are")),
+    };
+    Ok((name.to_owned(), value))
+}
+
+fn guess(value: &str) -> Value {
+    if let Ok(value) = value.parse() {
+        Value::I64(value)
+    } else if let Ok(value) = value.parse() {
+        Value::Bool(value)
+    } else if let Some(value) = value.parse().ok().filter(|value: &f64| value.is_finite()) {
+        Value::F64(value)
+    } else {
+        Value::Text(value.into())
+    }
+}
+
+/// `1.5` seconds.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is not a length of time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_types_are_guessed_or_given() {
+        let value = parse_header;
+        assert_eq!(value("a=1"), Ok(("a".into(), Value::I64(1))));
+        assert_eq!(value("a=1.5"), Ok(("a".into(), Value::F64(1.5))));
+        assert_eq!(value("a=true"), Ok(("a".into(), Value::Bool(true))));
+        assert_eq!(value("a=b=c"), Ok(("a".into(), Value::Text("b=c".into()))));
+        assert_eq!(value("a=nan"), Ok(("a".into(), Value::Text("nan".into()))));
+        assert_eq!(value("a:text=1"), Ok(("a".into(), Value::Text("1".into()))));
+        assert_eq!(value("a:float=1"), Ok(("a".into(), Value::F64(1.0))));
+        assert!(value("a:int=x").is_err() && value("a:what=x").is_err() && value("a").is_err());
+    }
+
+    #[test]
+    fn failures_have_their_exit_codes() {
+        let code = |error: Error| Failure::from(error).exit_code();
+        let closed = |code| Error::ChannelClosed { code, text: String::new() };
+        assert_eq!(code(closed(404)), 5);
+        assert_eq!(code(Error::ConnectionLost(String::new())), 3);
+        assert_eq!(code(Options::from_url("x").unwrap_err()), 2);
+        assert_eq!(Failure::TimedOut(String::new()).exit_code(), 6);
+        assert!(Failure::from(closed(404)).to_string().contains("--declare"));
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction_but_no_sign() {
+        assert_eq!(parse_seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert!(parse_seconds("-1").is_err() && parse_seconds("soon").is_err());
+    }
+}
