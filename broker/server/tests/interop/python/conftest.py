@@ -82,6 +82,7 @@ class Broker:
 
     def __init__(self, port):
         self.port = port
+        self.is_foreign = RUNNING is not None
         self.url = f"amqp://guest:guest@localhost:{port}/%2F"
 
     def connect(self, user="guest", password="guest", **options):

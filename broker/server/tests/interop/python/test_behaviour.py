@@ -438,3 +438,14 @@ class TestRouting:
             self.route(channel, "amq.topic", key)
         assert [get(channel, queue)[0].routing_key for _ in range(2)] == ["a.b.c", "a.b.c.d.e"]
         assert channel.basic_get(queue)[0] is None
+
+    def test_delayed_message_exchange(self, broker, connection, channel, name):
+        if broker.is_foreign:
+            pytest.skip("RabbitMQ needs a plugin for it that Debian does not have")
+        channel.exchange_declare(name, "x-delayed-message", auto_delete=True, arguments={"x-delayed-type": "direct"})
+        queue = declare(channel, "")
+        channel.queue_bind(queue, name, "key")
+        self.route(channel, name, "key", {"x-delay": 300})
+        self.route(channel, name, "key", {"x-delay": 50})
+        assert channel.basic_get(queue)[0] is None
+        assert [abs(get(channel, queue)[1].headers["x-delay"]) for _ in range(2)] == [50, 300]
