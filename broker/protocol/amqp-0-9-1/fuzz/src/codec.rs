@@ -38,7 +38,9 @@ fn method(payload: &[u8]) {
     let Ok(method) = Method::decode(payload) else { return };
     let mut again = Vec::new();
     method.encode(7, &mut again);
-    let Ok(Some((frame, taken))) = frame::parse(&again, 0) else { panic!("{method:?} is not written as a frame") };
+    let Ok(Some((frame, taken))) = frame::parse(&again, 0) else {
+        panic!("{method:?} is not written as a frame")
+    };
     assert_eq!((frame.kind, frame.channel, taken), (FrameKind::Method, 7, again.len()));
     assert_eq!(Method::decode(frame.payload), Ok(method));
     if let Some(arguments) = tables_of(&method) {
@@ -64,7 +66,9 @@ fn content_header(payload: &[u8]) {
     let Ok(header) = ContentHeader::parse(payload) else { return };
     let mut again = Vec::new();
     header.encode(7, &mut again);
-    let Ok(Some((frame, _))) = frame::parse(&again, 0) else { panic!("{header:?} is not written as a frame") };
+    let Ok(Some((frame, _))) = frame::parse(&again, 0) else {
+        panic!("{header:?} is not written as a frame")
+    };
     assert_eq!(ContentHeader::parse(frame.payload), Ok(header));
     property_list(header.properties);
 }
@@ -136,7 +140,10 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         (Name::from("bytes"), Value::Bytes(Name::from(&b"\0\xff"[..]))),
         (Name::from("time"), Value::Timestamp(1_700_000_000)),
         (Name::from("array"), Value::Array(vec![Value::Void, Value::Array(vec![Value::Bool(false)])])),
-        (Name::from("table"), Value::Table(Table(vec![(Name::from("deep"), Value::Table(Table::default()))]))),
+        (
+            Name::from("table"),
+            Value::Table(Table(vec![(Name::from("deep"), Value::Table(Table::default()))])),
+        ),
     ]));
     let arguments = TableRef::new(&everything);
     let methods = crate::client_methods(arguments);
@@ -174,4 +181,3 @@ fn all_properties(headers: TableRef<'_>) -> Properties<'_> {
         cluster_id: Some(b""),
     }
 }
-

@@ -7,8 +7,7 @@ use fulmar_amqp_0_9_1::codec::method::class;
 use fulmar_amqp_0_9_1::codec::{ContentHeader, Frame, FrameKind, Method, Properties, TableRef, frame};
 use fulmar_amqp_0_9_1::connection::{Action, Config, Connection, Context};
 use fulmar_core::mesh::Wake;
-use fulmar_core::shard::mesh_for;
-use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId, mesh_for};
 
 const FRAME_MAX_BYTES: u32 = 4096;
 const MAX_BODY_BYTES: u64 = 8192;
@@ -31,7 +30,11 @@ pub fn run(input: &[u8]) {
     if flags & SKIP_HANDSHAKE != 0 {
         handshake(&mut stream);
     }
-    if flags & WHOLE_FRAMES != 0 { frames(rest, &mut stream) } else { stream.extend_from_slice(rest) }
+    if flags & WHOLE_FRAMES != 0 {
+        frames(rest, &mut stream)
+    } else {
+        stream.extend_from_slice(rest)
+    }
     let mut broker = Broker::new();
     let peers = if flags & TWO_AT_ONCE != 0 { 2 } else { 1 };
     let mut peers: Vec<Peer> = (0..peers).map(|owner| broker.accept(owner)).collect();
@@ -72,7 +75,8 @@ fn frames(mut records: &[u8], out: &mut Vec<u8>) {
     while let [kind, channel, length, rest @ ..] = records {
         let wanted = usize::from(*length) + if kind & 0x80 != 0 { 1024 } else { 0 };
         let (payload, rest) = rest.split_at(wanted.min(rest.len()));
-        let kind = [FrameKind::Method, FrameKind::Header, FrameKind::Body, FrameKind::Heartbeat][usize::from(kind % 4)];
+        let kind = [FrameKind::Method, FrameKind::Header, FrameKind::Body, FrameKind::Heartbeat]
+            [usize::from(kind % 4)];
         Frame { kind, channel: u16::from(channel % 8), payload }.encode(out);
         records = rest;
     }
@@ -208,7 +212,9 @@ fn check_output(peer: &mut Peer, out: &mut Vec<u8>) {
     assert!(peer.written < MAX_OUTPUT_BYTES, "answers without end");
     let mut rest = out.as_slice();
     while !rest.is_empty() {
-        let Ok(Some((frame, taken))) = frame::parse(rest, FRAME_MAX_BYTES) else { panic!("not a frame: {rest:02x?}") };
+        let Ok(Some((frame, taken))) = frame::parse(rest, FRAME_MAX_BYTES) else {
+            panic!("not a frame: {rest:02x?}")
+        };
         if frame.kind == FrameKind::Method {
             assert!(Method::decode(frame.payload).is_ok(), "not a method: {:02x?}", frame.payload);
         }
@@ -248,7 +254,10 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
             frame::encode_content(channel, &properties, b"a body", FRAME_MAX_BYTES, &mut encoded);
         }
         let as_records = records_of(&encoded);
-        alone.push((method.name().to_owned(), [&[SKIP_HANDSHAKE | WHOLE_FRAMES, 0], as_records.as_slice()].concat()));
+        alone.push((
+            method.name().to_owned(),
+            [&[SKIP_HANDSHAKE | WHOLE_FRAMES, 0], as_records.as_slice()].concat(),
+        ));
         // The last ones close what the others need.
         if !matches!(method, Method::ChannelOpen | Method::TxSelect) {
             bytes.extend_from_slice(&encoded);
@@ -271,7 +280,8 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
 /// A publish whose body needs several frames.
 fn large_body() -> Vec<u8> {
     let mut encoded = Vec::new();
-    Method::BasicPublish { exchange: b"", routing_key: b"q", mandatory: false, immediate: false }.encode(1, &mut encoded);
+    Method::BasicPublish { exchange: b"", routing_key: b"q", mandatory: false, immediate: false }
+        .encode(1, &mut encoded);
     ContentHeader { class_id: class::BASIC, body_size: 3000, properties: &[0, 0] }.encode(1, &mut encoded);
     for _ in 0..3 {
         Frame { kind: FrameKind::Body, channel: 1, payload: &[b'x'; 1000] }.encode(&mut encoded);

@@ -4,6 +4,7 @@
 //! well-formed inputs. The same entry points serve libFuzzer (`fuzz_targets/`) and the plain runner (`src/plain.rs`).
 
 pub mod codec;
+pub mod connection;
 
 use fulmar_amqp_0_9_1::codec::{Method, TableRef};
 
@@ -13,7 +14,14 @@ pub fn client_methods(arguments: TableRef<'_>) -> Vec<Method<'_>> {
     let (queue, exchange, key) = (b"q".as_slice(), b"x".as_slice(), b"a.b".as_slice());
     vec![
         Method::ChannelOpen,
-        Method::AccessRequest { realm: b"/", exclusive: false, passive: true, active: true, write: true, read: true },
+        Method::AccessRequest {
+            realm: b"/",
+            exclusive: false,
+            passive: true,
+            active: true,
+            write: true,
+            read: true,
+        },
         Method::ExchangeDeclare {
             exchange,
             type_: b"topic",
@@ -34,7 +42,13 @@ pub fn client_methods(arguments: TableRef<'_>) -> Vec<Method<'_>> {
             arguments,
         },
         Method::QueueBind { queue, exchange, routing_key: b"a.#", no_wait: false, arguments },
-        Method::ExchangeBind { destination: exchange, source: b"amq.fanout", routing_key: b"", no_wait: true, arguments },
+        Method::ExchangeBind {
+            destination: exchange,
+            source: b"amq.fanout",
+            routing_key: b"",
+            no_wait: true,
+            arguments,
+        },
         Method::ConfirmSelect { no_wait: false },
         Method::BasicQos { prefetch_size: 0, prefetch_count: 2, global: false },
         Method::BasicConsume {
@@ -60,7 +74,13 @@ pub fn client_methods(arguments: TableRef<'_>) -> Vec<Method<'_>> {
         Method::TxRollback,
         Method::QueuePurge { queue, no_wait: false },
         Method::QueueUnbind { queue, exchange, routing_key: b"a.#", arguments },
-        Method::ExchangeUnbind { destination: exchange, source: b"amq.fanout", routing_key: b"", no_wait: false, arguments },
+        Method::ExchangeUnbind {
+            destination: exchange,
+            source: b"amq.fanout",
+            routing_key: b"",
+            no_wait: false,
+            arguments,
+        },
         Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false },
         Method::ExchangeDelete { exchange, if_unused: false, no_wait: false },
         Method::ConnectionUpdateSecret { new_secret: b"s", reason: b"r" },

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fulmar_amqp_0_9_1_fuzz::codec;
+use fulmar_amqp_0_9_1_fuzz::{codec, connection};
 
 struct Target {
     name: &'static str,
@@ -12,7 +12,10 @@ struct Target {
     seeds: fn() -> Vec<(String, Vec<u8>)>,
 }
 
-const TARGETS: &[Target] = &[Target { name: "codec", run: codec::run, seeds: codec::seeds }];
+const TARGETS: &[Target] = &[
+    Target { name: "codec", run: codec::run, seeds: codec::seeds },
+    Target { name: "connection", run: connection::run, seeds: connection::seeds },
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
