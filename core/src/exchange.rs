@@ -123,19 +123,49 @@ pub struct Scratch {
     topic: topic::TopicScratch,
 }
 
-/// Destinations in order, each as often as it was put in.
+/// Destinations in order, each as often as it was put in. One alone, by far the most frequent, takes no memory of its
+/// own.
 #[derive(Default)]
-struct Destinations(Vec<Destination>);
+enum Destinations {
+    #[default]
+    None,
+    One(Destination),
+    Many(Vec<Destination>),
+}
 
 impl Destinations {
+    fn as_slice(&self) -> &[Destination] {
+        match self {
+            Destinations::None => &[],
+            Destinations::One(destination) => std::slice::from_ref(destination),
+            Destinations::Many(destinations) => destinations,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
     fn insert(&mut self, destination: Destination) {
-        let place = self.0.partition_point(|other| *other < destination);
-        self.0.insert(place, destination);
+        match self {
+            Destinations::None => *self = Destinations::One(destination),
+            Destinations::One(other) => {
+                let (first, second) = (destination.min(*other), destination.max(*other));
+                *self = Destinations::Many(vec![first, second]);
+            }
+            Destinations::Many(destinations) => {
+                let place = destinations.partition_point(|other| *other < destination);
+                destinations.insert(place, destination);
+            }
+        }
     }
 
     fn remove(&mut self, destination: Destination) {
-        let place = self.0.binary_search(&destination).expect("a removed destination was put in");
-        self.0.remove(place);
+        let place = self.as_slice().binary_search(&destination).expect("a removed destination was put in");
+        match self {
+            Destinations::Many(destinations) if destinations.len() > 1 => drop(destinations.remove(place)),
+            _ => *self = Destinations::None,
+        }
     }
 }
 

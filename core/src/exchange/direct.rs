@@ -20,14 +20,14 @@ impl ExchangeType for Direct {
         let key = binding.entry.key.as_bytes();
         let destinations = self.by_key.get_mut(key).expect("an unbound key was bound");
         destinations.remove(binding.destination);
-        if destinations.0.is_empty() {
+        if destinations.is_empty() {
             self.by_key.remove(key);
         }
     }
 
     fn route(&self, key: &[u8], _: &Routable<'_>, _: &mut Scratch, found: &mut Vec<Destination>) {
         if let Some(destinations) = self.by_key.get(key) {
-            found.extend_from_slice(&destinations.0);
+            found.extend_from_slice(destinations.as_slice());
         }
     }
 

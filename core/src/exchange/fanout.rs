@@ -19,6 +19,6 @@ impl ExchangeType for Fanout {
     }
 
     fn route(&self, _: &[u8], _: &Routable<'_>, _: &mut Scratch, found: &mut Vec<Destination>) {
-        found.extend_from_slice(&self.destinations.0);
+        found.extend_from_slice(self.destinations.as_slice());
     }
 }

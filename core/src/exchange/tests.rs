@@ -118,7 +118,7 @@ fn destinations_are_kept_as_often_as_they_were_put_in() {
         destinations.insert(Destination::Queue(slot));
     }
     destinations.remove(Destination::Queue(1));
-    assert_eq!(destinations.0, [1, 2, 3].map(Destination::Queue));
+    assert_eq!(destinations.as_slice(), [1, 2, 3].map(Destination::Queue));
 }
 
 #[test]

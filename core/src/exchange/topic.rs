@@ -105,7 +105,7 @@ impl ExchangeType for Topic {
             {
                 let state = &self.nodes[hash as usize];
                 // Whatever words are left, it matches.
-                found.extend_from_slice(&state.destinations.0);
+                found.extend_from_slice(state.destinations.as_slice());
                 if state.degree > 0 {
                     hashes.push(hash);
                 }
@@ -135,7 +135,7 @@ impl ExchangeType for Topic {
             }
         }
         for &node in nodes.iter() {
-            found.extend_from_slice(&self.nodes[node as usize].destinations.0);
+            found.extend_from_slice(self.nodes[node as usize].destinations.as_slice());
         }
     }
 
@@ -175,7 +175,7 @@ impl Topic {
     fn prune(&mut self, mut at: u32, key: &[u8]) {
         for word in key.rsplit(|&byte| byte == b'.') {
             let node = &self.nodes[at as usize];
-            if node.step == Step::Root || node.degree > 0 || !node.destinations.0.is_empty() {
+            if node.step == Step::Root || node.degree > 0 || !node.destinations.is_empty() {
                 return;
             }
             let node = self.nodes.remove(at as usize);

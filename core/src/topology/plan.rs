@@ -155,21 +155,26 @@ impl Topology {
         Ok(Plan { changes: vec![Change::QueueDeclared(Arc::new(entry))], queue: Some(id) })
     }
 
-    fn plan_binding(&self, binding: BindingEntry, owner: Option<ConnectionId>) -> Result<Plan, Refusal> {
+    fn plan_binding(&self, mut binding: BindingEntry, owner: Option<ConnectionId>) -> Result<Plan, Refusal> {
         let vhost = binding.vhost;
         refuse_default(&binding.source)?;
         let source = self
             .exchange_slot(vhost, binding.source.as_bytes())
             .ok_or_else(|| Refusal::NoExchange(binding.source.clone()))?;
         match binding.kind {
-            DestinationKind::Queue => drop(self.check_access(vhost, &binding.destination, owner)?),
+            DestinationKind::Queue => {
+                binding.destination = self.check_access(vhost, &binding.destination, owner)?.name.clone();
+            }
             DestinationKind::Exchange => {
                 refuse_default(&binding.destination)?;
-                if self.exchange_slot(vhost, binding.destination.as_bytes()).is_none() {
-                    return Err(Refusal::NoExchange(binding.destination));
-                }
+                let slot = self
+                    .exchange_slot(vhost, binding.destination.as_bytes())
+                    .ok_or_else(|| Refusal::NoExchange(binding.destination.clone()))?;
+                binding.destination = self.exchanges[slot as usize].entry.name.clone();
             }
         }
+        // A million bindings share the names of what they bind.
+        binding.source = self.exchanges[source as usize].entry.name.clone();
         self.exchanges[source as usize].routes.check(&binding)?;
         match self.find_binding(&binding) {
             Some(_) => Ok(Plan::default()),

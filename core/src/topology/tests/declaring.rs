@@ -204,7 +204,8 @@ fn exchanges_have_to_be_declared_the_same() {
         inequivalent(world.ask(&exchange("x", "direct"))),
         ("type".into(), Some(text("direct")), Some(text("topic")))
     );
-    let differing: [(&str, fn(&mut ExchangeOptions)); 4] = [
+    type Change = fn(&mut ExchangeOptions);
+    let differing: [(&str, Change); 4] = [
         ("durable", |options| options.durable = true),
         ("auto_delete", |options| options.auto_delete = true),
         ("internal", |options| options.internal = true),
