@@ -22,6 +22,8 @@ use crate::worker::{Counters, Note, Stats, Worker, WorkerConfig};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// Connections above the limit that may exist for as long as it takes to refuse them.
+const REFUSAL_PLACES: u32 = 64;
 /// How much longer than its limit a stop is waited for.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -377,7 +379,8 @@ fn limits(settings: &Settings, shards: usize) -> Limits {
 
 fn shard_config(settings: &Settings, index: usize) -> ShardConfig {
     let shards = settings.shard_count();
-    let names = std::iter::once("/").chain(settings.vhosts.iter().map(String::as_str).filter(|&name| name != "/"));
+    let names =
+        std::iter::once("/").chain(settings.vhosts.iter().map(String::as_str).filter(|&name| name != "/"));
     ShardConfig {
         id: ShardId(index as u8),
         shards: shards as u8,
@@ -394,7 +397,13 @@ fn random_seed() -> u64 {
 }
 
 fn transport_config(settings: &Settings) -> TransportConfig {
-    TransportConfig { max_connections: settings.max_connections, ..TransportConfig::default() }
+    // The worker refuses what is too much, and says so; it needs a few places for that.
+    let max_connections = connections_per_shard(settings) + REFUSAL_PLACES;
+    TransportConfig { max_connections, ..TransportConfig::default() }
+}
+
+fn connections_per_shard(settings: &Settings) -> u32 {
+    settings.max_connections.div_ceil(settings.shard_count() as u32)
 }
 
 fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
@@ -415,7 +424,7 @@ fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
         }),
         high_water_bytes: TransportConfig::default().high_water_bytes,
         memory_bytes: settings.memory_limit_bytes / shards as u64,
-        max_connections: u64::from(settings.max_connections).div_ceil(shards as u64),
+        max_connections: u64::from(connections_per_shard(settings)),
         idle: settings.idle,
     }
 }

@@ -1,13 +1,19 @@
 //! The Fulmar message broker: configuration, wiring, the `fulmar` program.
 //!
+//! * [`broker`]: starts and stops a broker in this process.
+//! * [`worker`]: the loop of one shard, which the simulation steps.
 //! * [`settings`]: every option, once, and where its value came from.
-//! * [`worker`]: the loop of one shard.
 //! * [`detect`]: which protocol a connection speaks.
+//! * [`login`]: the thread that checks passwords.
+//! * [`serve`], [`user`], [`tools`]: the subcommands.
 
 pub mod affinity;
+pub mod broker;
 pub mod detect;
 pub mod logging;
 pub mod login;
+pub mod serve;
 pub mod settings;
 pub mod tools;
+pub mod user;
 pub mod worker;

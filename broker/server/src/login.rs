@@ -13,7 +13,6 @@ use crate::worker::{Authenticator, Note};
 struct Question {
     shard: usize,
     conn: ConnId,
-    loopback: bool,
     login: Box<Login>,
 }
 
@@ -32,8 +31,8 @@ pub struct Asker {
 }
 
 impl Authenticator for Asker {
-    fn check(&mut self, conn: ConnId, loopback: bool, login: Box<Login>) -> Option<Result<String, String>> {
-        let question = Question { shard: self.shard, conn, loopback, login };
+    fn check(&mut self, conn: ConnId, login: Box<Login>) -> Option<Result<String, String>> {
+        let question = Question { shard: self.shard, conn, login };
         match self.questions.send(question) {
             Ok(()) => None,
             Err(_) => Some(Err("logins are no longer checked, the broker is stopping".to_string())),
@@ -52,7 +51,7 @@ pub fn spawn(authority: Authority, mailboxes: Vec<Mailbox>) -> std::io::Result<(
 }
 
 fn answer(mut authority: Authority, questions: &Receiver<Question>, mailboxes: &[Mailbox]) {
-    while let Ok(Question { shard, conn, loopback, login }) = questions.recv() {
+    while let Ok(Question { shard, conn, login }) = questions.recv() {
         match authority.refresh() {
             Ok(true) => {
                 log::info!("users file {} has changed and was read", authority.users().path().display())
@@ -61,7 +60,7 @@ fn answer(mut authority: Authority, questions: &Receiver<Question>, mailboxes: &
             Err(error) => log::error!("{error}; the users stay as they were"),
         }
         let result = authority
-            .check(&login.mechanism, &login.user, &login.password, loopback)
+            .check(&login.mechanism, &login.user, &login.password, login.loopback)
             .map_err(|denied| denied.to_string());
         let mailbox = &mailboxes[shard];
         if mailbox.notes.send(Note::Login { conn, result }).is_ok() {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use fulmar_transport::IdleStrategy;
+use fulmar_transport::{IdleStrategy, IoChoice};
 
 use crate::affinity::{self, Affinity};
 
@@ -60,18 +60,6 @@ pub struct Settings {
     pub stop_timeout_ms: u64,
     /// Least severe messages that are logged.
     pub log_level: Option<log::LevelFilter>,
-}
-
-/// Which reactor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IoChoice {
-    /// io_uring where the kernel lets us, otherwise epoll.
-    #[default]
-    Auto,
-    /// io_uring or nothing.
-    Uring,
-    /// epoll.
-    Epoll,
 }
 
 /// One option. Applying its text changes the settings.
@@ -140,15 +128,7 @@ pub const SPECS: &[Spec] = &[
         "BACKEND",
         "auto",
         "Reactor: uring, epoll, or auto (io_uring where the kernel allows it)",
-        |s, text| {
-            s.io = match text {
-                "auto" => IoChoice::Auto,
-                "uring" => IoChoice::Uring,
-                "epoll" => IoChoice::Epoll,
-                other => return Err(format!("'{other}' is not one of auto, uring, epoll")),
-            };
-            Ok(())
-        },
+        |s, text| set(&mut s.io, text),
     ),
     spec("shards", "N", "0", "Threads that serve connections and queues; 0: CPUs less one", |s, text| {
         set_in(&mut s.shards, text, 0..=64)

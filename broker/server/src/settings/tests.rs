@@ -73,10 +73,7 @@ fn errors_name_option_file_and_line() {
         "FILE:2: unknown option 'hartbeat'; `fulmar serve --help` lists them"
     );
     assert_eq!(error("\nheartbeat\n"), "FILE:2: expected name=value");
-    assert_eq!(
-        error("io=fast\n"),
-        "FILE:1: bad value 'fast' for io: 'fast' is not one of auto, uring, epoll"
-    );
+    assert_eq!(error("io=fast\n"), "FILE:1: bad value 'fast' for io: `fast` is none of auto, uring, epoll");
     assert!(error("frame-max=1\n").contains("frame-max: not within 4096 to"));
     let from_environment = load(&[], &[("FULMAR_SHARDS", "many")]).unwrap_err().to_string();
     assert!(

@@ -64,8 +64,8 @@ pub struct WorkerConfig {
 /// Checks logins. Checking a password takes long on purpose, so it is done elsewhere; the answer comes as
 /// [`Note::Login`].
 pub trait Authenticator {
-    /// Starts checking a login, or answers at once. `loopback`: the peer is on this host.
-    fn check(&mut self, conn: ConnId, loopback: bool, login: Box<Login>) -> Option<Result<String, String>>;
+    /// Starts checking a login, or answers at once.
+    fn check(&mut self, conn: ConnId, login: Box<Login>) -> Option<Result<String, String>>;
 }
 
 /// What other threads tell a worker. Whoever sends one then uses the transport's waker.
@@ -397,10 +397,8 @@ impl<T: Transport> Worker<T> {
         if self.slots.get(index).is_none_or(|slot| slot.conn != conn) {
             return;
         }
-        if let Err(reason) = &result {
+        if result.is_err() {
             self.counters.refused_logins.add(1);
-            let peer = self.slots[index].peer;
-            self.faults.warn(self.now_ns, format_args!("{peer}: login refused: {reason}"));
         }
         self.with_amqp(index, |connection, cx| connection.authenticated(cx, result));
     }
@@ -507,9 +505,10 @@ impl<T: Transport> Worker<T> {
         }
         let slot = &mut self.slots[index];
         let State::Amqp091(connection) = &slot.state else { return };
-        if !slot.was_open {
-            // Until it is open, a connection's next deadline may come nearer with everything it receives.
-            slot.was_open = connection.is_open();
+        let open = connection.is_open();
+        if !open || !slot.was_open {
+            // While it opens or closes, a connection's next deadline may come nearer with everything it receives.
+            slot.was_open = open;
             self.tick(index);
         }
         self.regulate(index);
@@ -535,8 +534,7 @@ impl<T: Transport> Worker<T> {
         let Slot { conn, peer, .. } = self.slots[index];
         match action {
             Action::Authenticate(login) => {
-                let loopback = peer.ip().to_canonical().is_loopback();
-                if let Some(result) = self.authenticator.check(conn, loopback, login) {
+                if let Some(result) = self.authenticator.check(conn, login) {
                     self.logged_in(conn, result);
                 }
             }
@@ -679,7 +677,7 @@ impl<T: Transport> Worker<T> {
     fn tell_stop(&mut self) {
         for index in 0..self.slots.len() {
             self.with_amqp(index, |connection, cx| {
-                connection.shut_down(cx, CONNECTION_FORCED, "CONNECTION_FORCED - broker shutting down");
+                connection.shut_down(cx, CONNECTION_FORCED, "broker shutting down");
             });
         }
     }
