@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use fulmar_bench::BenchArgs;
+use fulmar_server::tools::{receive, send};
 use fulmar_server::user::UserArgs;
 use fulmar_server::{serve, settings, user};
 
@@ -12,27 +14,32 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match command().get_matches().subcommand() {
         Some(("serve", matches)) => serve::run(matches),
-        Some(("user", matches)) => match UserArgs::from_arg_matches(matches) {
-            Ok(args) => user::run(args),
-            Err(error) => error.exit(),
-        },
+        Some(("send", matches)) => send::run(&parsed(matches)),
+        Some(("receive", matches)) => receive::run(&parsed(matches)),
+        Some(("user", matches)) => user::run(parsed(matches)),
+        Some(("bench", matches)) => fulmar_bench::run(parsed(matches)),
         _ => unreachable!("clap insists on a subcommand"),
     }
 }
 
 fn command() -> Command {
-    let serve = settings::with_options(
-        Command::new("serve")
-            .about("Run a broker")
-            .after_help("Every option can also stand in the file and in the environment; the first of command line, environment, file counts."),
-    );
-    let user = UserArgs::augment_args(
-        Command::new("user").about("Add, list and delete users, change their passwords"),
+    let serve = settings::with_options(Command::new("serve").about("Run a broker")).after_help(
+        "Every option may also stand in the file and in the environment. Of command line, environment and file, \
+         the first that has it counts.",
     );
     Command::new("fulmar")
         .about("A low-latency message broker")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, user])
+        .subcommand(serve)
+        .subcommand(send::Args::augment_args(Command::new("send")))
+        .subcommand(receive::Args::augment_args(Command::new("receive")))
+        .subcommand(UserArgs::augment_args(Command::new("user")))
+        .subcommand(BenchArgs::augment_args(Command::new("bench")))
+}
+
+/// What a subcommand was given. The program ends where it is not what the subcommand takes.
+fn parsed<A: Args + FromArgMatches>(matches: &ArgMatches) -> A {
+    A::from_arg_matches(matches).unwrap_or_else(|error| error.exit())
 }
