@@ -36,6 +36,8 @@ pub(crate) struct Queue {
     pub(crate) expiry_timer_ns: u64,
     /// Since when nobody has used it; what counts for `x-expires`.
     pub(crate) unused_since_ns: u64,
+    /// A timer for that is set.
+    pub(crate) unused_timer: bool,
     had_consumers: bool,
 }
 
@@ -53,6 +55,7 @@ impl Queue {
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
+            unused_timer: false,
             had_consumers: false,
             entry,
         }

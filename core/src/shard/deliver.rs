@@ -13,6 +13,8 @@ use crate::{ConnectionId, MessageId, QueueId, SessionId};
 const QUEUE_BUDGET: usize = 64;
 /// Deliveries of a shard in one turn.
 const TURN_BUDGET: usize = 1024;
+/// Messages of one queue that expire in one turn.
+const EXPIRY_BUDGET: usize = 1024;
 
 impl Shard {
     /// Settles a message that was delivered to the session. A queue that has gone meanwhile is no error.
@@ -139,20 +141,33 @@ impl Shard {
         }
     }
 
-    /// Removes what has expired from a queue.
-    pub(super) fn expire(&mut self, id: QueueId) {
-        const BUDGET: usize = 1024;
+    /// A timer for expiring messages has run out. An older one than the queue counts on says nothing.
+    pub(super) fn expire_at(&mut self, id: QueueId, deadline_ns: u64) {
+        if self.queues.get_mut(id).is_none_or(|queue| queue.expiry_timer_ns != deadline_ns) {
+            return;
+        }
+        let finished = self.drop_expired(id, EXPIRY_BUDGET);
         let now_ns = self.clock.monotonic_ns;
-        for _ in 0..BUDGET {
-            let Some(queue) = self.queues.get_mut(id) else { return };
-            let Some(item) = queue.pop_expired(now_ns) else { break };
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        queue.expiry_timer_ns = NEVER_NS;
+        if finished {
+            set_expiry_timer(queue, &mut self.timers);
+        } else {
+            queue.expiry_timer_ns = now_ns + 1;
+            self.timers.set(now_ns + 1, Due::Expiry(id));
+        }
+    }
+
+    /// Removes what has expired from a queue, at most `budget`. Whether that was all.
+    pub(super) fn drop_expired(&mut self, id: QueueId, budget: usize) -> bool {
+        let now_ns = self.clock.monotonic_ns;
+        for _ in 0..budget {
+            let Some(queue) = self.queues.get_mut(id) else { return true };
+            let Some(item) = queue.pop_expired(now_ns) else { return true };
             let entry = queue.entry().clone();
             self.discard(&entry, item, Reason::Expired);
         }
-        if let Some(queue) = self.queues.get_mut(id) {
-            queue.expiry_timer_ns = NEVER_NS;
-            set_expiry_timer(queue, &mut self.timers);
-        }
+        false
     }
 
     /// A connection has taken bytes: consumers that waited for room may go on.

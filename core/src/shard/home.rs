@@ -123,9 +123,8 @@ impl Shard {
 
     /// A queue at home here was declared.
     pub(super) fn make_queue(&mut self, entry: &std::sync::Arc<QueueEntry>) {
-        let queue = Queue::new(entry.clone(), self.clock.monotonic_ns);
-        self.watch_unused(&queue);
-        self.queues.insert(queue);
+        self.queues.insert(Queue::new(entry.clone(), self.clock.monotonic_ns));
+        self.watch_unused(entry.id);
     }
 
     /// Ends a queue: its messages and consumers go at once, its name when every shard has been told. Whether that
@@ -190,14 +189,13 @@ impl Shard {
     pub(super) fn expire_unused(&mut self, id: QueueId) {
         let now_ns = self.clock.monotonic_ns;
         let Some(queue) = self.queues.get_mut(id) else { return };
-        match queue.unused_deadline_ns() {
-            Some(deadline_ns) if deadline_ns <= now_ns => {
-                self.stats.queues_expired += 1;
-                self.end_queue(id);
-            }
-            Some(deadline_ns) => self.timers.set(deadline_ns, Due::Unused(id)),
-            // In use; its last consumer sets the timer again.
-            None => {}
+        queue.unused_timer = false;
+        if queue.unused_deadline_ns().is_some_and(|deadline_ns| deadline_ns <= now_ns) {
+            self.stats.queues_expired += 1;
+            self.end_queue(id);
+        } else {
+            // Used meanwhile. If it is in use now, its last consumer sets the timer again.
+            self.watch_unused(id);
         }
     }
 
@@ -243,7 +241,7 @@ impl Shard {
 
     fn fetch(&mut self, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
         self.touch(id);
-        self.expire(id);
+        self.drop_expired(id, usize::MAX);
         self.bury_dead();
         let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
         let Some(item) = queue.pop() else { return Ok(Reply::Got(None)) };
@@ -318,17 +316,17 @@ impl Shard {
     /// Somebody uses a queue: the time after which it expires starts anew.
     fn touch(&mut self, id: QueueId) {
         let now_ns = self.clock.monotonic_ns;
-        if let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.options().expires_ms.is_some()) {
-            queue.unused_since_ns = now_ns;
-            if let Some(deadline_ns) = queue.unused_deadline_ns() {
-                self.timers.set(deadline_ns, Due::Unused(id));
-            }
-        }
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        queue.unused_since_ns = now_ns;
+        self.watch_unused(id);
     }
 
-    fn watch_unused(&mut self, queue: &Queue) {
+    /// Sets the timer of a queue that expires when unused; one that is set already will look again.
+    fn watch_unused(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(id).filter(|queue| !queue.unused_timer) else { return };
         if let Some(deadline_ns) = queue.unused_deadline_ns() {
-            self.timers.set(deadline_ns, Due::Unused(queue.id()));
+            queue.unused_timer = true;
+            self.timers.set(deadline_ns, Due::Unused(id));
         }
     }
 

@@ -385,10 +385,10 @@ impl Shard {
 
     fn do_what_is_due(&mut self) -> bool {
         let mut worked = false;
-        while let Some((_, due)) = self.timers.pop_due(self.clock.monotonic_ns) {
+        while let Some((deadline_ns, due)) = self.timers.pop_due(self.clock.monotonic_ns) {
             worked = true;
             match due {
-                Due::Expiry(queue) => self.expire(queue),
+                Due::Expiry(queue) => self.expire_at(queue, deadline_ns),
                 Due::Unused(queue) => self.expire_unused(queue),
                 Due::HeldBack(slot) => {
                     let (vhost, message) = self.held_back.remove(slot as usize);

@@ -1,11 +1,11 @@
 //! From a session to queues: routing, and handing a message to every queue that it is for.
 
 use super::envelope::{Letter, Targets};
-use super::route::Route;
+use super::route::{LastRoute, Route};
 use super::sessions::OpenConfirm;
 use super::{Published, Shard};
 use crate::mesh::Lane;
-use crate::message::{Edit, MessageHeader, MessageView};
+use crate::message::{Edit, Message, MessageHeader, MessageView};
 use crate::topology::Routable;
 use crate::{MessageId, Name, QueueId, Refusal, SessionId, ShardId, Value, VhostId};
 
@@ -13,9 +13,10 @@ use crate::{MessageId, Name, QueueId, Refusal, SessionId, ShardId, Value, VhostI
 const DELAYED_KIND: &[u8] = b"x-delayed-message";
 const NS_PER_MS: u64 = 1_000_000;
 
-/// The outcome of routing a message that is not sent on at once.
+/// The outcome of routing.
 enum Routed {
-    To(Route),
+    /// The message, or the one that took its place because a header had to go.
+    Onward(MessageId),
     /// Held back; it will be routed when its time comes.
     Held,
 }
@@ -59,37 +60,36 @@ impl Shard {
         self.stats.published += 1;
         let epoch = self.topology.epoch();
         let content = self.store.get(message);
-        let has_headers = content.has_headers();
         let Some(session) = self.sessions.get_mut(session_id.index, session_id.generation) else {
             self.store.release(message);
             return Ok(Published::Confirmed);
         };
-        let remembered = session.last_route.is(epoch, vhost, content.address());
-        if remembered && !has_headers {
-            if let ([queue], []) = (&session.last_route.route.local[..], &session.last_route.route.remote[..])
-            {
-                let queue = *queue;
+        let selected = Selected::of(content);
+        if selected.is_empty() && session.last_route.is(epoch, vhost, content.address()) {
+            if let Some(queue) = session.last_route.route.only_local() {
                 let accepted = self.enqueue(queue, message);
                 self.bury_dead();
                 return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
             }
-            let route = std::mem::take(&mut session.last_route.route);
-            let published = self.distribute(session_id, message, &route, mandatory, confirm);
-            if let Some(session) = self.session_mut(session_id) {
-                session.last_route.route = route;
-            }
+            let last = std::mem::take(&mut session.last_route);
+            let published = self.distribute(session_id, message, &last.route, mandatory, confirm);
+            self.keep_route(session_id, last);
             return Ok(published);
         }
-        match self.route_publish(session_id, vhost, message, epoch) {
-            Ok((message, Routed::To(route))) => {
-                Ok(self.distribute(session_id, message, &route, mandatory, confirm))
+        let mut last = std::mem::take(&mut session.last_route);
+        let routed = self.route_publish(vhost, message, epoch, &selected, &mut last);
+        let published = match routed {
+            Ok(Routed::Onward(message)) => {
+                Ok(self.distribute(session_id, message, &last.route, mandatory, confirm))
             }
-            Ok((_, Routed::Held)) => Ok(Published::Confirmed),
+            Ok(Routed::Held) => Ok(Published::Confirmed),
             Err(refusal) => {
                 self.store.release(message);
                 Err(refusal)
             }
-        }
+        };
+        self.keep_route(session_id, last);
+        published
     }
 
     /// Appends a message to a queue at home here. Takes the message over. `false`: the queue refuses it.
@@ -124,19 +124,19 @@ impl Shard {
     /// Routes a message that no session publishes: a dead letter, or one that was held back. Takes it over.
     pub(super) fn publish_internally(&mut self, vhost: VhostId, message: MessageId) {
         let mut targets = std::mem::take(&mut self.targets);
-        let outcome = self.route_by_topology(vhost, message, &mut targets);
-        if outcome.is_ok() {
+        targets.clear();
+        if self.route_by_topology(vhost, message, &mut targets).is_ok() {
             self.distribute_internally(message, &targets);
         } else {
             self.store.release(message);
         }
-        targets.clear();
         self.targets = targets;
     }
 
     /// Hands a message to queues, without anybody to confirm it to. Takes it over.
     pub(super) fn distribute_internally(&mut self, message: MessageId, targets: &[QueueId]) {
-        let route = Route::of(targets, self.config.id);
+        let mut route = Route::default();
+        route.set(targets, self.config.id);
         self.hand_to_all(message, &route, None);
     }
 
@@ -160,62 +160,61 @@ impl Shard {
         self.topology.route(vhost, view.exchange, &routable, targets)
     }
 
-    /// The full way of routing: what is remembered by the shard, exchanges that hold messages back, further routing
-    /// keys in headers. Returns the message, which is another one if a header had to go.
+    /// The full way of routing: what the shard remembers, exchanges that hold messages back, further routing keys in
+    /// headers. Leaves the route in `last`.
     fn route_publish(
         &mut self,
-        session_id: SessionId,
         vhost: VhostId,
         message: MessageId,
         epoch: u64,
-    ) -> Result<(MessageId, Routed), Refusal> {
+        selected: &Selected,
+        last: &mut LastRoute,
+    ) -> Result<Routed, Refusal> {
+        last.forget();
         let content = self.store.get(message);
         let view = content.view();
-        let selected = if content.has_headers() { Selected::of(&view) } else { Selected::default() };
         if let Some(targets) = self.routes.get(epoch, vhost, view.exchange, view.routing_key) {
             if selected.is_empty() {
-                let route = Route::of(targets, self.config.id);
-                self.remember(session_id, vhost, message, epoch, &route);
-                return Ok((message, Routed::To(route)));
+                last.route.set(targets, self.config.id);
+                last.remember(epoch, vhost, content.address());
+                return Ok(Routed::Onward(message));
             }
         } else if let Some(options) = self.topology.exchange(vhost, view.exchange) {
             if options.internal {
                 return Err(Refusal::Internal(Name::from(view.exchange)));
             }
-            if options.kind.as_bytes() == DELAYED_KIND && content.has_headers() {
-                let delay = view.encoding.header(view.properties, b"x-delay");
-                if let Some(ms) = delay.and_then(|delay| delay.as_i64()).filter(|&ms| ms > 0) {
-                    self.hold_back(vhost, message, ms as u64);
-                    return Ok((message, Routed::Held));
-                }
+            if options.kind.as_bytes() == DELAYED_KIND
+                && let Some(ms) = delay_ms(content)
+            {
+                self.hold_back(vhost, message, ms);
+                return Ok(Routed::Held);
             }
         }
         let mut targets = std::mem::take(&mut self.targets);
-        let cacheable = self.route_by_topology(vhost, message, &mut targets);
-        let outcome = cacheable.and_then(|cacheable| {
-            self.add_selected(vhost, message, &selected, &mut targets).map(|()| cacheable)
-        });
-        let route = Route::of(&targets, self.config.id);
-        if outcome == Ok(true) && selected.is_empty() {
-            let view = self.store.view(message);
-            self.routes.insert(epoch, vhost, view.exchange, view.routing_key, &targets);
-            self.remember(session_id, vhost, message, epoch, &route);
-        }
         targets.clear();
-        self.targets = targets;
-        outcome?;
-        let message = if selected.blind.is_empty() || route.is_empty() {
-            message
+        let cacheable = self.route_by_topology(vhost, message, &mut targets)?;
+        if selected.is_empty() {
+            last.route.set(&targets, self.config.id);
+            if cacheable {
+                let content = self.store.get(message);
+                let view = content.view();
+                self.routes.insert(epoch, vhost, view.exchange, view.routing_key, &targets);
+                last.remember(epoch, vhost, content.address());
+            }
         } else {
-            self.without_blind_keys(message)
-        };
-        Ok((message, Routed::To(route)))
+            self.add_selected(vhost, message, selected, &mut targets)?;
+            last.route.set(&targets, self.config.id);
+        }
+        self.targets = targets;
+        if selected.blind.is_empty() || last.route.is_empty() {
+            return Ok(Routed::Onward(message));
+        }
+        Ok(Routed::Onward(self.without_blind_keys(message)))
     }
 
-    fn remember(&mut self, id: SessionId, vhost: VhostId, message: MessageId, epoch: u64, route: &Route) {
-        let address = self.store.get(message).address();
-        if let Some(session) = self.sessions.get_mut(id.index, id.generation) {
-            session.last_route.remember(epoch, vhost, address, route.clone());
+    fn keep_route(&mut self, id: SessionId, last: LastRoute) {
+        if let Some(session) = self.session_mut(id) {
+            session.last_route = last;
         }
     }
 
@@ -326,7 +325,7 @@ impl Shard {
         &mut self,
         shard: ShardId,
         targets: &Targets,
-        message: crate::message::Message,
+        message: Message,
         confirm: Option<(SessionId, u64)>,
     ) {
         self.send(shard, Lane::Data, Letter::Publish { targets: targets.clone(), message, confirm });
@@ -343,8 +342,12 @@ pub(super) struct Selected {
 }
 
 impl Selected {
-    fn of(view: &MessageView<'_>) -> Self {
-        Selected { copies: keys(view, b"CC"), blind: keys(view, b"BCC") }
+    fn of(content: &Message) -> Self {
+        if !content.has_headers() {
+            return Selected::default();
+        }
+        let view = content.view();
+        Selected { copies: keys(&view, b"CC"), blind: keys(&view, b"BCC") }
     }
 
     /// Keys that everybody may see.
@@ -355,6 +358,16 @@ impl Selected {
     fn is_empty(&self) -> bool {
         self.copies.is_empty() && self.blind.is_empty()
     }
+}
+
+/// How long the publisher wants a message to be held back.
+fn delay_ms(content: &Message) -> Option<u64> {
+    if !content.has_headers() {
+        return None;
+    }
+    let view = content.view();
+    let delay = view.encoding.header(view.properties, b"x-delay")?.as_i64()?;
+    u64::try_from(delay).ok().filter(|&ms| ms > 0)
 }
 
 /// The routing keys in an array under a header.

@@ -1,6 +1,9 @@
 //! The engine as its callers see it: one or several shards stepped in one thread.
 
 mod basics;
+mod deadletters;
+mod flow;
+mod queues;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -321,7 +324,8 @@ impl Broker {
         for shard in &self.shards {
             let stats = shard.stats();
             let queued = stats.ready + stats.unsettled;
-            assert_eq!(stats.messages, queued, "messages that no queue holds: {stats:?}");
+            // Queues share messages, nobody else holds any.
+            assert!(stats.messages <= queued, "messages that no queue holds: {stats:?}");
             assert_eq!((stats.sessions, stats.connections, stats.consumers, stats.unsettled), (0, 0, 0, 0));
         }
     }
