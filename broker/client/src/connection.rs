@@ -120,6 +120,7 @@ impl Connection {
         check_short("the virtual host", &options.virtual_host)?;
         let shared = Arc::new(Shared::new(options));
         let link = driver::establish(&shared, &mut connect).await?;
+        shared.lock().ready();
         tokio::spawn(driver::run(shared.clone(), link, connect));
         Ok(Connection { inner: Arc::new(Inner { shared }) })
     }

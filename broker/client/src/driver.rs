@@ -106,7 +106,9 @@ where
     let mut restoring = false;
     let end = loop {
         let restored = async {
-            restore(&shared, restoring).await;
+            if restoring {
+                restore(&shared).await;
+            }
             std::future::pending().await
         };
         let error = tokio::select! {
@@ -281,22 +283,18 @@ fn take_input(
 }
 
 /// Brings a new connection to where the last one was, then lets the handles use it.
-async fn restore(shared: &Arc<Shared>, restoring: bool) {
-    if restoring {
-        if shared.options.reconnect.as_ref().is_some_and(|reconnect| reconnect.topology) {
-            restore_topology(shared).await;
-        }
-        let channels = shared.lock().restorable_channels();
-        for (channel, requests) in channels {
-            restore_channel(shared, channel, requests).await;
-        }
+async fn restore(shared: &Arc<Shared>) {
+    if shared.options.reconnect.as_ref().is_some_and(|reconnect| reconnect.topology) {
+        restore_topology(shared).await;
+    }
+    let channels = shared.lock().restorable_channels();
+    for (channel, requests) in channels {
+        restore_channel(shared, channel, requests).await;
     }
     shared.lock().ready();
     shared.changed.notify_waiters();
     shared.wake.notify_one();
-    if restoring {
-        let _ = shared.events.send(ConnectionEvent::Reconnected);
-    }
+    let _ = shared.events.send(ConnectionEvent::Reconnected);
 }
 
 async fn restore_channel(shared: &Arc<Shared>, channel: u16, requests: Vec<Request>) {
