@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+#[cfg(doc)]
+use crate::{Transport, Waker};
+
 /// A socket of this transport: slot and generation. Stale ones are ignored by every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
@@ -15,7 +18,8 @@ pub struct ConnId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub u32);
 
-/// Received bytes, lent until [`Transport::recycle`].
+/// Received bytes, lent until [`Transport::recycle`]. There are few buffers for all connections: copy out what has to
+/// wait for long.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RecvBuf {
     /// Which buffer; the implementation's business.

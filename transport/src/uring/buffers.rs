@@ -1,9 +1,11 @@
 //! The receive buffers that the kernel fills, and the ring by which it gets them.
 //!
 //! Only some of the free buffers are posted at a time, the most recently used first: as long as traffic fits into few
-//! buffers, it stays in few cache lines. Each time that the kernel runs out, twice as many are posted.
+//! buffers, it stays in few cache lines, and a flood cannot make one turn arbitrarily long. When the kernel runs out of
+//! buffers that it has hardly filled, because many connections talk at once, twice as many are posted.
 
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
@@ -28,6 +30,10 @@ pub(super) struct Buffers {
     posted: u16,
     target: u16,
     tail: u16,
+    /// Since buffers were last posted: how many were filled, with how many bytes, and whether those were all.
+    filled: u32,
+    filled_bytes: u64,
+    ran_out: bool,
 }
 
 impl Buffers {
@@ -44,6 +50,9 @@ impl Buffers {
             posted: 0,
             target: FIRST_POSTED.min(count),
             tail: 0,
+            filled: 0,
+            filled_bytes: 0,
+            ran_out: false,
         })
     }
 
@@ -80,11 +89,13 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(self.data.base().add(start), len) }
     }
 
-    /// The kernel has filled a buffer.
+    /// The kernel has filled a buffer with so many bytes.
     #[inline]
-    pub(super) fn taken(&mut self) {
+    pub(super) fn taken(&mut self, bytes: u32) {
         debug_assert!(self.posted > 0);
         self.posted -= 1;
+        self.filled += 1;
+        self.filled_bytes += u64::from(bytes);
     }
 
     /// A buffer is free again. The kernel gets it at the next [`Buffers::post`].
@@ -94,9 +105,9 @@ impl Buffers {
         self.free.push(id as u16);
     }
 
-    /// The kernel ran out: post more from now on.
-    pub(super) fn exhausted(&mut self) {
-        self.target = self.target.saturating_mul(2).min(self.count);
+    /// The kernel had none left for somebody.
+    pub(super) fn ran_out(&mut self) {
+        self.ran_out = true;
     }
 
     /// How many buffers the kernel has.
@@ -107,6 +118,13 @@ impl Buffers {
     /// Gives the kernel buffers up to the target.
     #[inline]
     pub(super) fn post(&mut self) {
+        if mem::take(&mut self.ran_out) {
+            let hardly_filled = self.filled_bytes < u64::from(self.filled) * u64::from(self.buffer_bytes) / 4;
+            if hardly_filled {
+                self.target = self.target.saturating_mul(2).min(self.count);
+            }
+        }
+        (self.filled, self.filled_bytes) = (0, 0);
         if self.posted >= self.target || self.free.is_empty() {
             return;
         }
@@ -130,5 +148,34 @@ impl Buffers {
         // SAFETY: the tail lies in the first entry, is aligned, and is only accessed atomically from here on. Release,
         // paired with the kernel's acquire: it sees the entries before the tail.
         unsafe { (*BufRingEntry::tail(base).cast::<AtomicU16>()).store(self.tail, Ordering::Release) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel fills all that it has with so many bytes and wants more; they are recycled at once.
+    fn fill_all(buffers: &mut Buffers, bytes: u32) {
+        buffers.post();
+        let posted: Vec<u16> = (0..buffers.count).filter(|id| !buffers.free.contains(id)).collect();
+        for id in posted {
+            buffers.taken(bytes);
+            buffers.recycle(u32::from(id));
+        }
+        buffers.ran_out();
+    }
+
+    #[test]
+    fn more_are_posted_for_many_small_receives_and_not_for_a_flood() {
+        let mut buffers = Buffers::new(256, 4096).unwrap();
+        fill_all(&mut buffers, 4096);
+        buffers.post();
+        assert_eq!(buffers.posted(), FIRST_POSTED);
+        for _ in 0..5 {
+            fill_all(&mut buffers, 64);
+        }
+        buffers.post();
+        assert_eq!(buffers.posted(), 256);
     }
 }

@@ -46,7 +46,7 @@ impl UringTransport {
     fn received(&mut self, id: ConnId, result: i32, flags: u32, events: &mut Vec<Event>) {
         let buffer = cqueue::buffer_select(flags);
         if buffer.is_some() {
-            self.buffers.taken();
+            self.buffers.taken(result.max(0) as u32);
         }
         let more = cqueue::more(flags);
         let conn = self.conns.get_mut(id).expect("a receive outlived its connection");
@@ -97,7 +97,7 @@ impl UringTransport {
             0 => conn.ended = Some(CloseReason::Peer),
             libc::ENOBUFS => {
                 let progressed = mem::take(&mut conn.progressed);
-                self.buffers.exhausted();
+                self.buffers.ran_out();
                 return if progressed {
                     self.starved_after_some.push_back(id);
                 } else {

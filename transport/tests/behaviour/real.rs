@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fulmar_transport::{Config, EpollTransport, Transport, UringTransport, Wait};
+use fulmar_transport::{Config, EpollTransport, IoChoice, Transport, UringTransport, Wait, open};
 
 use crate::cases::come_and_go;
 use crate::world::{Side, World, connect, listen, pattern, until};
@@ -176,6 +176,68 @@ pub fn quiet_connections_are_small<T: Make>(name: &str) {
     });
 }
 
+/// A transport may be made on one thread and run on another.
+pub fn moves_to_its_thread<T: Make + Send + 'static>() {
+    let Some(mut world) = RealWorld::<T>::new(Config::default(), Config::default()) else { return };
+    let (_, address) = listen(&mut world);
+    std::thread::spawn(move || {
+        let (at_server, at_client) = connect(&mut world, address);
+        world.sides().1.write(at_client, b"hello");
+        until(&mut world, "the bytes", |server, _| server.received(at_server) == b"hello");
+    })
+    .join()
+    .expect("the other thread");
+}
+
+pub fn listens_on_ipv6<T: Make>() {
+    let Some(mut world) = RealWorld::<T>::new(Config::default(), Config::default()) else { return };
+    let Ok((_, address)) = world.sides().0.transport.listen("[::1]:0".parse().unwrap(), 16) else {
+        return eprintln!("skipped: no IPv6 here");
+    };
+    assert!(address.is_ipv6() && address.port() != 0);
+    connect(&mut world, address);
+}
+
+pub fn a_taken_address_is_named<T: Make>() {
+    let Some(mut transport) = T::make(Config::default()) else { return };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = taken.local_addr().expect("its address");
+    let error = transport.listen(address, 16).expect_err("the address is taken");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+/// Runs out of descriptors, waits without burning the processor, and goes on when there are some again.
+pub fn survives_running_out_of_descriptors<T: Make>(name: &str) {
+    alone(name, || {
+        let Some(transport) = T::make(Config::default()) else { return };
+        let mut side = Side::new(transport);
+        let limit = libc::rlimit { rlim_cur: open_descriptors() as u64 + 11, rlim_max: 1024 };
+        // SAFETY: a live limit; this process runs this test alone.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        let (_, address) = side.transport.listen("127.0.0.1:0".parse().unwrap(), 64).expect("listening");
+        side.turn(Wait::Poll);
+        let mut clients: Vec<_> =
+            (0..9).map(|_| std::net::TcpStream::connect(address).expect("connecting")).collect();
+        let turns = {
+            let until = side.transport.now_ns() + 300_000_000;
+            let mut turns = 0;
+            while side.transport.now_ns() < until {
+                side.turn(Wait::Until(Some(until)));
+                turns += 1;
+            }
+            turns
+        };
+        assert!(side.accepted.len() < clients.len(), "the limit was not met");
+        assert!(turns < 100, "{turns} turns while nothing could be done");
+        clients.drain(..6);
+        let limit = side.transport.now_ns() + 5_000_000_000;
+        while side.accepted.len() < 9 {
+            side.turn(Wait::Until(Some(limit)));
+            assert!(side.transport.now_ns() < limit, "{} of 9 accepted", side.accepted.len());
+        }
+    });
+}
+
 macro_rules! real_cases {
     ($name:ident, $transport:ty) => {
         mod $name {
@@ -187,6 +249,27 @@ macro_rules! real_cases {
             #[test]
             fn another_thread_wakes() {
                 super::another_thread_wakes::<$transport>();
+            }
+
+            #[test]
+            fn moves_to_its_thread() {
+                super::moves_to_its_thread::<$transport>();
+            }
+
+            #[test]
+            fn listens_on_ipv6() {
+                super::listens_on_ipv6::<$transport>();
+            }
+
+            #[test]
+            fn a_taken_address_is_named() {
+                super::a_taken_address_is_named::<$transport>();
+            }
+
+            #[test]
+            fn survives_running_out_of_descriptors() {
+                let name = concat!("real::", stringify!($name), "::survives_running_out_of_descriptors");
+                super::survives_running_out_of_descriptors::<$transport>(name);
             }
 
             #[test]
@@ -206,3 +289,18 @@ macro_rules! real_cases {
 
 real_cases!(uring, fulmar_transport::UringTransport);
 real_cases!(epoll, fulmar_transport::EpollTransport);
+
+#[test]
+fn the_choice_is_followed() {
+    assert_eq!(open(Config::default(), IoChoice::Epoll).expect("epoll").name(), "epoll");
+    // io_uring where it is allowed, epoll elsewhere; never an error.
+    let chosen = open(Config::default(), IoChoice::Auto).expect("either");
+    match UringTransport::new(Config::default()) {
+        Ok(_) => assert_eq!(chosen.name(), "io_uring"),
+        Err(refused) => {
+            assert_eq!(chosen.name(), "epoll");
+            let error = open(Config::default(), IoChoice::Uring).err().expect("refused");
+            assert_eq!(error.to_string(), refused.to_string());
+        }
+    }
+}

@@ -5,6 +5,9 @@
 //! 2. Received bytes that were not asked for yet stay in the kernel.
 //! 3. [`Transport::flush`] sends at once, one `send` a connection; what does not fit waits for the socket to drain.
 
+mod accept;
+mod life;
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -13,59 +16,20 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::memory::Pages;
-use crate::outbox::{Outbox, Pool};
+use crate::outbox::Pool;
 use crate::slots::Slots;
 use crate::socket::{self, RawAddr};
 use crate::waker::EventWaker;
 use crate::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Transport, Wait, Waker, clock};
 
+use accept::Listener;
+use life::{Conn, State};
+
 /// Readiness reports taken a turn at most.
 const REPORTS_PER_TURN: usize = 256;
-/// Connections that a listener accepts a turn at most.
-const ACCEPTS_PER_TURN: usize = 64;
-/// How long a listener rests after the system had no descriptor left.
-const ACCEPT_REST_NS: u64 = 50_000_000;
 /// Slot numbers of reports that do not belong to a connection: listeners from here on, and the waker.
 const LISTENERS_FROM: u32 = 1 << 31;
 const WAKER: u32 = u32::MAX;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Connecting,
-    Open,
-    /// Sending the rest, then waiting for the peer's end.
-    Closing {
-        shut: bool,
-    },
-    Dead,
-}
-
-struct Conn {
-    socket: OwnedFd,
-    state: State,
-    outbox: Outbox,
-    /// Why it ended, or will have ended once it has closed in order.
-    reason: CloseReason,
-    readable: bool,
-    writable: bool,
-    /// The last report told of the stream's end or an error; it will not be told again.
-    ending: bool,
-    /// The peer has closed its side, and everything was read.
-    at_end: bool,
-    paused: bool,
-    dirty: bool,
-    /// On the list of connections to look at.
-    ready: bool,
-    send_error: i32,
-}
-
-struct Listener {
-    socket: OwnedFd,
-    local: SocketAddr,
-    ready: bool,
-    rest_until_ns: Option<u64>,
-    refused: u64,
-}
 
 /// [`Transport`] over epoll.
 pub struct EpollTransport {
@@ -187,249 +151,9 @@ impl EpollTransport {
         }
     }
 
-    /// Puts the connection on the list of those to look at.
-    fn look_at(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id)
-            && !mem::replace(&mut conn.ready, true)
-        {
-            self.ready.push_back(id);
-        }
-    }
-
-    /// Goes once through the connections that have something to do.
-    fn serve_ready(&mut self, events: &mut Vec<Event>) {
-        for _ in 0..self.ready.len() {
-            let Some(id) = self.ready.pop_front() else { return };
-            let Some(conn) = self.conns.get_mut(id) else { continue };
-            conn.ready = false;
-            if conn.state == State::Connecting && conn.writable {
-                match socket::take_error(conn.socket.as_raw_fd()) {
-                    0 => {
-                        conn.state = State::Open;
-                        events.push(Event::Connected { conn: id });
-                    }
-                    error => {
-                        self.kill(id.index, CloseReason::Error(error));
-                        continue;
-                    }
-                }
-            }
-            let Some(conn) = self.conns.get_mut(id) else { continue };
-            if conn.writable && conn.outbox.pending() > 0 {
-                self.send(id.index);
-            }
-            self.tell_drained(id, events);
-            self.receive(id, events);
-        }
-    }
-
-    fn tell_drained(&mut self, id: ConnId, events: &mut Vec<Event>) {
-        if let Some(conn) = self.conns.get_mut(id)
-            && conn.state == State::Open
-            && conn.outbox.drained(self.config.low_water_bytes)
-        {
-            events.push(Event::Drained { conn: id });
-        }
-    }
-
-    /// Reads what the budget allows.
-    fn receive(&mut self, id: ConnId, events: &mut Vec<Event>) {
-        let mut budget = self.config.turn_budget_bytes;
-        loop {
-            let Some(conn) = self.conns.get_mut(id) else { return };
-            let closing = matches!(conn.state, State::Closing { .. });
-            if !(closing || conn.state == State::Open && !conn.paused) {
-                return;
-            }
-            if conn.at_end {
-                // What the caller got in the turn before was answered by now.
-                return if closing { self.progress_close(id.index) } else { self.end(id.index) };
-            }
-            if !conn.readable {
-                return;
-            }
-            let Some(buffer) = self.free.pop() else { return self.look_at(id) };
-            let room = self.config.recv_buffer_bytes as usize;
-            // SAFETY: the buffer is not lent, and lies inside the mapping.
-            let received = unsafe {
-                let place = self.data.base().add(buffer as usize * room);
-                libc::recv(conn.socket.as_raw_fd(), place.cast(), room, 0)
-            };
-            if received > 0 {
-                let len = received as u32;
-                // Less than asked for means that the socket is empty; the next bytes are an edge of their own. The
-                // end of the stream may have been told with these.
-                conn.readable = received as usize == room || conn.ending;
-                if closing {
-                    self.free.push(buffer);
-                } else {
-                    events.push(Event::Received { conn: id, buf: RecvBuf { id: buffer, offset: 0, len } });
-                }
-                budget = budget.saturating_sub(len);
-                if budget < room as u32 && conn.readable {
-                    return self.look_at(id);
-                }
-                continue;
-            }
-            self.free.push(buffer);
-            if received == 0 {
-                conn.at_end = true;
-                if closing {
-                    continue;
-                }
-                return self.look_at(id);
-            }
-            match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EAGAIN) => conn.readable = false,
-                Some(libc::EINTR) => {}
-                error => {
-                    let error =
-                        if conn.send_error != 0 { conn.send_error } else { error.unwrap_or(libc::EIO) };
-                    return self.fail(id.index, error);
-                }
-            }
-        }
-    }
-
-    /// Sends what there is, as far as the socket takes it.
-    fn send(&mut self, index: u32) {
-        loop {
-            let Some(conn) = self.conns.at(index) else { return };
-            if conn.send_error != 0
-                || !conn.writable
-                || !matches!(conn.state, State::Open | State::Closing { .. })
-            {
-                return;
-            }
-            let fd = conn.socket.as_raw_fd();
-            let bytes = conn.outbox.next();
-            if bytes.is_empty() {
-                return self.progress_close(index);
-            }
-            let asked = bytes.len();
-            // SAFETY: live bytes of the length given.
-            let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), asked, libc::MSG_NOSIGNAL) };
-            if sent >= 0 {
-                conn.writable = sent as usize == asked;
-                conn.outbox.sent(sent as usize, &mut self.pool);
-                continue;
-            }
-            match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EAGAIN) => conn.writable = false,
-                Some(libc::EINTR) => {}
-                error => return self.send_failed(index, error.unwrap_or(libc::EIO)),
-            }
-        }
-    }
-
-    fn send_failed(&mut self, index: u32, error: i32) {
-        let Some(conn) = self.conns.at(index) else { return };
-        conn.send_error = error;
-        conn.outbox.discard(false, &mut self.pool);
-        if conn.state != State::Open || conn.paused {
-            self.fail(index, error);
-        } else {
-            // What arrived before the failure is handed out first.
-            conn.readable = true;
-            let id = self.conns.id_at(index);
-            self.look_at(id);
-        }
-    }
-
-    /// The peer has closed its side: what was written is still sent.
-    fn end(&mut self, index: u32) {
-        let Some(conn) = self.conns.at(index) else { return };
-        if conn.send_error != 0 {
-            let error = conn.send_error;
-            self.fail(index, error);
-        } else if conn.outbox.pending() > 0 {
-            self.close_in_order(index, CloseReason::Peer);
-        } else {
-            self.kill(index, CloseReason::Peer);
-        }
-    }
-
-    fn fail(&mut self, index: u32, error: i32) {
-        let Some(conn) = self.conns.at(index) else { return };
-        let reason = match conn.state {
-            State::Closing { .. } => conn.reason.clone(),
-            _ => CloseReason::Error(error),
-        };
-        self.kill(index, reason);
-    }
-
-    fn close_in_order(&mut self, index: u32, reason: CloseReason) {
-        let id = self.conns.id_at(index);
-        let Some(conn) = self.conns.at(index) else { return };
-        conn.state = State::Closing { shut: false };
-        conn.reason = reason;
-        self.closing.push_back((clock::monotonic_ns() + self.config.close_timeout_ms * 1_000_000, id));
-        self.send(index);
-        self.progress_close(index);
-        self.look_at(id);
-    }
-
-    fn progress_close(&mut self, index: u32) {
-        let Some(conn) = self.conns.at(index) else { return };
-        let State::Closing { shut } = &mut conn.state else { return };
-        if conn.outbox.pending() > 0 {
-            return;
-        }
-        if !mem::replace(shut, true) {
-            socket::shutdown_write(conn.socket.as_raw_fd());
-        }
-        if conn.at_end {
-            let reason = conn.reason.clone();
-            self.kill(index, reason);
-        }
-    }
-
-    fn abort(&mut self, index: u32, reason: CloseReason) {
-        if let Some(conn) = self.conns.at(index) {
-            socket::set_abortive(conn.socket.as_raw_fd());
-            self.kill(index, reason);
-        }
-    }
-
-    fn kill(&mut self, index: u32, reason: CloseReason) {
-        let Some(conn) = self.conns.at(index) else { return };
-        if conn.state == State::Dead {
-            return;
-        }
-        conn.state = State::Dead;
-        conn.reason = reason;
-        conn.outbox.discard(false, &mut self.pool);
-        self.dead.push(index);
-    }
-
-    /// Tells the end of connections and closes their sockets.
-    fn release_dead(&mut self, events: &mut Vec<Event>) {
-        let mut dead = mem::take(&mut self.dead);
-        for index in dead.drain(..) {
-            let conn = self.conns.id_at(index);
-            if let Some(gone) = self.conns.remove(index) {
-                events.push(Event::Closed { conn, reason: gone.reason });
-            }
-        }
-        self.dead = dead;
-    }
-
     fn add(&mut self, socket: OwnedFd, state: State) -> io::Result<ConnId> {
         let fd = socket.as_raw_fd();
-        let conn = Conn {
-            socket,
-            state,
-            outbox: Outbox::default(),
-            reason: CloseReason::Local,
-            readable: false,
-            writable: state == State::Open,
-            ending: false,
-            at_end: false,
-            paused: false,
-            dirty: false,
-            ready: false,
-            send_error: 0,
-        };
+        let conn = Conn::new(socket, state);
         let full = || io::Error::other("the limit of connections has been reached");
         let id = self.conns.insert(conn).map_err(|_| full())?;
         let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
@@ -438,62 +162,6 @@ impl EpollTransport {
             return Err(error);
         }
         Ok(id)
-    }
-
-    fn accept_ready(&mut self, events: &mut Vec<Event>) {
-        for index in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_PER_TURN {
-                if !self.accept_one(index, events) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Accepts a connection; false if there is none now.
-    fn accept_one(&mut self, index: usize, events: &mut Vec<Event>) -> bool {
-        let Some(listener) = self.listeners[index].as_mut().filter(|listener| listener.ready) else {
-            return false;
-        };
-        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let nowhere = std::ptr::null_mut();
-        // SAFETY: no address is asked for; the result is checked.
-        let fd = unsafe { libc::accept4(listener.socket.as_raw_fd(), nowhere, nowhere.cast(), flags) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EAGAIN) => listener.ready = false,
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
-                    log::warn!("cannot accept on {}: {error}", listener.local);
-                    listener.ready = false;
-                    listener.rest_until_ns = Some(clock::monotonic_ns() + ACCEPT_REST_NS);
-                }
-                _ => {}
-            }
-            return listener.ready;
-        }
-        // SAFETY: a fresh descriptor that nobody else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // A socket that its peer has already reset has no addresses any more.
-        let (Ok(peer), Ok(local)) = (socket::peer_addr(fd), socket::local_addr(fd)) else { return true };
-        socket::set_no_delay(fd);
-        match self.add(socket, State::Open) {
-            Ok(conn) => {
-                events.push(Event::Accepted { listener: ListenerId(index as u32), conn, peer, local })
-            }
-            Err(error) => {
-                let Some(listener) = self.listeners[index].as_mut() else { return false };
-                listener.refused += 1;
-                if listener.refused.is_power_of_two() {
-                    log::warn!(
-                        "refused {} connections on {} so far: {error}",
-                        listener.refused,
-                        listener.local
-                    );
-                }
-            }
-        }
-        true
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {
