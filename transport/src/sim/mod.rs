@@ -13,9 +13,10 @@
 //! let (_, address) = shard.listen("127.0.0.1:5672".parse().unwrap(), 128).unwrap();
 //!
 //! let client = network.connect(address);
-//! client.send(b"hello");
-//! let mut seen = Vec::new();
+//! let (mut sent, mut seen) = (0, Vec::new());
 //! while seen != b"hello" {
+//!     // Not connected yet, it takes nothing; later it takes what fits.
+//!     sent += client.send(&b"hello"[sent..]);
 //!     // Shards take turns; a turn never blocks, it notes until when it would have waited.
 //!     let mut events = Vec::new();
 //!     shard.turn(Wait::Until(None), &mut events).unwrap();

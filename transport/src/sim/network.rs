@@ -109,7 +109,7 @@ impl Network {
         SimTransport::new(self.clone(), config)
     }
 
-    /// A client's connection from 127.0.0.1. What it sends waits until the connection stands.
+    /// A client's connection from 127.0.0.1, on its way.
     pub fn connect(&self, addr: SocketAddr) -> SimClient {
         self.connect_from(IpAddr::V4(Ipv4Addr::LOCALHOST), addr)
     }
