@@ -19,6 +19,7 @@ impl BufferPool {
     }
 
     /// An empty buffer that holds at least `bytes` without growing.
+    #[inline]
     pub(super) fn take(&mut self, bytes: usize) -> Vec<u8> {
         let Some(class) = class_of_request(bytes) else { return Vec::with_capacity(bytes) };
         match self.classes[class].pop() {
@@ -31,6 +32,7 @@ impl BufferPool {
     }
 
     /// Keeps a buffer for reuse, or drops it if the pool is full.
+    #[inline]
     pub(super) fn put(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         let Some(class) = class_of_capacity(capacity) else { return };

@@ -26,6 +26,7 @@ pub struct Message {
 
 impl Message {
     /// A look at the message.
+    #[inline]
     pub fn view(&self) -> MessageView<'_> {
         let (key, properties, body) =
             (self.key_at as usize, self.properties_at as usize, self.body_at as usize);
@@ -67,10 +68,10 @@ impl Message {
 }
 
 struct Entry {
-    /// `None` while the slot is free.
-    message: Option<Message>,
-    /// References; in a free slot, the next free one.
+    message: Message,
+    /// 0 while the slot is free; its message then has no buffer.
     references: u32,
+    next_free: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -108,21 +109,20 @@ impl MessageStore {
 
     /// Starts a message; its body follows by [`MessageStore::append`].
     pub fn begin(&mut self, header: &MessageHeader<'_>) -> MessageId {
-        let head = header.exchange.len() + header.routing_key.len() + header.properties.len();
+        let key_at = header.exchange.len();
+        let properties_at = key_at + header.routing_key.len();
+        let body_at = properties_at + header.properties.len();
         let body = header.body_bytes.min(PROMISED_BODY_BYTES) as usize;
-        let mut bytes = self.pool.take(head + body);
+        let mut bytes = self.pool.take(body_at + body);
         bytes.extend_from_slice(header.exchange);
-        let key_at = offset(bytes.len());
         bytes.extend_from_slice(header.routing_key);
-        let properties_at = offset(bytes.len());
         bytes.extend_from_slice(header.properties);
-        let body_at = offset(bytes.len());
         self.insert(Message {
             encoding: header.encoding,
             bytes,
-            key_at,
-            properties_at,
-            body_at,
+            key_at: offset(key_at),
+            properties_at: offset(properties_at),
+            body_at: offset(body_at),
             announced_bytes: header.body_bytes,
             ttl_ms: header.ttl_ms,
             origin: self.shard,
@@ -133,40 +133,38 @@ impl MessageStore {
 
     /// Adds to the body of a message that nobody shares yet.
     pub fn append(&mut self, id: MessageId, body: &[u8]) {
-        let message = self.entries[id.0 as usize].message.as_mut().expect("the message is held");
-        let needed = message.bytes.len() + body.len();
-        if needed > message.bytes.capacity() {
-            let announced = usize::try_from(message.announced_bytes).unwrap_or(usize::MAX);
-            let whole = announced.saturating_add(message.body_at as usize);
-            let mut larger = self.pool.take(needed.max(whole.min(2 * message.bytes.capacity())));
-            larger.extend_from_slice(&message.bytes);
-            self.held_bytes += larger.capacity() as u64;
-            self.held_bytes -= message.bytes.capacity() as u64;
-            self.pool.put(std::mem::replace(&mut message.bytes, larger));
+        let entry = &mut self.entries[id.0 as usize];
+        assert!(entry.references == 1, "a message grows only while nobody shares it");
+        let bytes = &mut entry.message.bytes;
+        if body.len() > bytes.capacity() - bytes.len() {
+            self.grow(id, body.len());
         }
-        message.bytes.extend_from_slice(body);
+        self.entries[id.0 as usize].message.bytes.extend_from_slice(body);
     }
 
     /// Takes in a message made elsewhere, with one reference.
+    #[inline]
     pub(crate) fn insert(&mut self, message: Message) -> MessageId {
         self.held_bytes += message.bytes.capacity() as u64;
         self.live += 1;
-        let entry = Entry { message: Some(message), references: 1 };
-        if self.free == NONE {
-            let index = offset(self.entries.len());
-            self.entries.push(entry);
+        let index = self.free;
+        if let Some(slot) = self.entries.get_mut(index as usize) {
+            self.free = slot.next_free;
+            slot.message = message;
+            slot.references = 1;
             return MessageId(index);
         }
-        let index = self.free;
-        let slot = &mut self.entries[index as usize];
-        self.free = slot.references;
-        *slot = entry;
+        let index = offset(self.entries.len());
+        self.entries.push(Entry { message, references: 1, next_free: NONE });
         MessageId(index)
     }
 
     /// The message behind a handle.
+    #[inline]
     pub(crate) fn get(&self, id: MessageId) -> &Message {
-        self.entries[id.0 as usize].message.as_ref().expect("the message is held")
+        let entry = &self.entries[id.0 as usize];
+        assert!(entry.references > 0, "a message is looked at only while it is held");
+        &entry.message
     }
 
     /// A look at a message.
@@ -177,29 +175,43 @@ impl MessageStore {
     /// One more reference.
     pub fn retain(&mut self, id: MessageId) {
         let entry = &mut self.entries[id.0 as usize];
-        assert!(entry.message.is_some(), "a message is shared only while it is held");
+        assert!(entry.references > 0, "a message is shared only while it is held");
         entry.references += 1;
     }
 
     /// One reference less. The last one returns the buffer to its pool.
+    #[inline]
     pub fn release(&mut self, id: MessageId) {
-        if let Some(message) = self.drop_reference(id) {
-            self.recycle(message.origin, message.bytes);
+        if self.drop_reference(id) {
+            let message = &mut self.entries[id.0 as usize].message;
+            let (origin, buffer) = (message.origin, std::mem::take(&mut message.bytes));
+            self.held_bytes -= buffer.capacity() as u64;
+            if origin == self.shard {
+                self.pool.put(buffer);
+            } else {
+                self.foreign.push((origin, buffer));
+            }
         }
     }
 
     /// Gives up one reference and returns the message as a value: itself if that was the last reference, a copy
     /// otherwise.
     pub(crate) fn extract(&mut self, id: MessageId) -> Message {
-        match self.drop_reference(id) {
-            Some(message) => message,
-            None => self.copy(id),
+        if self.entries[id.0 as usize].references > 1 {
+            let copy = self.copy(id);
+            self.release(id);
+            return copy;
         }
+        self.drop_reference(id);
+        let message = &mut self.entries[id.0 as usize].message;
+        let bytes = std::mem::take(&mut message.bytes);
+        self.held_bytes -= bytes.capacity() as u64;
+        Message { bytes, ..*message }
     }
 
     /// A copy of a message as a value, in a buffer of this shard's pool.
     pub(crate) fn copy(&mut self, id: MessageId) -> Message {
-        let message = self.entries[id.0 as usize].message.as_ref().expect("the message is held");
+        let message = &self.entries[id.0 as usize].message;
         let mut bytes = self.pool.take(message.bytes.len());
         bytes.extend_from_slice(&message.bytes);
         Message { bytes, origin: self.shard, ..*message }
@@ -214,7 +226,7 @@ impl MessageStore {
         properties: &[u8],
         ttl_ms: Option<u64>,
     ) -> MessageId {
-        let message = self.entries[id.0 as usize].message.as_ref().expect("the message is held");
+        let message = &self.entries[id.0 as usize].message;
         let body = &message.bytes[message.body_at as usize..];
         let mut bytes = self.pool.take(exchange.len() + routing_key.len() + properties.len() + body.len());
         bytes.extend_from_slice(exchange);
@@ -262,30 +274,37 @@ impl MessageStore {
         self.pool.free_bytes()
     }
 
-    fn drop_reference(&mut self, id: MessageId) -> Option<Message> {
+    /// Whether that was the last one; the slot is free then, and the caller takes the buffer.
+    #[inline]
+    fn drop_reference(&mut self, id: MessageId) -> bool {
         let entry = &mut self.entries[id.0 as usize];
-        assert!(entry.message.is_some(), "a message is released only while it is held");
+        assert!(entry.references > 0, "a message is released only while it is held");
         entry.references -= 1;
         if entry.references > 0 {
-            return None;
+            return false;
         }
-        let message = entry.message.take();
-        entry.references = self.free;
+        entry.next_free = self.free;
         self.free = id.0;
         self.live -= 1;
-        self.held_bytes -= message.as_ref().map_or(0, |message| message.bytes.capacity() as u64);
-        message
+        true
     }
 
-    fn recycle(&mut self, origin: ShardId, buffer: Vec<u8>) {
-        if origin == self.shard {
-            self.pool.put(buffer);
-        } else {
-            self.foreign.push((origin, buffer));
-        }
+    /// Moves a message to a larger buffer.
+    #[cold]
+    fn grow(&mut self, id: MessageId, more: usize) {
+        let message = &mut self.entries[id.0 as usize].message;
+        let needed = message.bytes.len() + more;
+        let announced = usize::try_from(message.announced_bytes).unwrap_or(usize::MAX);
+        let whole = announced.saturating_add(message.body_at as usize);
+        let mut larger = self.pool.take(needed.max(whole.min(2 * message.bytes.capacity())));
+        larger.extend_from_slice(&message.bytes);
+        self.held_bytes += larger.capacity() as u64;
+        self.held_bytes -= message.bytes.capacity() as u64;
+        self.pool.put(std::mem::replace(&mut message.bytes, larger));
     }
 }
 
+#[inline]
 fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("the head of a message and the slab stay below 4 GiB")
 }

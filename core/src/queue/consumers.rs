@@ -139,6 +139,7 @@ impl Consumers {
     }
 
     /// The consumer whose turn it is: the next one in the ring of the highest priority that has any.
+    #[inline]
     pub(crate) fn next(&self) -> Option<(ConsumerKey, &Consumer)> {
         let ring = self.rings.iter().find(|ring| !ring.slots.is_empty())?;
         let slot = *ring.slots.front()?;
@@ -147,6 +148,7 @@ impl Consumers {
     }
 
     /// The consumer whose turn it was has been given a message; the turn passes on.
+    #[inline]
     pub(crate) fn served(&mut self, key: ConsumerKey) {
         let Some(entry) = self.slots[key.slot as usize].entry.as_mut() else { return };
         if !entry.consumer.no_ack {
@@ -156,6 +158,14 @@ impl Consumers {
             }
         }
         let (priority, stays) = (entry.consumer.priority, entry.state == State::Able);
+        if stays && self.order.len() == 1 {
+            // Alone: the turn passes on to itself.
+            return;
+        }
+        self.pass_turn(key, priority, stays);
+    }
+
+    fn pass_turn(&mut self, key: ConsumerKey, priority: i32, stays: bool) {
         let ring = self.ring(priority);
         let front = ring.slots.pop_front();
         assert_eq!(front, Some(key.slot), "whoever is served had the turn");

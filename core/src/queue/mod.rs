@@ -30,6 +30,7 @@ pub(crate) struct Queue {
     next_sequence: u64,
     max_length: usize,
     max_length_bytes: u64,
+    message_ttl_ms: Option<u64>,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
     /// The earliest deadline set for messages that expire, or [`NEVER_NS`].
@@ -52,6 +53,7 @@ impl Queue {
             next_sequence: 0,
             max_length: options.max_length.map_or(usize::MAX, |most| most.try_into().unwrap_or(usize::MAX)),
             max_length_bytes: options.max_length_bytes.unwrap_or(u64::MAX),
+            message_ttl_ms: options.message_ttl_ms,
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
@@ -84,6 +86,7 @@ impl Queue {
     }
 
     /// Appends a message.
+    #[inline]
     pub(crate) fn push(
         &mut self,
         message: MessageId,
@@ -198,8 +201,9 @@ impl Queue {
         !self.ready.is_empty() && self.consumers.next().is_some()
     }
 
+    #[inline]
     fn expires_ns(&self, ttl_ms: Option<u64>, now_ns: u64) -> u64 {
-        match (ttl_ms, self.options().message_ttl_ms) {
+        match (ttl_ms, self.message_ttl_ms) {
             (None, None) => NEVER_NS,
             (a, b) => {
                 let ms = a.unwrap_or(u64::MAX).min(b.unwrap_or(u64::MAX));

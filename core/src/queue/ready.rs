@@ -49,13 +49,18 @@ struct Level {
 }
 
 impl Level {
+    #[inline]
     fn head(&self) -> Option<&Item> {
+        if self.returned.is_empty() {
+            return self.fresh.front();
+        }
         match (self.fresh.front(), self.returned.peek()) {
             (Some(fresh), Some(Reverse(returned))) => Some(fresh.min(returned)),
             (fresh, returned) => fresh.or(returned.map(|Reverse(item)| item)),
         }
     }
 
+    #[inline]
     fn pop(&mut self) -> Option<Item> {
         if self.returned.is_empty() {
             return self.fresh.pop_front();
@@ -134,6 +139,7 @@ impl Ready {
     }
 
     /// Takes the next message in order.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Item> {
         let level = self.highest()?;
         self.pop_from(level)
@@ -150,6 +156,7 @@ impl Ready {
     }
 
     /// The next message in order.
+    #[inline]
     pub(crate) fn peek(&self) -> Option<&Item> {
         self.levels[self.highest()?].head()
     }
@@ -173,6 +180,7 @@ impl Ready {
         std::iter::from_fn(move || self.pop())
     }
 
+    #[inline]
     fn highest(&self) -> Option<usize> {
         if self.messages == 0 {
             return None;
@@ -184,6 +192,7 @@ impl Ready {
         Some(word * 64 + self.occupied[word].ilog2() as usize)
     }
 
+    #[inline]
     fn pop_from(&mut self, level: usize) -> Option<Item> {
         let item = self.levels[level].pop()?;
         self.messages -= 1;
@@ -196,6 +205,7 @@ impl Ready {
         Some(item)
     }
 
+    #[inline]
     fn count_in(&mut self, item: &Item) {
         let level = usize::from(item.priority);
         self.occupied[level / 64] |= 1 << (level % 64);

@@ -48,19 +48,15 @@ impl Accounts {
         self.drop_if_unused(index);
     }
 
-    /// Whose account it is.
-    pub(super) fn connection(&self, index: u32) -> ConnectionId {
-        self.accounts[index as usize].connection
-    }
-
-    /// Whether more may be sent.
-    pub(super) fn is_open(&self, index: u32) -> bool {
-        self.accounts[index as usize].under_way_bytes < self.window_bytes
-    }
-
-    /// Notes that this many bytes were sent.
-    pub(super) fn charge(&mut self, index: u32, bytes: usize) {
-        self.accounts[index as usize].under_way_bytes += bytes as u64;
+    /// Notes that this many bytes are sent, and says to whom; `None` if no more may be sent now.
+    #[inline]
+    pub(super) fn charge(&mut self, index: u32, bytes: usize) -> Option<ConnectionId> {
+        let account = &mut self.accounts[index as usize];
+        if account.under_way_bytes >= self.window_bytes {
+            return None;
+        }
+        account.under_way_bytes += bytes as u64;
+        Some(account.connection)
     }
 
     /// Notes a consumer to be told when the account opens.
@@ -112,9 +108,8 @@ mod tests {
         let mut accounts = Accounts::new(100);
         let connection = ConnectionId { shard: ShardId(0), index: 0, generation: 0 };
         let index = accounts.join(connection);
-        assert!(accounts.is_open(index));
-        accounts.charge(index, 120);
-        assert!(!accounts.is_open(index));
+        assert_eq!(accounts.charge(index, 120), Some(connection));
+        assert_eq!(accounts.charge(index, 1), None);
         accounts.leave(index);
         assert_eq!(accounts.accounts.len(), 1);
         accounts.credit(connection, 120, &mut Vec::new());

@@ -58,10 +58,13 @@ impl Shard {
     }
 
     /// Publishes waiting dead letters, a bounded number. They may kill others on their way.
+    #[inline]
     pub(super) fn bury_dead(&mut self) -> bool {
-        if self.dead.is_empty() {
-            return false;
-        }
+        !self.dead.is_empty() && self.bury_some()
+    }
+
+    #[cold]
+    fn bury_some(&mut self) -> bool {
         for _ in 0..BUDGET {
             let Some(dead) = self.dead.pop_front() else { break };
             self.bury(dead);

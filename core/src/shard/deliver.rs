@@ -1,5 +1,7 @@
 //! From queues to sessions, and back: dispatching, settling, limits, expiry. All at the queue's home.
 
+use std::collections::VecDeque;
+
 use super::deadletter::Reason;
 use super::envelope::{Letter, RemoteDelivery, Settled};
 use super::outputs::Handed;
@@ -7,6 +9,7 @@ use super::{Due, Settlement, Shard};
 use crate::mesh::Lane;
 use crate::queue::{ConsumerKey, Item, NEVER_NS, Queue, is_fetched};
 use crate::request::Overflow;
+use crate::timers::Timers;
 use crate::{ConnectionId, MessageId, QueueId, SessionId};
 
 /// Deliveries of one queue before others get their turn.
@@ -67,13 +70,7 @@ impl Shard {
     /// A queue has got a message: somebody may want it, and it may expire.
     pub(super) fn after_push(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(id) else { return };
-        if queue.may_expire() {
-            set_expiry_timer(queue, &mut self.timers);
-        }
-        if !queue.scheduled && queue.has_work() {
-            queue.scheduled = true;
-            self.ready.push_back(id.index);
-        }
+        note_push(queue, &mut self.ready, &mut self.timers);
     }
 
     /// Puts a queue into the line of those with something to do, if it has.
@@ -187,6 +184,7 @@ impl Shard {
     }
 
     /// One message, or one step towards it. `false`: nothing to hand out, or nobody to take it.
+    #[inline]
     fn dispatch_one(&mut self, queue: &mut Queue) -> bool {
         let Some(head) = queue.peek() else { return false };
         if head.expires_ns < self.clock.monotonic_ns {
@@ -195,26 +193,25 @@ impl Shard {
             self.discard(&entry, item, Reason::Expired);
             return true;
         }
-        let (key, consumer) = loop {
+        let bytes = self.store.get(head.message).total_bytes();
+        let (key, consumer, connection) = loop {
             let Some((key, consumer)) = queue.consumers.next() else { return false };
-            if self.accounts.is_open(consumer.account) {
-                break (key, consumer);
+            if let Some(connection) = self.accounts.charge(consumer.account, bytes) {
+                break (key, consumer, connection);
             }
             self.accounts.park(consumer.account, queue.id(), key);
             queue.consumers.park(key);
         };
-        let (session, id, no_ack, account) =
-            (consumer.session, consumer.id, consumer.no_ack, consumer.account);
+        let (session, id, no_ack) = (consumer.session, consumer.id, consumer.no_ack);
         let Some(item) = queue.pop() else { return false };
         queue.consumers.served(key);
-        self.accounts.charge(account, self.store.get(item.message).total_bytes());
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
-        let connection = self.accounts.connection(account);
         self.deliver(session, connection, id, queue.id(), tag, item, no_ack);
         true
     }
 
     /// Sends a message on its way to its session.
+    #[inline]
     #[expect(clippy::too_many_arguments, reason = "the parts of a delivery, on its hot path")]
     fn deliver(
         &mut self,
@@ -251,8 +248,20 @@ impl Shard {
     }
 }
 
+/// A queue has got a message: it joins the line if somebody wants it, and its expiry is watched.
+#[inline]
+pub(super) fn note_push(queue: &mut Queue, line: &mut VecDeque<u32>, timers: &mut Timers<Due>) {
+    if queue.may_expire() {
+        set_expiry_timer(queue, timers);
+    }
+    if !queue.scheduled && queue.has_work() {
+        queue.scheduled = true;
+        line.push_back(queue.id().index);
+    }
+}
+
 /// Makes sure that a queue is looked at when its next head expires.
-fn set_expiry_timer(queue: &mut Queue, timers: &mut crate::timers::Timers<Due>) {
+fn set_expiry_timer(queue: &mut Queue, timers: &mut Timers<Due>) {
     if let Some(deadline_ns) = queue.next_expiry_ns().filter(|&ns| ns < queue.expiry_timer_ns) {
         queue.expiry_timer_ns = deadline_ns;
         timers.set(deadline_ns, Due::Expiry(queue.id()));

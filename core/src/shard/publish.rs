@@ -1,5 +1,6 @@
 //! From a session to queues: routing, and handing a message to every queue that it is for.
 
+use super::deliver::note_push;
 use super::envelope::{Letter, Targets};
 use super::route::{LastRoute, Route};
 use super::sessions::OpenConfirm;
@@ -64,13 +65,16 @@ impl Shard {
             self.store.release(message);
             return Ok(Published::Confirmed);
         };
+        if !content.has_headers()
+            && session.last_route.is(epoch, vhost, content.address())
+            && let Some(queue) = session.last_route.route.only_local()
+        {
+            let accepted = self.enqueue(queue, message);
+            self.bury_dead();
+            return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
+        }
         let selected = Selected::of(content);
         if selected.is_empty() && session.last_route.is(epoch, vhost, content.address()) {
-            if let Some(queue) = session.last_route.route.only_local() {
-                let accepted = self.enqueue(queue, message);
-                self.bury_dead();
-                return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
-            }
             let last = std::mem::take(&mut session.last_route);
             let published = self.distribute(session_id, message, &last.route, mandatory, confirm);
             self.keep_route(session_id, last);
@@ -103,7 +107,7 @@ impl Shard {
         let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
         if !queue.is_bounded() {
             queue.push(message, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
-            self.after_push(id);
+            note_push(queue, &mut self.ready, &mut self.timers);
             return true;
         }
         if queue.refuses(body_bytes) {

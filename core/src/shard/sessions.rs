@@ -74,6 +74,7 @@ pub(super) enum Outstanding {
 
 impl Session {
     /// Lets a delivery pass now, or keeps it.
+    #[inline]
     fn admit(&mut self, handed: Handed) -> Option<Handed> {
         let full = self.prefetch != 0 && self.unsettled >= self.prefetch;
         if !self.flow || (!handed.no_ack && (full || !self.held.is_empty())) {
@@ -246,6 +247,7 @@ impl Shard {
     }
 
     /// A delivery reaches its session's shard.
+    #[inline]
     pub(super) fn hand_over(&mut self, handed: Handed) {
         match self.sessions.get_mut(handed.session.index, handed.session.generation) {
             Some(session) => {
@@ -289,6 +291,7 @@ impl Shard {
         }
     }
 
+    #[inline]
     /// Counts bytes that left this shard towards a connection, or never will.
     pub(super) fn note_taken(&mut self, id: ConnectionId, home: ShardId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(id.index, id.generation) else { return };

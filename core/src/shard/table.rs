@@ -27,11 +27,13 @@ impl<T> Table<T> {
         (index, slot.generation)
     }
 
+    #[inline]
     pub(super) fn get(&self, index: u32, generation: u32) -> Option<&T> {
         let slot = self.slots.get(index as usize)?;
         if slot.generation == generation { slot.value.as_ref() } else { None }
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
         let slot = self.slots.get_mut(index as usize)?;
         if slot.generation == generation { slot.value.as_mut() } else { None }
