@@ -92,11 +92,12 @@ pub trait ExchangeType: Send {
         Ok(())
     }
 
-    /// Takes in a binding. Different bindings may have the same key and destination.
-    fn bind(&mut self, binding: &Binding<'_>);
+    /// Takes in a binding and returns the place where it lies, if that means anything here. Different bindings may have
+    /// the same key and destination.
+    fn bind(&mut self, binding: &Binding<'_>) -> u32;
 
-    /// Lets go of a binding that was taken in.
-    fn unbind(&mut self, binding: &Binding<'_>);
+    /// Lets go of a binding that was taken in, at the place that [`ExchangeType::bind`] returned.
+    fn unbind(&mut self, binding: &Binding<'_>, place: u32);
 
     /// Appends the destinations of a message with routing key `key`; any may come more than once.
     fn route(&self, key: &[u8], message: &Routable<'_>, scratch: &mut Scratch, found: &mut Vec<Destination>);

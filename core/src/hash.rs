@@ -38,3 +38,20 @@ pub(crate) fn mix(mut x: u64) -> u64 {
 pub(crate) fn pick(bits: u64, n: usize) -> usize {
     ((u128::from(bits) * n as u128) >> 64) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stable_hash_does_not_change() {
+        let mut hasher = StableHasher::default();
+        hasher.write(b"queue");
+        assert_eq!(hasher.finish(), 0x2512_1153_0f76_facb, "homes and consistent hashing would move");
+    }
+
+    #[test]
+    fn a_pick_covers_the_range() {
+        assert_eq!((pick(0, 3), pick(u64::MAX / 2, 3), pick(u64::MAX, 3)), (0, 1, 2));
+    }
+}

@@ -27,7 +27,7 @@ use crate::message::Encoding;
 use crate::request::{DestinationKind, ExchangeOptions, QueueOptions};
 use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostId};
 
-use bindings::Bindings;
+use bindings::{Bindings, Bound};
 pub use cache::RouteCache;
 pub(crate) use route::Marks;
 
@@ -411,7 +411,9 @@ impl Topology {
             .destination(entry.vhost, entry.kind, entry.destination.as_bytes())
             .expect("a bound destination exists");
         let id = self.bindings.insert(entry, source, destination);
-        self.exchanges[source as usize].routes.bind(&exchange::Binding { id, destination, entry });
+        let place =
+            self.exchanges[source as usize].routes.bind(&exchange::Binding { id, destination, entry });
+        self.bindings.set_place(id, place);
     }
 
     fn find_binding(&self, entry: &BindingEntry) -> Option<u32> {
@@ -426,8 +428,8 @@ impl Topology {
     }
 
     fn remove_binding(&mut self, id: u32) {
-        let (source, destination, entry) = self.bindings.remove(id);
+        let Bound { entry, source, destination, place } = self.bindings.remove(id);
         let binding = exchange::Binding { id, destination, entry: &entry };
-        self.exchanges[source as usize].routes.unbind(&binding);
+        self.exchanges[source as usize].routes.unbind(&binding, place);
     }
 }

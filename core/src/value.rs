@@ -181,3 +181,50 @@ impl fmt::Display for Table {
         f.write_str("}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equivalence_sees_through_encodings_and_no_further() {
+        let text = |text: &str| Value::Text(text.into());
+        for (left, right) in [
+            (Value::I8(-1), Value::I64(-1)),
+            (Value::U64(7), Value::I32(7)),
+            (text("a"), Value::Bytes("a".into())),
+            (Value::Void, Value::Void),
+            (Value::Bool(true), Value::Bool(true)),
+        ] {
+            assert!(left.is_equivalent(&right) && right.is_equivalent(&left), "{left:?} {right:?}");
+        }
+        for (left, right) in [
+            (Value::I8(1), Value::I8(2)),
+            (Value::I8(1), text("1")),
+            (Value::I8(1), Value::Bool(true)),
+            (Value::U64(u64::MAX), Value::I64(-1)),
+            (Value::Void, text("")),
+            (Value::Timestamp(1), Value::I64(1)),
+        ] {
+            assert!(!left.is_equivalent(&right) && !right.is_equivalent(&left), "{left:?} {right:?}");
+        }
+    }
+
+    #[test]
+    fn values_are_written_for_people() {
+        let inner = Table(vec![("n".into(), Value::Decimal(2, 314)), ("none".into(), Value::Void)]);
+        let array = Value::Array(vec![Value::I32(1), Value::Text("two".into()), Value::Table(inner)]);
+        assert_eq!(array.to_string(), "[1, two, {n: 314e-2, none: none}]");
+    }
+
+    #[test]
+    fn a_table_s_first_value_counts_and_is_replaced() {
+        let mut table = Table(vec![("a".into(), Value::I8(1)), ("a".into(), Value::I8(2))]);
+        assert_eq!(table.get(b"a"), Some(&Value::I8(1)));
+        table.set(b"a", Value::I8(3));
+        table.set(b"b", Value::Void);
+        assert_eq!((table.get(b"a"), table.get(b"b")), (Some(&Value::I8(3)), Some(&Value::Void)));
+        table.remove(b"a");
+        assert_eq!(table, Table(vec![("b".into(), Value::Void)]));
+    }
+}

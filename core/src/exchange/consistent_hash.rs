@@ -84,7 +84,7 @@ impl ExchangeType for ConsistentHash {
         weight(binding).map(drop)
     }
 
-    fn bind(&mut self, binding: &Binding<'_>) {
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
         let weight = f64::from(weight(binding.entry).expect("the weight was checked when planned"));
         let mut seed = StableHasher::default();
         seed.write_u8((binding.entry.kind == DestinationKind::Queue).into());
@@ -93,9 +93,10 @@ impl ExchangeType for ConsistentHash {
         seed.write(binding.entry.key.as_bytes());
         let share = Share { destination: binding.destination, weight, seed: seed.finish() };
         self.bindings.insert(binding.id, share);
+        0
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
+    fn unbind(&mut self, binding: &Binding<'_>, _: u32) {
         self.bindings.remove(binding.id);
     }
 
@@ -155,7 +156,7 @@ mod tests {
     }
 
     fn unbind(exchange: &mut dyn ExchangeType, queue: u32, weight: &str) {
-        exchange.unbind(&bound(queue, queue, &entry_to(&format!("q{queue}"), weight)));
+        exchange.unbind(&bound(queue, queue, &entry_to(&format!("q{queue}"), weight)), 0);
     }
 
     fn plain() -> Box<dyn ExchangeType> {

@@ -38,20 +38,21 @@ impl ExchangeType for Delayed {
         self.routes.check(binding)
     }
 
-    fn bind(&mut self, binding: &Binding<'_>) {
-        self.routes.bind(binding);
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
+        self.routes.bind(binding)
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
-        self.routes.unbind(binding);
+    fn unbind(&mut self, binding: &Binding<'_>, place: u32) {
+        self.routes.unbind(binding, place);
     }
 
     fn route(&self, key: &[u8], message: &Routable<'_>, scratch: &mut Scratch, found: &mut Vec<Destination>) {
         self.routes.route(key, message, scratch, found);
     }
 
+    /// Whether a message is held back depends on its headers, so nobody may skip looking.
     fn is_by_key_alone(&self) -> bool {
-        self.routes.is_by_key_alone()
+        false
     }
 
     fn matches_keys(&self) -> bool {
@@ -82,7 +83,7 @@ mod tests {
             exchange.bind(&bound(0, 1, &entry));
             assert_eq!(found_by(&*exchange, key) == [1], expected, "{kind}");
         }
-        assert!(!delayed("x-random").unwrap().is_by_key_alone());
+        assert!(!delayed("direct").unwrap().is_by_key_alone(), "a remembered route would skip the delay");
         assert!(delayed("x-consistent-hash").unwrap().check(&entry).is_err());
     }
 

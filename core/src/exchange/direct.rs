@@ -12,11 +12,12 @@ pub(super) struct Direct {
 }
 
 impl ExchangeType for Direct {
-    fn bind(&mut self, binding: &Binding<'_>) {
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
         self.by_key.entry(binding.entry.key.clone()).or_default().insert(binding.destination);
+        0
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
+    fn unbind(&mut self, binding: &Binding<'_>, _: u32) {
         let key = binding.entry.key.as_bytes();
         let destinations = self.by_key.get_mut(key).expect("an unbound key was bound");
         destinations.remove(binding.destination);

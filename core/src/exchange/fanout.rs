@@ -10,11 +10,12 @@ pub(super) struct Fanout {
 }
 
 impl ExchangeType for Fanout {
-    fn bind(&mut self, binding: &Binding<'_>) {
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
         self.destinations.insert(binding.destination);
+        0
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
+    fn unbind(&mut self, binding: &Binding<'_>, _: u32) {
         self.destinations.remove(binding.destination);
     }
 

@@ -24,15 +24,16 @@ impl ExchangeType for Headers {
         mode(&binding.arguments).map(drop)
     }
 
-    fn bind(&mut self, binding: &Binding<'_>) {
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
         let arguments = &binding.entry.arguments;
         let (any, with_x) = mode(arguments).expect("arguments were checked when planned");
         let counts = |name: &[u8]| if with_x { name != b"x-match" } else { !name.starts_with(b"x-") };
         let wanted = arguments.0.iter().filter(|(name, _)| counts(name.as_bytes())).cloned().collect();
         self.bindings.insert(binding.id, Pattern { destination: binding.destination, any, wanted });
+        0
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
+    fn unbind(&mut self, binding: &Binding<'_>, _: u32) {
         self.bindings.remove(binding.id);
     }
 
@@ -148,7 +149,7 @@ mod tests {
         for (n, entry) in entries.iter().enumerate() {
             exchange.bind(&bound(n as u32, n as u32, entry));
         }
-        exchange.unbind(&bound(0, 0, &entries[0]));
+        exchange.unbind(&bound(0, 0, &entries[0]), 0);
         for n in 0..3u32 {
             let found = found_with(&exchange, "", &[("a", text(&(n + 1).to_string()))]);
             assert_eq!(found, if n == 0 { vec![] } else { vec![n] });

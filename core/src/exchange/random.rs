@@ -11,11 +11,12 @@ pub(super) struct Random {
 }
 
 impl ExchangeType for Random {
-    fn bind(&mut self, binding: &Binding<'_>) {
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
         self.bindings.insert(binding.id, binding.destination);
+        0
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
+    fn unbind(&mut self, binding: &Binding<'_>, _: u32) {
         self.bindings.remove(binding.id);
     }
 
@@ -41,8 +42,8 @@ mod tests {
         let mut exchange = Random::default();
         assert!(found_at_random(&exchange, 1).is_empty());
         let entry = entry("key", &[]);
-        (0..4).for_each(|queue| exchange.bind(&bound(queue, queue, &entry)));
-        exchange.unbind(&bound(1, 1, &entry));
+        (0..4).for_each(|queue| drop(exchange.bind(&bound(queue, queue, &entry))));
+        exchange.unbind(&bound(1, 1, &entry), 0);
         let mut counts = [0; 4];
         for n in 0..300u64 {
             let found = found_at_random(&exchange, crate::hash::mix(n + 1));

@@ -133,8 +133,8 @@ fn direct_and_fanout() {
     assert_eq!(found_by(&direct, "a"), [0, 2]);
     assert_eq!(found_by(&direct, "c"), []);
     assert_eq!(found_by(&fanout, "c"), [0, 1, 2]);
-    direct.unbind(&bound(0, 0, &entries[0]));
-    fanout.unbind(&bound(0, 0, &entries[0]));
+    direct.unbind(&bound(0, 0, &entries[0]), 0);
+    fanout.unbind(&bound(0, 0, &entries[0]), 0);
     assert_eq!(found_by(&direct, "a"), [2]);
     assert_eq!(found_by(&fanout, "a"), [1, 2]);
 }

@@ -4,18 +4,22 @@
 //! `#` node can be reached twice, and it stays once reached; each is therefore taken in once per message, and the work
 //! is bounded by words times nodes however many `#` there are.
 
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+
 use super::{Binding, Destination, Destinations, ExchangeType, Scratch};
 use crate::hash::Map;
 use crate::topology::{Marks, Routable};
 
 /// The node of the empty key.
 const ROOT: u32 = 0;
-/// The number of a word that is in no binding key.
-const UNKNOWN: u32 = 0;
 
 /// Binding keys as a trie.
 pub(super) struct Topic {
-    nodes: slab::Slab<Node>,
+    nodes: Slab<Node>,
     /// Children by parent and word; one table for all nodes.
     children: Map<(u32, u32), u32>,
     words: Words,
@@ -47,8 +51,14 @@ enum Step {
 /// Words of binding keys by number, so that a routing key's words are hashed once, not once a node.
 #[derive(Default)]
 struct Words {
-    numbers: Map<Box<[u8]>, (u32, u32)>,
-    free: Vec<u32>,
+    words: Slab<Word>,
+    numbers: HashTable<u32>,
+}
+
+struct Word {
+    text: Box<[u8]>,
+    /// Nodes that are reached by it.
+    holders: u32,
 }
 
 /// Kept between messages.
@@ -64,31 +74,33 @@ pub(super) struct TopicScratch {
 
 impl Default for Topic {
     fn default() -> Self {
-        let mut nodes = slab::Slab::new();
+        let mut nodes = Slab::new();
         assert_eq!(nodes.insert(Node::default()), ROOT as usize);
         Topic { nodes, children: Map::default(), words: Words::default() }
     }
 }
 
 impl ExchangeType for Topic {
-    fn bind(&mut self, binding: &Binding<'_>) {
+    fn bind(&mut self, binding: &Binding<'_>) -> u32 {
         let mut node = ROOT;
         for word in words(binding.entry.key.as_bytes()) {
-            node = match self.child(node, word) {
-                Some(child) => child,
-                None => self.grow(node, word),
+            node = match word {
+                b"*" => self.nodes[node as usize].star.unwrap_or_else(|| self.grow(node, Step::Star)),
+                b"#" => self.nodes[node as usize].hash.unwrap_or_else(|| self.grow(node, Step::Hash)),
+                _ => {
+                    let number = self.words.number_or_new(word);
+                    let child = self.children.get(&(node, number)).copied();
+                    child.unwrap_or_else(|| self.grow(node, Step::Word(number)))
+                }
             };
         }
         self.nodes[node as usize].destinations.insert(binding.destination);
+        node
     }
 
-    fn unbind(&mut self, binding: &Binding<'_>) {
-        let mut node = ROOT;
-        for word in words(binding.entry.key.as_bytes()) {
-            node = self.child(node, word).expect("an unbound key was bound");
-        }
+    fn unbind(&mut self, binding: &Binding<'_>, node: u32) {
         self.nodes[node as usize].destinations.remove(binding.destination);
-        self.prune(node, binding.entry.key.as_bytes());
+        self.prune(node);
     }
 
     fn route(&self, key: &[u8], _: &Routable<'_>, scratch: &mut Scratch, found: &mut Vec<Destination>) {
@@ -123,7 +135,7 @@ impl ExchangeType for Topic {
                 if let Some(star) = self.nodes[node as usize].star {
                     reach(star, next, hashes);
                 }
-                if word != UNKNOWN
+                if let Some(word) = word
                     && let Some(&child) = self.children.get(&(node, word))
                 {
                     reach(child, next, hashes);
@@ -145,20 +157,7 @@ impl ExchangeType for Topic {
 }
 
 impl Topic {
-    fn child(&self, node: u32, word: &[u8]) -> Option<u32> {
-        match word {
-            b"*" => self.nodes[node as usize].star,
-            b"#" => self.nodes[node as usize].hash,
-            _ => self.children.get(&(node, self.words.number(word))).copied(),
-        }
-    }
-
-    fn grow(&mut self, parent: u32, word: &[u8]) -> u32 {
-        let step = match word {
-            b"*" => Step::Star,
-            b"#" => Step::Hash,
-            _ => Step::Word(self.words.hold(word)),
-        };
+    fn grow(&mut self, parent: u32, step: Step) -> u32 {
         let child = self.nodes.insert(Node { parent, step, ..Node::default() }) as u32;
         let node = &mut self.nodes[parent as usize];
         node.degree += 1;
@@ -166,14 +165,17 @@ impl Topic {
             Step::Root => unreachable!("the root is nobody's child"),
             Step::Star => node.star = Some(child),
             Step::Hash => node.hash = Some(child),
-            Step::Word(word) => drop(self.children.insert((parent, word), child)),
+            Step::Word(number) => {
+                self.words.words[number as usize].holders += 1;
+                self.children.insert((parent, number), child);
+            }
         }
         child
     }
 
-    /// Removes what leads only to where nothing is bound any more, from the end of the key backwards.
-    fn prune(&mut self, mut at: u32, key: &[u8]) {
-        for word in key.rsplit(|&byte| byte == b'.') {
+    /// Removes what leads only to where nothing is bound any more, from the end of a key backwards.
+    fn prune(&mut self, mut at: u32) {
+        loop {
             let node = &self.nodes[at as usize];
             if node.step == Step::Root || node.degree > 0 || !node.destinations.is_empty() {
                 return;
@@ -187,7 +189,7 @@ impl Topic {
                 Step::Hash => parent.hash = None,
                 Step::Word(number) => {
                     self.children.remove(&(node.parent, number));
-                    self.words.let_go(word);
+                    self.words.let_go(number);
                 }
             }
             at = node.parent;
@@ -196,30 +198,36 @@ impl Topic {
 }
 
 impl Words {
-    fn number(&self, word: &[u8]) -> u32 {
-        self.numbers.get(word).map_or(UNKNOWN, |&(number, _)| number)
+    /// The number of a word; none if it is in no binding key.
+    fn number(&self, word: &[u8]) -> Option<u32> {
+        self.numbers.find(hash(word), |&number| *self.words[number as usize].text == *word).copied()
     }
 
-    /// The number of a word, for one node more.
-    fn hold(&mut self, word: &[u8]) -> u32 {
-        if let Some((number, holders)) = self.numbers.get_mut(word) {
-            *holders += 1;
-            return *number;
-        }
-        // Every number below the next new one is in use or free.
-        let number = self.free.pop().unwrap_or(self.numbers.len() as u32 + 1);
-        self.numbers.insert(word.into(), (number, 1));
-        number
+    /// The number of a word that a node is about to be reached by, if none is yet.
+    fn number_or_new(&mut self, word: &[u8]) -> u32 {
+        self.number(word).unwrap_or_else(|| {
+            let number = self.words.insert(Word { text: word.into(), holders: 0 }) as u32;
+            self.numbers.insert_unique(hash(word), number, |&other| hash(&self.words[other as usize].text));
+            number
+        })
     }
 
-    fn let_go(&mut self, word: &[u8]) {
-        let (number, holders) = self.numbers.get_mut(word).expect("a held word is known");
-        *holders -= 1;
-        if *holders == 0 {
-            self.free.push(*number);
-            self.numbers.remove(word);
+    /// A node less is reached by the word.
+    fn let_go(&mut self, number: u32) {
+        let word = &mut self.words[number as usize];
+        word.holders -= 1;
+        if word.holders == 0 {
+            match self.numbers.find_entry(hash(&word.text), |&other| other == number) {
+                Ok(found) => drop(found.remove()),
+                Err(_) => unreachable!("every word is in the table"),
+            }
+            self.words.remove(number as usize);
         }
     }
+}
+
+fn hash(word: &[u8]) -> u64 {
+    FixedState::default().hash_one(word)
 }
 
 /// The words of a key. The empty key has none; a dot at an end has an empty word beside it.
@@ -311,17 +319,19 @@ mod tests {
         let mut topic = Topic::default();
         let keys = ["a.b.c", "a.b", "a.*.c", "#", "a.#.c.*", "", "a.b.c.d", "x"];
         let entries: Vec<_> = keys.iter().map(|key| entry(key)).collect();
+        let mut places = Vec::new();
         for (n, entry) in entries.iter().enumerate() {
-            topic.bind(&bound(n as u32, 1, entry));
-            topic.bind(&bound(n as u32 + 100, 2, entry));
+            let place = topic.bind(&bound(n as u32, 1, entry));
+            assert_eq!(topic.bind(&bound(n as u32 + 100, 2, entry)), place);
+            places.push(place);
         }
         for (n, entry) in entries.iter().enumerate() {
-            topic.unbind(&bound(n as u32, 1, entry));
+            topic.unbind(&bound(n as u32, 1, entry), places[n]);
             assert!(found_by(&topic, keys[n].replace(['*', '#'], "c").as_str()).contains(&2));
-            topic.unbind(&bound(n as u32 + 100, 2, entry));
+            topic.unbind(&bound(n as u32 + 100, 2, entry), places[n]);
         }
         assert_eq!(topic.nodes.len(), 1);
-        assert!(topic.children.is_empty() && topic.words.numbers.is_empty());
+        assert!(topic.children.is_empty() && topic.words.words.is_empty() && topic.words.numbers.is_empty());
     }
 
     fn word() -> impl Strategy<Value = &'static str> {
@@ -343,11 +353,10 @@ mod tests {
             let patterns: Vec<String> = patterns.iter().map(|parts| parts.join(".")).collect();
             let entries: Vec<_> = patterns.iter().map(|pattern| entry(pattern)).collect();
             let mut topic = Topic::default();
-            for (n, entry) in entries.iter().enumerate() {
-                topic.bind(&bound(n as u32, n as u32, entry));
-            }
+            let bind = |(n, entry)| topic.bind(&bound(n as u32, n as u32, entry));
+            let places: Vec<u32> = entries.iter().enumerate().map(bind).collect();
             for (n, entry) in entries.iter().enumerate().filter(|(n, _)| removed[*n]) {
-                topic.unbind(&bound(n as u32, n as u32, entry));
+                topic.unbind(&bound(n as u32, n as u32, entry), places[n]);
             }
             for key in keys.iter().map(|words| words.join(".")) {
                 let key_words: Vec<&[u8]> = words(key.as_bytes()).collect();

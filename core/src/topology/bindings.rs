@@ -24,10 +24,17 @@ pub(super) struct Bindings {
     to_queue: Vec<List>,
 }
 
+/// A binding and where its ends lie.
+pub(super) struct Bound {
+    pub(super) entry: Arc<BindingEntry>,
+    pub(super) source: u32,
+    pub(super) destination: Destination,
+    /// Where the source's routes have it.
+    pub(super) place: u32,
+}
+
 struct Node {
-    entry: Arc<BindingEntry>,
-    source: u32,
-    destination: Destination,
+    bound: Bound,
     hash: u64,
     /// Neighbours on the list of each [`Side`].
     links: [Link; 2],
@@ -55,8 +62,8 @@ impl Bindings {
     /// Adds a binding that is not there yet.
     pub(super) fn insert(&mut self, entry: &Arc<BindingEntry>, source: u32, destination: Destination) -> u32 {
         let hash = identity_hash(source, destination, &entry.key, &entry.arguments);
-        let links = [Link::default(); 2];
-        let id = self.nodes.insert(Node { entry: entry.clone(), source, destination, hash, links }) as u32;
+        let bound = Bound { entry: entry.clone(), source, destination, place: 0 };
+        let id = self.nodes.insert(Node { bound, hash, links: [Link::default(); 2] }) as u32;
         self.by_identity.insert_unique(hash, id, |&other| self.nodes[other as usize].hash);
         self.attach(id, Side::Source);
         self.attach(id, Side::Destination);
@@ -73,17 +80,17 @@ impl Bindings {
     ) -> Option<u32> {
         let hash = identity_hash(source, destination, key, arguments);
         let same = |&id: &u32| {
-            let node = &self.nodes[id as usize];
-            node.source == source
-                && node.destination == destination
-                && node.entry.key == *key
-                && node.entry.arguments == *arguments
+            let bound = &self.nodes[id as usize].bound;
+            bound.source == source
+                && bound.destination == destination
+                && bound.entry.key == *key
+                && bound.entry.arguments == *arguments
         };
         self.by_identity.find(hash, same).copied()
     }
 
     /// Removes a binding that is there.
-    pub(super) fn remove(&mut self, id: u32) -> (u32, Destination, Arc<BindingEntry>) {
+    pub(super) fn remove(&mut self, id: u32) -> Bound {
         self.detach(id, Side::Source);
         self.detach(id, Side::Destination);
         let node = self.nodes.remove(id as usize);
@@ -91,20 +98,25 @@ impl Bindings {
             Ok(found) => drop(found.remove()),
             Err(_) => unreachable!("every binding is in the table"),
         }
-        (node.source, node.destination, node.entry)
+        node.bound
+    }
+
+    /// Notes where the source's routes have a binding.
+    pub(super) fn set_place(&mut self, id: u32, place: u32) {
+        self.nodes[id as usize].bound.place = place;
     }
 
     pub(super) fn entry(&self, id: u32) -> &Arc<BindingEntry> {
-        &self.nodes[id as usize].entry
+        &self.nodes[id as usize].bound.entry
     }
 
     /// The exchange slot that a binding comes from.
     pub(super) fn source(&self, id: u32) -> u32 {
-        self.nodes[id as usize].source
+        self.nodes[id as usize].bound.source
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<BindingEntry>> {
-        self.nodes.iter().map(|(_, node)| &node.entry)
+        self.nodes.iter().map(|(_, node)| &node.bound.entry)
     }
 
     /// The bindings from an exchange, latest first.
@@ -157,9 +169,9 @@ impl Bindings {
     }
 
     fn list(&mut self, id: u32, side: Side) -> &mut List {
-        let node = &self.nodes[id as usize];
-        let (lists, slot) = match (side, node.destination) {
-            (Side::Source, _) => (&mut self.from, node.source),
+        let bound = &self.nodes[id as usize].bound;
+        let (lists, slot) = match (side, bound.destination) {
+            (Side::Source, _) => (&mut self.from, bound.source),
             (Side::Destination, Destination::Queue(slot)) => (&mut self.to_queue, slot),
             (Side::Destination, Destination::Exchange(slot)) => (&mut self.to_exchange, slot),
         };
