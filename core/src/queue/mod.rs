@@ -5,6 +5,8 @@
 //! messages and leaves their counting, delivering and dead-lettering to the shard.
 
 mod consumers;
+#[cfg(test)]
+mod model_tests;
 mod ready;
 mod unsettled;
 
