@@ -1,6 +1,7 @@
 //! The engine as its callers see it: one or several shards stepped in one thread.
 
 mod basics;
+mod chaos;
 mod deadletters;
 mod flow;
 mod queues;

@@ -1,0 +1,273 @@
+//! Random use by several clients, shards stepped in random order, limits tiny: nothing is lost, nothing comes twice
+//! unmarked, the order of what is left is the order of publishing, nothing stays behind.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::*;
+use crate::shard::random::Random;
+
+const QUEUES: usize = 4;
+
+/// A client and what it knows.
+struct Actor {
+    client: Client,
+    waiting: bool,
+    held: Vec<Received>,
+    consumers: Vec<u32>,
+    next_consumer: u32,
+    next_confirm: u64,
+    open_confirms: BTreeSet<u64>,
+}
+
+struct Chaos {
+    broker: Broker,
+    random: Random,
+    actors: Vec<Actor>,
+    published: Vec<u32>,
+    seen: HashSet<String>,
+    accepted: HashSet<String>,
+}
+
+impl Chaos {
+    fn new(seed: u64, shards: u8) -> Self {
+        let mut broker = Broker::with_limits(shards, Limits::tiny());
+        let client = broker.client(0);
+        for queue in 0..QUEUES {
+            broker.declare(client, &format!("q{queue}"), at_home(queue as u8 % shards));
+            broker.bind(client, "amq.fanout", &format!("q{queue}"), "");
+        }
+        let mut chaos = Chaos {
+            broker,
+            random: Random::new(seed),
+            actors: Vec::new(),
+            published: vec![0; QUEUES + 1],
+            seen: HashSet::new(),
+            accepted: HashSet::new(),
+        };
+        for _ in 0..5 {
+            chaos.join();
+        }
+        chaos
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.random.next() % bound as u64) as usize
+    }
+
+    fn join(&mut self) {
+        let shard = self.below(self.broker.shards.len());
+        self.actors.push(Actor {
+            client: self.broker.client(shard),
+            waiting: false,
+            held: Vec::new(),
+            consumers: Vec::new(),
+            next_consumer: 0,
+            next_confirm: 0,
+            open_confirms: BTreeSet::new(),
+        });
+    }
+
+    fn step(&mut self) {
+        let shard = self.below(self.broker.shards.len());
+        match self.below(16) {
+            0..=7 => {
+                self.broker.clock.monotonic_ns += 1_000;
+                self.broker.tell_time();
+                self.broker.turn(shard);
+                self.look();
+            }
+            _ => {
+                let at = self.below(self.actors.len());
+                if !self.actors[at].waiting {
+                    self.act(at);
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, at: usize) {
+        let client = self.actors[at].client;
+        let queue = self.below(QUEUES);
+        let name = Name::from(format!("q{queue}"));
+        match self.below(20) {
+            0..=7 => self.publish(at, queue),
+            8 => self.publish(at, QUEUES),
+            9..=12 => self.settle(at),
+            13 => {
+                let actor = &mut self.actors[at];
+                let consumer = actor.next_consumer;
+                actor.next_consumer += 1;
+                actor.consumers.push(consumer);
+                let prefetch = self.below(3) as u32;
+                let options = ConsumerOptions { prefetch, ..ConsumerOptions::default() };
+                self.ask(at, Request::Subscribe { vhost: VHOST, queue: name, consumer, options });
+            }
+            14 => {
+                if let Some(consumer) = self.actors[at].consumers.pop() {
+                    self.ask(at, Request::Cancel { consumer });
+                }
+            }
+            15 => self.ask(at, Request::Get { vhost: VHOST, queue: name, no_ack: false }),
+            16 => {
+                let writable = self.below(3) > 0;
+                self.broker.shards[client.shard].set_writable(client.connection, writable);
+            }
+            17 => {
+                let active = self.below(3) > 0;
+                self.broker.shards[client.shard].set_session_flow(client.session, active);
+            }
+            18 => {
+                let prefetch = self.below(4) as u32;
+                self.broker.shards[client.shard].set_session_prefetch(client.session, prefetch);
+            }
+            _ => {
+                self.leave(at);
+                self.join();
+            }
+        }
+    }
+
+    /// Publishes to one queue, or to all.
+    fn publish(&mut self, at: usize, queue: usize) {
+        let number = self.published[queue];
+        self.published[queue] += 1;
+        let client = self.actors[at].client;
+        let body = format!("{queue}:{}:{number}", client.owner);
+        let (exchange, key) =
+            if queue == QUEUES { ("amq.fanout", String::new()) } else { ("", format!("q{queue}")) };
+        let id = self.broker.message(client, exchange, &key, &body);
+        let sequence = self.actors[at].next_confirm;
+        self.actors[at].next_confirm += 1;
+        let shard = &mut self.broker.shards[client.shard];
+        match shard.publish(client.session, VHOST, id, true, Some(sequence)).unwrap() {
+            Published::Confirmed => {}
+            Published::Pending => drop(self.actors[at].open_confirms.insert(sequence)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settle(&mut self, at: usize) {
+        if self.actors[at].held.is_empty() {
+            return;
+        }
+        let which = self.below(self.actors[at].held.len());
+        let received = self.actors[at].held.swap_remove(which);
+        let settlement = if self.below(3) == 0 { Settlement::Requeue } else { Settlement::Accept };
+        if settlement == Settlement::Accept {
+            let new = self.accepted.insert(format!("{:?} {}", received.queue, received.body));
+            assert!(new, "{} was accepted twice", received.body);
+        }
+        self.broker.settle(self.actors[at].client, &received, settlement);
+    }
+
+    fn ask(&mut self, at: usize, request: Request) {
+        let client = self.actors[at].client;
+        match self.broker.shards[client.shard].request(client.session, request) {
+            Some(result) => self.answered(at, result),
+            None => self.actors[at].waiting = true,
+        }
+    }
+
+    fn answered(&mut self, at: usize, result: Result<Reply, Refusal>) {
+        self.actors[at].waiting = false;
+        if let Reply::Got(Some(got)) = result.expect("every request is good") {
+            let client = self.actors[at].client;
+            let Got { queue, tag, message, redelivered, .. } = got;
+            let owner = client.owner;
+            let delivery = Delivery { owner, channel: 1, redelivered, consumer: 0, queue, tag, message };
+            let shard = &mut self.broker.shards[client.shard];
+            let received = look(shard, &delivery);
+            shard.release(message);
+            self.hold(at, received);
+        }
+    }
+
+    fn hold(&mut self, at: usize, received: Received) {
+        let name = format!("{:?} {}", received.queue, received.body);
+        assert!(!self.accepted.contains(&name), "{} came again after it was accepted", received.body);
+        let again = !self.seen.insert(name);
+        assert!(!again || received.redelivered, "{} came again without a mark", received.body);
+        self.actors[at].held.push(received);
+    }
+
+    /// Notes what the clients have been told.
+    fn look(&mut self) {
+        for at in 0..self.actors.len() {
+            let owner = self.actors[at].client.owner as usize;
+            for received in std::mem::take(&mut self.broker.received[owner]) {
+                self.hold(at, received);
+            }
+            for told in std::mem::take(&mut self.broker.told[owner]) {
+                match told {
+                    Told::Reply(result) => {
+                        // A fetched message is still the reply's.
+                        self.answered(at, result);
+                    }
+                    Told::Confirmed(sequence, accepted) => {
+                        assert!(accepted);
+                        assert!(self.actors[at].open_confirms.remove(&sequence), "confirmed once");
+                    }
+                    Told::Cancelled(consumer) => panic!("consumer {consumer} was cancelled"),
+                }
+            }
+        }
+    }
+
+    /// A client goes, giving back what it holds, with a request outstanding or not.
+    fn leave(&mut self, at: usize) {
+        let actor = self.actors.swap_remove(at);
+        for received in &actor.held {
+            self.broker.settle(actor.client, received, Settlement::Requeue);
+        }
+        self.broker.shards[actor.client.shard].close_connection(actor.client.connection);
+    }
+
+    /// Everybody goes; what is left has to be what was published and not accepted, in order.
+    fn finish(mut self) {
+        for _ in 0..200 {
+            for shard in 0..self.broker.shards.len() {
+                self.broker.turn(shard);
+            }
+            self.look();
+        }
+        assert!(self.actors.iter().all(|actor| actor.open_confirms.is_empty() && !actor.waiting));
+        while !self.actors.is_empty() {
+            self.leave(0);
+        }
+        self.broker.run();
+        let client = self.broker.client(0);
+        for queue in 0..QUEUES {
+            let mut next = BTreeMap::new();
+            while let Some((got, _)) = self.broker.get(client, &format!("q{queue}"), true) {
+                let (from, number) = got.body.rsplit_once(':').unwrap();
+                let number: u32 = number.parse().unwrap();
+                let name = format!("{:?} {}", got.queue, got.body);
+                assert!(!self.accepted.contains(&name), "{} is left though accepted", got.body);
+                assert_eq!(got.redelivered, self.seen.contains(&name), "{}", got.body);
+                self.accepted.insert(name);
+                let least = next.insert(from.to_owned(), number + 1).unwrap_or(0);
+                assert!(number >= least, "{} is out of order", got.body);
+            }
+        }
+        let all = self.published.iter().take(QUEUES).sum::<u32>() + self.published[QUEUES] * QUEUES as u32;
+        assert_eq!(self.accepted.len(), all as usize, "everything was accepted or left");
+        self.broker.run();
+        for shard in &self.broker.shards {
+            assert_eq!((shard.stats().messages, shard.stats().memory_bytes), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn random_use_loses_nothing() {
+    for seed in 0..90 {
+        let mut chaos = Chaos::new(seed, 1 + (seed % 3) as u8);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..2_000 {
+                chaos.step();
+            }
+            chaos.finish();
+        }));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
