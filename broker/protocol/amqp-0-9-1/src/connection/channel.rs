@@ -117,6 +117,12 @@ impl Channel {
         }
     }
 
+    /// Whether a method can come next and is listened to.
+    #[inline]
+    pub fn expects_method(&self) -> bool {
+        !self.closing && self.incoming.expects_method()
+    }
+
     /// Whether a reply of the shard is outstanding.
     pub fn awaits_reply(&self) -> bool {
         self.pending.is_some()

@@ -7,6 +7,7 @@ use fulmar_core::{Name, Request};
 use super::Env;
 use super::arguments;
 use super::channel::{Channel, Flow, Step, decoded};
+use super::delivery::{self, Label};
 use super::errors::{Exception, Subject};
 use crate::codec::{Method, fast, frame, reply_code as code};
 
@@ -168,27 +169,24 @@ impl Channel {
     }
 
     /// A message for a consumer.
-    pub fn deliver(&mut self, env: &mut Env<'_>, delivery: &Delivery) {
-        let Some(consumer) = self.consumers.get(delivery.consumer as usize) else {
-            env.shard.settle(self.session, delivery.queue, delivery.tag, Settlement::Requeue);
-            return env.shard.release(delivery.message);
+    pub fn deliver(&mut self, env: &mut Env<'_>, delivered: &Delivery) {
+        let Some(consumer) = self.consumers.get(delivered.consumer as usize) else {
+            env.shard.settle(self.session, delivered.queue, delivered.tag, Settlement::Requeue);
+            return env.shard.release(delivered.message);
         };
         self.last_delivery_tag += 1;
         if !consumer.no_ack {
-            self.unacked.push(self.last_delivery_tag, delivery.queue, delivery.tag);
+            self.unacked.push(self.last_delivery_tag, delivered.queue, delivered.tag);
         }
-        let message = env.shard.message(delivery.message);
-        fast::deliver(
-            self.number,
-            consumer.tag.as_bytes(),
-            self.last_delivery_tag,
-            delivery.redelivered,
-            message.exchange,
-            message.routing_key,
-            env.out,
-        );
-        frame::encode_content(self.number, message.properties, message.body, env.link.frame_max, env.out);
-        env.shard.release(delivery.message);
+        let message = env.shard.message(delivered.message);
+        let label = Label {
+            channel: self.number,
+            consumer_tag: consumer.tag.as_bytes(),
+            delivery_tag: self.last_delivery_tag,
+            redelivered: delivered.redelivered,
+        };
+        delivery::encode(&label, &message, env.link.frame_max, env.out);
+        env.shard.release(delivered.message);
         env.link.counters.delivered += 1;
     }
 

@@ -11,9 +11,11 @@ mod arguments;
 mod channel;
 mod confirm;
 mod consume;
+mod delivery;
 mod errors;
 mod handshake;
 mod publish;
+mod quick;
 mod settle;
 mod topology;
 mod tx;
@@ -289,6 +291,10 @@ impl Connection {
                     0 => break,
                     bytes => taken += bytes,
                 }
+                continue;
+            }
+            if let Some(bytes) = self.receive_quickly(cx, rest) {
+                taken += bytes;
                 continue;
             }
             match frame::parse(rest, self.link.frame_max) {

@@ -55,8 +55,14 @@ impl Incoming {
     }
 
     /// A method may come.
+    #[inline]
+    pub fn expects_method(&self) -> bool {
+        self.expect == Expect::Method
+    }
+
+    /// A method may come; otherwise, what is wrong with it.
     pub fn check_method_expected(&self) -> Result<(), Exception> {
-        if self.expect == Expect::Method { Ok(()) } else { Err(self.unexpected("method")) }
+        if self.expects_method() { Ok(()) } else { Err(self.unexpected("method")) }
     }
 
     /// The message begun goes back.
@@ -189,8 +195,17 @@ impl Channel {
         }
         let Some(message) = self.incoming.message.take() else { return Ok(Flow::Done) };
         self.incoming.expect = Expect::Method;
+        self.publish(env, message, self.incoming.mandatory)
+    }
+
+    /// Publishes a message that is complete, or keeps it for the commit.
+    pub fn publish(
+        &mut self,
+        env: &mut Env<'_>,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Flow, Exception> {
         env.link.counters.published += 1;
-        let mandatory = self.incoming.mandatory;
         let sequence = match &mut self.mode {
             Mode::Plain => None,
             Mode::Confirm(confirms) => Some(confirms.begin()),
@@ -229,7 +244,11 @@ impl Channel {
 }
 
 /// Checks what the broker is asked to check. Returns the time to live.
-fn check_properties(scan: &Scan<'_>, properties: &[u8], user: &str) -> Result<Option<u64>, Exception> {
+pub(super) fn check_properties(
+    scan: &Scan<'_>,
+    properties: &[u8],
+    user: &str,
+) -> Result<Option<u64>, Exception> {
     if let Some(claimed) = scan.user_id
         && claimed != user.as_bytes()
     {
