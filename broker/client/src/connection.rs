@@ -99,6 +99,10 @@ impl Connection {
             let (host, port) = address.clone();
             async move {
                 let stream = TcpStream::connect((host.as_str(), port)).await?;
+                // Where nobody listens on a port of the ephemeral range, TCP may connect a socket to itself.
+                if stream.local_addr()? == stream.peer_addr()? {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
                 stream.set_nodelay(true)?;
                 Ok(stream)
             }

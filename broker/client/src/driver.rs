@@ -291,7 +291,14 @@ async fn restore(shared: &Arc<Shared>) {
     for (channel, requests) in channels {
         restore_channel(shared, channel, requests).await;
     }
-    shared.lock().ready();
+    {
+        let mut state = shared.lock();
+        if !state.engine.is_open() {
+            // It broke again meanwhile; the next one will be restored from the beginning.
+            return;
+        }
+        state.ready();
+    }
     shared.changed.notify_waiters();
     shared.wake.notify_one();
     let _ = shared.events.send(ConnectionEvent::Reconnected);
@@ -301,6 +308,9 @@ async fn restore_channel(shared: &Arc<Shared>, channel: u16, requests: Vec<Reque
     for request in requests {
         let what = format!("{request:?}");
         if let Err(error) = shared.call_while_down(channel, request).await {
+            if error.is_transient() {
+                return;
+            }
             shared.lock().end_channel(channel, &error);
             let _ = shared.events.send(ConnectionEvent::RecoveryFailed { what, error });
             return;
@@ -336,6 +346,7 @@ async fn restore_one(shared: &Arc<Shared>, channel: &mut u16, redeclare: Redecla
             }
         }
         Ok(_) => {}
+        Err(error) if error.is_transient() => {}
         Err(error) => {
             let _ = shared.events.send(ConnectionEvent::RecoveryFailed { what, error });
             let next = {

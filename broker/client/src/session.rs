@@ -180,6 +180,10 @@ impl Shared {
                     Phase::Closed(error) => return Some(Err(error.clone())),
                     Phase::Ready => {}
                 }
+                if !state.engine.is_open() {
+                    // The broker has closed it; the driver will say what follows.
+                    return state.closing.then_some(Err(Error::Closed));
+                }
                 let request = request.take()?;
                 Some(state.request(channel, request))
             })
@@ -383,7 +387,8 @@ impl State {
             Phase::Ready => {}
         }
         if !self.engine.is_open() {
-            return Some(Err(Error::Closed));
+            // The broker has closed it; the driver will say what follows.
+            return self.closing.then_some(Err(Error::Closed));
         }
         let waiting_bytes = self.engine.output_bytes() + self.in_flight_bytes;
         let full = self.blocked || waiting_bytes > options.send_buffer_bytes;

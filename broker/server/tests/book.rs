@@ -39,9 +39,11 @@ fn reference_of_options_is_up_to_date() {
 fn reference() -> String {
     let mut page = HEAD.to_string();
     for spec in SPECS {
-        let value = if spec.value.is_empty() { "`true`, `false`".to_string() } else { spec.value.to_string() };
+        let value =
+            if spec.value.is_empty() { "`true`, `false`".to_string() } else { spec.value.to_string() };
         let default = if spec.default.is_empty() { String::new() } else { format!("`{}`", spec.default) };
-        writeln!(page, "| `{}` | {value} | {default} | {} |", spec.name, spec.help.replace('|', "\\|")).unwrap();
+        writeln!(page, "| `{}` | {value} | {default} | {} |", spec.name, spec.help.replace('|', "\\|"))
+            .unwrap();
     }
     page
 }

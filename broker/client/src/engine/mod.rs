@@ -4,6 +4,8 @@
 //! [`amqp_0_9_1`], chosen by the URL's scheme; the driver and everything above stay as they are.
 
 pub(crate) mod amqp_0_9_1;
+#[cfg(test)]
+mod tests;
 
 use crate::Error;
 use crate::message::Message;

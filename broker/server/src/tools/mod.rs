@@ -102,7 +102,7 @@ impl fmt::Display for Failure {
                         "\nThe URL holds user and password; `fulmar user` manages them; guest may log in on the \
                          broker's own host alone."
                     ),
-                    Error::ChannelClosed { code: 404, .. } => {
+                    Error::ChannelClosed { code: 404, text } if text.contains("queue") => {
                         write!(f, "\nWith --declare a queue is made if it is not there.")
                     }
                     _ => Ok(()),
@@ -203,6 +203,33 @@ fn guess(value: &str) -> Value {
     }
 }
 
+/// A header as a person reads it.
+fn show(value: &Value) -> String {
+    match value {
+        Value::Void => "void".into(),
+        Value::Bool(value) => value.to_string(),
+        Value::I8(value) => value.to_string(),
+        Value::U8(value) => value.to_string(),
+        Value::I16(value) => value.to_string(),
+        Value::U16(value) => value.to_string(),
+        Value::I32(value) => value.to_string(),
+        Value::U32(value) => value.to_string(),
+        Value::I64(value) => value.to_string(),
+        Value::U64(value) => value.to_string(),
+        Value::F32(value) => value.to_string(),
+        Value::F64(value) => value.to_string(),
+        Value::Decimal(scale, value) => format!("{value}e-{scale}"),
+        Value::Text(text) => format!("{text:?}"),
+        Value::Bytes(bytes) => format!("{} bytes", bytes.as_bytes().len()),
+        Value::Timestamp(seconds) => format!("{seconds} s since 1970"),
+        Value::Array(values) => format!("[{}]", values.iter().map(show).collect::<Vec<_>>().join(", ")),
+        Value::Table(table) => {
+            let entries = table.0.iter().map(|(name, value)| format!("{name}: {}", show(value)));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
 /// `1.5` seconds.
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
@@ -227,9 +254,16 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_shown_without_their_types() {
+        let inner = Value::Table(fulmar_client::Table(vec![("k".into(), Value::I64(1))]));
+        let value = Value::Array(vec![Value::Text("a".into()), Value::Bool(true), inner]);
+        assert_eq!(show(&value), r#"["a", true, {k: 1}]"#);
+    }
+
+    #[test]
     fn failures_have_their_exit_codes() {
         let code = |error: Error| Failure::from(error).exit_code();
-        let closed = |code| Error::ChannelClosed { code, text: String::new() };
+        let closed = |code| Error::ChannelClosed { code, text: "no queue 'q'".into() };
         assert_eq!(code(closed(404)), 5);
         assert_eq!(code(Error::ConnectionLost(String::new())), 3);
         assert_eq!(code(Options::from_url("x").unwrap_err()), 2);

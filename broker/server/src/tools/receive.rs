@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use fulmar_client::{Channel, ConsumeOptions, Consumer, Delivery, QueueOptions, Table};
 use tokio::time::Instant;
 
-use super::{BrokerArgs, DeclareArgs, Failure, finish, parse_seconds, report};
+use super::{BrokerArgs, DeclareArgs, Failure, finish, parse_seconds, report, show};
 
 /// How long the queue may be silent before it counts as drained, where nothing else is said.
 const DRAINED_AFTER: Duration = Duration::from_secs(1);
@@ -273,7 +273,7 @@ fn print_all(out: &mut impl Write, delivery: &Delivery) -> io::Result<()> {
         writeln!(out, "{name}: {number}")?;
     }
     for (name, value) in &properties.headers.0 {
-        writeln!(out, "header {name}: {value:?}")?;
+        writeln!(out, "header {name}: {}", show(value))?;
     }
     writeln!(out, "body: {} bytes", delivery.body().len())?;
     out.write_all(delivery.body())?;
