@@ -22,6 +22,7 @@ trap '[ -z "$broker" ] || kill "$broker" 2>/dev/null || true; rm -rf "$work"' EX
 instructions() {
     count=$1
     shift
+    rm -f "$work/port"
     valgrind --tool=callgrind --callgrind-out-file="$work/callgrind.out" --log-file="$work/valgrind.log" \
         "$fulmar" serve --listen 127.0.0.1:0 --print-port --io epoll --idle block --shards 1 \
         --data-dir "$work/data" >"$work/port" 2>"$work/log" &

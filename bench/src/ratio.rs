@@ -110,7 +110,7 @@ const LATENCY: &[Metric] = &[
 pub fn run(args: &RatioArgs, json: bool) -> Result<ExitCode, BenchError> {
     if !json {
         println!(
-            "{:<34}{:>13}{:>13}{:>7}{:>9}{:>13}{:>8}{:>8}",
+            "{:<46}{:>13}{:>13}{:>7}{:>9}{:>13}{:>8}{:>8}",
             "", "floor", "broker", "ratio", "wanted", "peer", "ratio", "wanted"
         );
     }
@@ -204,7 +204,7 @@ fn print_metric(case: &Case, metric: &Metric, runs: &Runs, json: bool) {
     let decimals = if metric.unit == "µs" { 1 } else { 0 };
     let name = format!("{}, {} ({})", case.name, metric.name, metric.unit);
     print!(
-        "{name:<34}{:>13}{:>13}{:>7.2}{:>9}",
+        "{name:<46}{:>13}{:>13}{:>7.2}{:>9}",
         grouped(floor, decimals),
         grouped(broker, decimals),
         broker / floor,
