@@ -115,6 +115,8 @@ struct Relay<T> {
     mode: FloorMode,
     high_water_bytes: usize,
     accepted: Vec<ConnId>,
+    /// Stands in for an output that is taken out; has capacity, lest the transport fetch another buffer.
+    spare: Vec<u8>,
     /// By the index of a connection: where its bytes go.
     routes: Vec<Option<Route>>,
     /// By the index of a publisher's connection.
@@ -136,6 +138,7 @@ impl<T: Transport> Relay<T> {
             mode: options.mode,
             high_water_bytes: Config::default().high_water_bytes,
             accepted: Vec::new(),
+            spare: Vec::with_capacity(64),
             routes: Vec::new(),
             assemblers: Vec::new(),
         }
@@ -184,16 +187,17 @@ impl<T: Transport> Relay<T> {
     }
 
     fn forward(&mut self, route: Route, buf: &RecvBuf) {
-        let Some(output) = self.transport.output(route.to) else { return };
         // Taken out for a moment, since the received bytes lie in the transport too.
-        let mut output = std::mem::take(output);
+        let Some(place) = self.transport.output(route.to) else { return };
+        std::mem::swap(place, &mut self.spare);
+        let output = &mut self.spare;
         let bytes = self.transport.bytes(buf);
         match self.mode {
             FloorMode::Relay | FloorMode::Echo => output.extend_from_slice(bytes),
-            FloorMode::Messages => self.assemblers[route.from.index as usize].deliver(bytes, &mut output),
+            FloorMode::Messages => self.assemblers[route.from.index as usize].deliver(bytes, output),
         }
         if let Some(place) = self.transport.output(route.to) {
-            *place = output;
+            std::mem::swap(place, &mut self.spare);
         }
         if self.transport.pending_bytes(route.to) > self.high_water_bytes {
             self.transport.pause(route.from);

@@ -119,6 +119,8 @@ pub struct Worker<T: Transport> {
     held_publishers: Vec<u32>,
     events: Vec<Event>,
     scratch: Vec<u8>,
+    /// In the place of an output that is taken out. Has capacity, lest the transport fetch another buffer for it.
+    stand_in: Vec<u8>,
     pool: CarryPool,
     timers: Timers<(u32, u32)>,
     idle: Idle,
@@ -154,6 +156,7 @@ impl<T: Transport> Worker<T> {
             held_publishers: Vec::new(),
             events: Vec::new(),
             scratch: Vec::new(),
+            stand_in: Vec::with_capacity(64),
             pool: CarryPool::default(),
             timers: Timers::default(),
             faults: FaultLog::default(),
@@ -343,12 +346,12 @@ impl<T: Transport> Worker<T> {
         let State::Amqp091(connection) = &mut slot.state else { return };
         // The output is taken out of the transport while the transport lends the input.
         let Some(out) = self.transport.output(slot.conn) else { return };
-        let mut out = std::mem::take(out);
-        let mut cx = Context { shard: &mut self.shard, out: &mut out, now_ns: self.now_ns };
+        std::mem::swap(out, &mut self.stand_in);
+        let mut cx = Context { shard: &mut self.shard, out: &mut self.stand_in, now_ns: self.now_ns };
         let input = &self.transport.bytes(buf)[skip..];
         feed(connection, &mut cx, &mut slot.carry, &mut self.pool, input);
         if let Some(place) = self.transport.output(slot.conn) {
-            *place = out;
+            std::mem::swap(place, &mut self.stand_in);
         }
         self.touch(index);
     }
