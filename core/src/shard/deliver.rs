@@ -14,7 +14,8 @@ use crate::{ConnectionId, MessageId, QueueId, SessionId};
 
 /// Deliveries of one queue before others get their turn.
 const QUEUE_BUDGET: usize = 64;
-/// Deliveries of a shard in one turn.
+/// Deliveries of a shard in one turn, besides two for each message that came in since the last one: whatever floods
+/// in, more goes out.
 const TURN_BUDGET: usize = 1024;
 /// Messages of one queue that expire in one turn.
 const EXPIRY_BUDGET: usize = 1024;
@@ -84,8 +85,9 @@ impl Shard {
 
     /// Gives every queue in the line its turn, round after round, until nothing is left or the turn is used up.
     pub(super) fn dispatch_ready(&mut self) -> bool {
+        let budget = TURN_BUDGET + 2 * std::mem::take(&mut self.enqueued);
         let mut served = 0;
-        while served < TURN_BUDGET {
+        while served < budget {
             let Some(index) = self.ready.pop_front() else { break };
             served += self.dispatch(index, QUEUE_BUDGET).max(1);
         }

@@ -222,6 +222,8 @@ pub struct Shard {
     accounts: Accounts,
     /// Queues with something to do, in line.
     ready: VecDeque<u32>,
+    /// Messages that came to queues here since the line was served.
+    enqueued: usize,
     outputs: VecDeque<Pending>,
     /// Connections that have taken bytes since credit was last given.
     creditors: Vec<ConnectionId>,
@@ -271,6 +273,7 @@ impl Shard {
             queues: Queues::default(),
             accounts: Accounts::new(limits.delivery_window_bytes),
             ready: VecDeque::new(),
+            enqueued: 0,
             outputs: VecDeque::new(),
             creditors: Vec::new(),
             dead: VecDeque::new(),

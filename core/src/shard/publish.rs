@@ -98,6 +98,7 @@ impl Shard {
 
     /// Appends a message to a queue at home here. Takes the message over. `false`: the queue refuses it.
     pub(super) fn enqueue(&mut self, id: QueueId, message: MessageId) -> bool {
+        self.enqueued += 1;
         let Some(queue) = self.queues.get_mut(id) else {
             // Deleted while the message was on its way.
             self.store.release(message);

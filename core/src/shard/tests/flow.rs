@@ -148,20 +148,40 @@ fn a_busy_queue_does_not_starve_another() {
     let limits = Limits { delivery_window_bytes: 1 << 30, ..Limits::default() };
     let mut broker = Broker::with_limits(1, limits);
     let client = broker.client(0);
-    for (queue, consumer) in [("busy", 1), ("quiet", 2)] {
+    for queue in ["busy", "quiet"] {
         broker.declare(client, queue, QueueOptions::default());
-        broker.subscribe(client, queue, consumer, ConsumerOptions { no_ack: true, ..Default::default() });
     }
     for _ in 0..5_000 {
         broker.publish(client, "", "busy", "x");
     }
     broker.publish(client, "", "quiet", "y");
+    broker.run();
+    for (queue, consumer) in [("busy", 1), ("quiet", 2)] {
+        broker.subscribe(client, queue, consumer, ConsumerOptions { no_ack: true, ..Default::default() });
+    }
     broker.turn(0);
     assert!(broker.shards[0].has_work());
     let received = &broker.received[client.owner as usize];
     assert!(received.len() < 2_000, "a turn is bounded");
     assert!(received.iter().any(|r| r.body == "y"));
     broker.run();
+    broker.end(&[client]);
+}
+
+#[test]
+fn a_flood_does_not_starve_consumers() {
+    let limits = Limits { delivery_window_bytes: 1 << 30, ..Limits::default() };
+    let mut broker = Broker::with_limits(1, limits);
+    let client = broker.client(0);
+    broker.declare(client, "q", QueueOptions::default());
+    broker.subscribe(client, "q", 1, ConsumerOptions { no_ack: true, ..Default::default() });
+    for _ in 0..10 {
+        for _ in 0..3_000 {
+            broker.publish(client, "", "q", "x");
+        }
+        broker.turn(0);
+    }
+    assert_eq!(broker.shards[0].stats().ready, 0);
     broker.end(&[client]);
 }
 
