@@ -10,7 +10,7 @@ PYTHON  := .cache/venv/bin/python
 CHECKED := target/checked/fulmar
 
 # What `make test` runs, in this order.
-STEPS := tidy lint unit doctest docs fuzz miri
+STEPS := tidy lint unit doctest docs loom interop fuzz miri
 
 .PHONY: help run build test $(STEPS) book interop loom clean
 
