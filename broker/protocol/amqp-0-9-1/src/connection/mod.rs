@@ -173,8 +173,6 @@ pub struct Connection {
     partial: Option<PartialBody>,
     /// The login that the caller checks, or has checked.
     login: Option<Box<Login>>,
-    /// Whether the caller checks a new secret of an open connection.
-    updating_secret: bool,
     actions: VecDeque<Action>,
     /// `peer -> local`.
     name: String,
@@ -209,7 +207,6 @@ impl Connection {
             parked: None,
             partial: None,
             login: None,
-            updating_secret: false,
             actions: VecDeque::new(),
             name,
             loopback,
@@ -314,7 +311,7 @@ impl Connection {
 
     /// Whether input has to wait for an output of the shard or for a login.
     pub fn is_parked(&self) -> bool {
-        self.parked.is_some() || self.updating_secret || self.phase == Phase::Authenticating
+        self.parked.is_some() || self.phase == Phase::Authenticating
     }
 
     /// An output of the shard for this connection. Takes over the message in it.
@@ -536,7 +533,6 @@ impl Connection {
     /// Gives everything back to the shard.
     fn release(&mut self, shard: &mut Shard) {
         self.parked = None;
-        self.updating_secret = false;
         self.login = None;
         self.link.confirming = Vec::new();
         if std::mem::replace(&mut self.released, true) {

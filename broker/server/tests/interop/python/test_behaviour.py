@@ -73,7 +73,7 @@ class TestConnection:
             assert connection.channel().is_open
 
     def test_update_secret(self, connection):
-        connection.update_secret("guest", "because")
+        connection.update_secret("renewed", "because")
         assert connection.is_open
 
 
@@ -88,9 +88,10 @@ class TestErrors:
             (lambda ch: ch.exchange_declare("missing", passive=True), 404, "no exchange 'missing' in vhost '/'"),
             (lambda ch: ch.queue_declare("amq.mine"), 403, "ACCESS_REFUSED"),
             (lambda ch: ch.exchange_declare("amq.direct", "fanout"), 406, "PRECONDITION_FAILED - inequivalent arg 'type'"),
+            (lambda ch: ch.exchange_declare("new", "unheard-of"), 406, "unknown exchange type 'unheard-of'"),
             (lambda ch: ch.basic_ack(99) or ch.queue_declare("", exclusive=True), 406, "unknown delivery tag 99"),
         ],
-        ids=["get", "queue", "exchange", "reserved", "inequivalent", "tag"],
+        ids=["get", "queue", "exchange", "reserved", "inequivalent", "type", "tag"],
     )
     def test_channel_error(self, connection, do, code, text):
         channel = connection.channel()
