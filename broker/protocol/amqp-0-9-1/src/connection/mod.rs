@@ -14,6 +14,7 @@ mod consume;
 mod delivery;
 mod errors;
 mod handshake;
+mod input;
 mod publish;
 mod quick;
 mod settle;
@@ -26,10 +27,11 @@ use std::sync::Arc;
 
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
 
-use crate::codec::{Frame, FrameError, FrameKind, Method, frame, reply_code as code};
+use crate::codec::{Method, frame, reply_code as code};
 use channel::{Channel, Flow};
 use errors::Exception;
 pub use errors::{Counters, Faults};
+use input::PartialBody;
 
 /// How long a peer may take to answer `connection.close`.
 const CLOSE_TIMEOUT_NS: u64 = 10_000_000_000;
@@ -154,14 +156,6 @@ struct Env<'a> {
     link: &'a mut Link,
 }
 
-/// A body frame that is taken in as it arrives, so that a large one need not be kept until it is whole.
-#[derive(Clone, Copy, Debug)]
-struct PartialBody {
-    channel: u16,
-    /// Bytes of payload still to come; the end octet follows.
-    left: usize,
-}
-
 /// One connection.
 pub struct Connection {
     link: Link,
@@ -277,36 +271,7 @@ impl Connection {
     /// what follows. After [`Action::Close`] all input is taken and ignored.
     pub fn receive(&mut self, cx: &mut Context<'_>, input: &[u8]) -> usize {
         self.last_heard_ns = cx.now_ns;
-        let mut taken = 0;
-        while !self.is_parked() {
-            if self.phase == Phase::Closed {
-                return input.len();
-            }
-            let rest = &input[taken..];
-            if let Some(partial) = self.partial {
-                match self.continue_body(cx, partial, rest) {
-                    0 => break,
-                    bytes => taken += bytes,
-                }
-                continue;
-            }
-            if let Some(bytes) = self.receive_quickly(cx, rest) {
-                taken += bytes;
-                continue;
-            }
-            match frame::parse(rest, self.link.frame_max) {
-                Ok(Some((frame, bytes))) => {
-                    taken += bytes;
-                    self.frame(cx, frame);
-                }
-                Ok(None) => match self.begin_body(rest) {
-                    0 => break,
-                    bytes => taken += bytes,
-                },
-                Err(error) => self.lost_sync(cx, error, rest),
-            }
-        }
-        taken
+        self.take(cx, input)
     }
 
     /// Whether input has to wait for an output of the shard or for a login.
@@ -440,22 +405,6 @@ impl Connection {
         self.release(shard);
     }
 
-    fn frame(&mut self, cx: &mut Context<'_>, frame: Frame<'_>) {
-        if frame.channel == 0 || self.phase != Phase::Open {
-            return self.connection_frame(cx, frame);
-        }
-        let number = frame.channel;
-        let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut) else {
-            return self.frame_on_closed_channel(cx, frame);
-        };
-        if channel.closing {
-            return self.frame_on_closing_channel(cx, frame);
-        }
-        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
-        let result = channel.frame(&mut env, frame);
-        self.finish(cx, number, result);
-    }
-
     /// What follows from a channel's step.
     fn finish(&mut self, cx: &mut Context<'_>, number: u16, result: Result<Flow, Exception>) {
         match result {
@@ -542,72 +491,6 @@ impl Connection {
             channel.release(shard);
         }
         shard.close_connection(self.link.id);
-    }
-
-    /// The input is no frame; where the next one begins is unknown, so the peer's answer cannot be waited for.
-    fn lost_sync(&mut self, cx: &mut Context<'_>, error: FrameError, input: &[u8]) {
-        let kind = input.first().copied().unwrap_or_default();
-        let detail = match error {
-            FrameError::UnknownType(_) => "unknown_frame".to_owned(),
-            FrameError::TooLarge { size, frame_max } => {
-                let overhead = frame::OVERHEAD_BYTES as u64;
-                let (size, limit) = (size - overhead, u64::from(frame_max).saturating_sub(overhead));
-                format!("{{frame_too_large,{size},{limit}}}")
-            }
-            FrameError::BadEnd(octet) => format!("{{invalid_frame_end_marker,{octet}}}"),
-        };
-        let exception = Exception::new(code::FRAME_ERROR, format!("type {kind}: {detail}"));
-        self.fail(cx, &exception, (0, 0));
-        self.close(cx.shard, exception.reply_text(), true);
-    }
-
-    /// Begins to take in a body frame of which only a part is there. Returns how many bytes it took.
-    fn begin_body(&mut self, input: &[u8]) -> usize {
-        let Some(&[kind, c1, c0, s3, s2, s1, s0]) = input.first_chunk::<{ frame::HEAD_BYTES }>() else {
-            return 0;
-        };
-        let channel = u16::from_be_bytes([c1, c0]);
-        let left = u32::from_be_bytes([s3, s2, s1, s0]) as usize;
-        let fits = || {
-            let channel = self.channels.get(usize::from(channel))?.as_ref()?;
-            Some(!channel.closing && channel.takes_body(left))
-        };
-        if kind != FrameKind::Body as u8 || self.phase != Phase::Open || fits() != Some(true) {
-            return 0;
-        }
-        self.partial = Some(PartialBody { channel, left });
-        frame::HEAD_BYTES
-    }
-
-    /// Takes in more of a body frame. Returns how many bytes it took.
-    fn continue_body(&mut self, cx: &mut Context<'_>, partial: PartialBody, input: &[u8]) -> usize {
-        let number = partial.channel;
-        let part = &input[..input.len().min(partial.left)];
-        let left = partial.left - part.len();
-        let channel = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut);
-        let mut channel = channel.filter(|channel| !channel.closing);
-        if let Some(channel) = channel.as_deref_mut() {
-            channel.append_body(cx.shard, part);
-        }
-        match input.get(part.len()) {
-            Some(&frame::END) if left == 0 => {
-                self.partial = None;
-                if let Some(channel) = channel {
-                    let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
-                    let result = channel.body_ended(&mut env);
-                    self.finish(cx, number, result);
-                }
-                part.len() + 1
-            }
-            Some(&octet) => {
-                self.lost_sync(cx, FrameError::BadEnd(octet), &[FrameKind::Body as u8]);
-                part.len()
-            }
-            None => {
-                self.partial = Some(PartialBody { channel: number, left });
-                part.len()
-            }
-        }
     }
 
     /// Sends a heartbeat when it is time, and notices a silent peer.

@@ -27,6 +27,8 @@ pub(super) struct Unacked {
 
 /// So few holes are not worth a pass.
 const HOLES_KEPT: usize = 1024;
+/// Room that is kept when nothing is unsettled.
+const ENTRIES_KEPT: usize = 64 * 1024;
 
 impl Unacked {
     /// Adds a message; delivery tags only grow.
@@ -97,6 +99,9 @@ impl Unacked {
     fn trim(&mut self) {
         while self.entries.front().is_some_and(|entry| !entry.live) {
             self.entries.pop_front();
+        }
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
+            self.entries.shrink_to(ENTRIES_KEPT);
         }
     }
 

@@ -372,6 +372,16 @@ impl World {
         }
     }
 
+    /// The next method that the client was sent, if there is one.
+    pub fn next(&mut self, client: Client) -> Option<Received> {
+        self.slots[client.0].received.pop_front()
+    }
+
+    /// Whether the client's socket stands.
+    pub fn is_there(&self, client: Client) -> bool {
+        self.slots[client.0].connection.is_some()
+    }
+
     /// The next method has to be this one.
     pub fn expect(&mut self, client: Client, channel: u16, method: Method<'_>) {
         let received = self.receive(client);

@@ -7,5 +7,6 @@ mod consuming;
 mod faults;
 mod handshake;
 mod publishing;
+mod random;
 mod topology;
 mod transactions;
