@@ -9,6 +9,9 @@ PYTHON  := .cache/venv/bin/python
 # Where the checked build (optimised, with assertions) puts the program.
 CHECKED := target/checked/fulmar
 
+# How many seeds `make sim` simulates.
+SEEDS ?= 1000
+
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom interop fuzz miri
 
@@ -34,11 +37,12 @@ tidy: ## Check the files themselves: sizes, leftovers
 lint: ## Check formatting, run clippy with warnings denied
 	@scripts/install build rustfmt clippy
 	cargo fmt --all --check
+	cargo fmt --check --manifest-path broker/protocol/amqp-0-9-1/fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 unit: ## Run unit and property tests
 	@scripts/install build
-	@scripts/cargo-test --workspace
+	@FULMAR_SIM_SEEDS=10 scripts/cargo-test --workspace
 
 doctest: ## Run the examples in the documentation of the code
 	@scripts/install build
@@ -47,6 +51,10 @@ doctest: ## Run the examples in the documentation of the code
 docs: ## Check the book and the README: summary complete, no dead link
 	@scripts/install python
 	@$(PYTHON) scripts/check_docs.py
+
+sim: ## Run the whole broker under simulation, from a thousand seeds (SEEDS=… for another number)
+	@scripts/install build
+	FULMAR_SIM_SEEDS=$(SEEDS) cargo test --quiet --profile checked --package fulmar --test simulation -- --nocapture
 
 loom: ## Check the models of the rings and of the sleep protocol between shards
 	@scripts/install build

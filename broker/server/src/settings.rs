@@ -422,11 +422,10 @@ fn read_file(path: &Path) -> Result<FileValues, SettingsError> {
 }
 
 fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let with_port = if text.parse::<std::net::IpAddr>().is_ok() || !text.contains(':') {
-        match text.parse::<std::net::Ipv6Addr>() {
-            Ok(ip) => format!("[{ip}]:5672"),
-            Err(_) => format!("{text}:5672"),
-        }
+    let with_port = if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        format!("[{text}]:5672")
+    } else if !text.contains(':') || text.ends_with(']') {
+        format!("{text}:5672")
     } else {
         text.to_string()
     };

@@ -95,10 +95,10 @@ fn switches_may_be_bare_or_have_a_value() {
 fn a_port_replaces_those_of_all_addresses() {
     let settings = load(&["--listen", "127.0.0.1,[::1]:1", "--port", "7"], &[]).unwrap().settings;
     assert_eq!(settings.addresses(), ["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()]);
-    assert_eq!(
-        load(&["--listen", "::1"], &[]).unwrap().settings.addresses(),
-        ["[::1]:5672".parse().unwrap()]
-    );
+    for text in ["::1", "[::1]", "[::1]:5672"] {
+        let settings = load(&["--listen", text], &[]).unwrap().settings;
+        assert_eq!(settings.addresses(), ["[::1]:5672".parse().unwrap()]);
+    }
     assert!(load(&["--listen", "127.0.0.1:99999"], &[]).is_err());
 }
 

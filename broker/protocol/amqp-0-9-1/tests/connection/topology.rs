@@ -268,7 +268,12 @@ fn exchanges_are_declared_and_deleted() {
         world.send(client, 1, delete(false));
         world.expect(client, 1, Method::ExchangeDeleteOk);
         world.declare_exchange(client, "x", "no-such-type", &[]);
-        world.expect_channel_error(client, 1, 406, "PRECONDITION_FAILED - unknown exchange type 'no-such-type'");
+        world.expect_channel_error(
+            client,
+            1,
+            406,
+            "PRECONDITION_FAILED - unknown exchange type 'no-such-type'",
+        );
     });
 }
 
