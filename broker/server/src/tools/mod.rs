@@ -260,6 +260,38 @@ mod tests {
         assert_eq!(show(&value), r#"["a", true, {k: 1}]"#);
     }
 
+    /// Splits a line as a shell would, as far as the book goes: single quotes, and what is redirected left out.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" < ").next().unwrap_or(line);
+        let quoted = |(index, part): (usize, &str)| match index % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        };
+        line.split('\'').enumerate().flat_map(quoted).collect()
+    }
+
+    #[test]
+    fn the_books_examples_are_valid() {
+        #[derive(clap::Parser)]
+        enum Tool {
+            Send(send::Args),
+            Receive(receive::Args),
+        }
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/");
+        let mut examples = 0;
+        for page in ["quick-start.md", "reference/commands.md"] {
+            let text = std::fs::read_to_string(format!("{docs}{page}")).unwrap();
+            let is_ours =
+                |line: &&str| line.starts_with("$ fulmar send") || line.starts_with("$ fulmar receive");
+            for line in text.lines().filter(is_ours) {
+                let parsed = <Tool as clap::Parser>::try_parse_from(&words(line)[1..]);
+                assert!(parsed.is_ok(), "{page}: {line}: {}", parsed.err().unwrap());
+                examples += 1;
+            }
+        }
+        assert!(examples > 2, "the examples have gone elsewhere");
+    }
+
     #[test]
     fn failures_have_their_exit_codes() {
         let code = |error: Error| Failure::from(error).exit_code();
