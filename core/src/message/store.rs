@@ -117,12 +117,14 @@ impl MessageStore {
         bytes.extend_from_slice(header.exchange);
         bytes.extend_from_slice(header.routing_key);
         bytes.extend_from_slice(header.properties);
+        // The last offset is the largest: the others fit if it does.
+        let body_at = offset(body_at);
         self.insert(Message {
             encoding: header.encoding,
             bytes,
-            key_at: offset(key_at),
-            properties_at: offset(properties_at),
-            body_at: offset(body_at),
+            key_at: key_at as u32,
+            properties_at: properties_at as u32,
+            body_at,
             announced_bytes: header.body_bytes,
             ttl_ms: header.ttl_ms,
             origin: self.shard,

@@ -50,14 +50,14 @@ impl UnsettledTable {
         self.len
     }
 
-    /// Keeps a message until it is settled; returns its tag.
+    /// Keeps a message until it is settled; returns its tag, which is never 0.
     pub(crate) fn insert(&mut self, held: Unsettled) -> u64 {
         let mark = if held.consumer.is_none() { FETCHED } else { 0 };
         self.len += 1;
         if self.free == NONE {
             let index = self.slots.len() as u32;
-            self.slots.push(Slot { held: Some(held), generation: 0, next_free: NONE });
-            return u64::from(index) | mark;
+            self.slots.push(Slot { held: Some(held), generation: 1, next_free: NONE });
+            return 1 << 32 | u64::from(index) | mark;
         }
         let index = self.free;
         let slot = &mut self.slots[index as usize];
@@ -71,7 +71,8 @@ impl UnsettledTable {
         let (index, generation) = (tag as u32, ((tag & !FETCHED) >> 32) as u32);
         let slot = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?;
         let held = slot.held.take()?;
-        slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> 1);
+        // From 1 to what fits beside the mark.
+        slot.generation = slot.generation % (u32::MAX >> 1) + 1;
         slot.next_free = self.free;
         self.free = index;
         self.len -= 1;

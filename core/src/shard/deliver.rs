@@ -7,7 +7,7 @@ use super::envelope::{Letter, RemoteDelivery, Settled};
 use super::outputs::Handed;
 use super::{Due, Settlement, Shard};
 use crate::mesh::Lane;
-use crate::queue::{ConsumerKey, Item, NEVER_NS, Queue, is_fetched};
+use crate::queue::{ConsumerKey, NEVER_NS, Queue, is_fetched};
 use crate::request::Overflow;
 use crate::timers::Timers;
 use crate::{ConnectionId, MessageId, QueueId, SessionId};
@@ -204,48 +204,28 @@ impl Shard {
             self.accounts.park(consumer.account, queue.id(), key);
             queue.consumers.park(key);
         };
-        let (session, id, no_ack) = (consumer.session, consumer.id, consumer.no_ack);
+        let (session, consumer, no_ack) = (consumer.session, consumer.id, consumer.no_ack);
         let Some(item) = queue.pop() else { return false };
         queue.consumers.served(key);
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
-        self.deliver(session, connection, id, queue.id(), tag, item, no_ack);
+        let (queue, message, redelivered) = (queue.id(), item.message, item.redelivered);
+        self.deliver(Handed { session, connection, consumer, queue, tag, message, redelivered });
         true
     }
 
-    /// Sends a message on its way to its session.
+    /// Sends a message on its way to its session. The delivery's reference is the only one if it has no tag.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "the parts of a delivery, on its hot path")]
-    fn deliver(
-        &mut self,
-        session: SessionId,
-        connection: ConnectionId,
-        consumer: u32,
-        queue: QueueId,
-        tag: u64,
-        item: Item,
-        no_ack: bool,
-    ) {
-        let redelivered = item.redelivered;
-        if session.shard == self.config.id {
-            if !no_ack {
-                self.store.retain(item.message);
+    fn deliver(&mut self, handed: Handed) {
+        let needs_settlement = handed.tag != 0;
+        if handed.session.shard == self.config.id {
+            if needs_settlement {
+                self.store.retain(handed.message);
             }
-            let message = item.message;
-            self.hand_over(Handed {
-                session,
-                connection,
-                consumer,
-                queue,
-                tag,
-                message,
-                redelivered,
-                no_ack,
-            });
-            return;
+            return self.hand_over(handed);
         }
-        let message = if no_ack { self.store.extract(item.message) } else { self.store.copy(item.message) };
-        let delivery =
-            RemoteDelivery { session, connection, consumer, queue, tag, redelivered, no_ack, message };
+        let Handed { session, connection, consumer, queue, tag, message, redelivered } = handed;
+        let message = if needs_settlement { self.store.copy(message) } else { self.store.extract(message) };
+        let delivery = RemoteDelivery { session, connection, consumer, queue, tag, redelivered, message };
         self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
     }
 }

@@ -53,7 +53,6 @@ pub(super) struct RemoteDelivery {
     pub(super) queue: QueueId,
     pub(super) tag: u64,
     pub(super) redelivered: bool,
-    pub(super) no_ack: bool,
     pub(super) message: Message,
 }
 

@@ -1,8 +1,7 @@
 //! What a queue's home does for sessions anywhere: consumers, fetching, purging, counts, and the queue's end.
 
 use super::envelope::{Answer, Ask, Letter, Query};
-use super::outputs::Pending;
-use super::{Due, Shard};
+use super::{Due, Output, Shard};
 use crate::mesh::Lane;
 
 use crate::queue::{Consumer, Item, Queue};
@@ -100,8 +99,7 @@ impl Shard {
     /// Sends an answer to a session, wherever it is.
     pub(super) fn answer(&mut self, session: SessionId, result: Result<Reply, Refusal>) {
         if session.shard == self.config.id {
-            self.outputs.push_back(Pending::Reply(session, Box::new(result)));
-            return;
+            return self.tell_reply(session, result);
         }
         let message = match &result {
             Ok(Reply::Got(Some(got))) => Some(self.store.extract(got.message)),
@@ -156,9 +154,10 @@ impl Shard {
 
     /// Tells a session that its consumer is over.
     pub(super) fn consumer_cancelled(&mut self, id: SessionId, consumer: u32, queue: QueueId) {
-        let known = self.session_mut(id).is_some_and(|session| session.unsubscribed(consumer, queue));
-        if known {
-            self.outputs.push_back(Pending::ConsumerCancelled { session: id, consumer });
+        let Some(session) = self.session_mut(id) else { return };
+        if session.unsubscribed(consumer, queue) {
+            let (owner, channel) = (session.owner, session.channel);
+            self.outputs.push_back((id, Output::ConsumerCancelled { owner, channel, consumer }));
         }
     }
 

@@ -33,7 +33,7 @@ use deadletter::Dead;
 pub use envelope::{Envelope, mesh_for};
 use envelope::{Letter, Query};
 use home::{Queues, Trash};
-use outputs::Pending;
+use outputs::Outputs;
 use random::Random;
 use remote::ConfirmRun;
 use sessions::{Connection, Session};
@@ -224,7 +224,7 @@ pub struct Shard {
     ready: VecDeque<u32>,
     /// Messages that came to queues here since the line was served.
     enqueued: usize,
-    outputs: VecDeque<Pending>,
+    outputs: Outputs,
     /// Connections that have taken bytes since credit was last given.
     creditors: Vec<ConnectionId>,
     dead: VecDeque<Dead>,

@@ -1,10 +1,11 @@
 //! What waits to be told to connections.
 
-use super::{Delivery, Output, Shard};
-use crate::mesh::Lane;
-use crate::{ConnectionId, MessageId, QueueId, Refusal, Reply, SessionId};
+use std::collections::VecDeque;
 
 use super::envelope::Letter;
+use super::{Output, Shard};
+use crate::mesh::Lane;
+use crate::{ConnectionId, MessageId, QueueId, Refusal, Reply, SessionId};
 
 /// A delivery at its session's shard.
 #[derive(Clone, Copy, Debug)]
@@ -13,40 +14,33 @@ pub(super) struct Handed {
     pub(super) connection: ConnectionId,
     pub(super) consumer: u32,
     pub(super) queue: QueueId,
+    /// 0 if it needs no settlement.
     pub(super) tag: u64,
     /// One reference is the delivery's.
     pub(super) message: MessageId,
     pub(super) redelivered: bool,
-    pub(super) no_ack: bool,
 }
 
-/// An output, before it is known whether its session is still there when its turn comes.
-#[derive(Debug)]
-pub(super) enum Pending {
-    Delivery(Handed),
-    Reply(SessionId, Box<Result<Reply, Refusal>>),
-    Confirmed { session: SessionId, sequence: u64, accepted: bool },
-    ConsumerCancelled { session: SessionId, consumer: u32 },
-}
+/// What waits to be told, and the session that it is for. A session that closes takes its outputs out, so that none
+/// is stale.
+pub(super) type Outputs = VecDeque<(SessionId, Output)>;
 
 impl Shard {
     /// The next thing to tell a connection.
+    #[inline]
     pub fn next_output(&mut self) -> Option<Output> {
-        loop {
-            let pending = self.outputs.pop_front()?;
-            let output = match pending {
-                Pending::Delivery(handed) => self.delivery(handed).map(Output::Delivery),
-                Pending::Reply(session, result) => self.reply_output(session, result),
-                Pending::Confirmed { session, sequence, accepted } => self
-                    .address(session)
-                    .map(|(owner, channel)| Output::Confirmed { owner, channel, sequence, accepted }),
-                Pending::ConsumerCancelled { session, consumer } => self
-                    .address(session)
-                    .map(|(owner, channel)| Output::ConsumerCancelled { owner, channel, consumer }),
-            };
-            if output.is_some() {
-                return output;
+        self.outputs.pop_front().map(|(_, output)| output)
+    }
+
+    /// Has the answer to a session's request told.
+    pub(super) fn tell_reply(&mut self, id: SessionId, result: Result<Reply, Refusal>) {
+        match self.sessions.get(id.index, id.generation) {
+            Some(session) => {
+                let (owner, channel) = (session.owner, session.channel);
+                let result = Box::new(result);
+                self.outputs.push_back((id, Output::Reply { owner, channel, result }));
             }
+            None => self.give_back_reply(result),
         }
     }
 
@@ -76,52 +70,28 @@ impl Shard {
         self.creditors = creditors;
     }
 
-    /// Takes deliveries out of the line and returns them to their queues.
-    pub(super) fn give_back_outputs(&mut self, which: impl Fn(&Handed) -> bool) {
-        let chosen = |pending: &Pending| matches!(pending, Pending::Delivery(handed) if which(handed));
-        if !self.outputs.iter().any(chosen) {
+    /// Takes a session's outputs out of the line; what they carry goes back.
+    pub(super) fn drop_outputs(&mut self, id: SessionId) {
+        if !self.outputs.iter().any(|(session, _)| *session == id) {
             return;
         }
-        for pending in std::mem::take(&mut self.outputs) {
-            match pending {
-                Pending::Delivery(handed) if which(&handed) => self.give_back(handed),
-                other => self.outputs.push_back(other),
+        for (session, output) in std::mem::take(&mut self.outputs) {
+            match output {
+                other if session != id => self.outputs.push_back((session, other)),
+                Output::Delivery(delivery) => {
+                    self.stats.delivered -= 1;
+                    self.put_back(delivery.queue, delivery.tag, delivery.message);
+                }
+                Output::Reply { result, .. } => self.give_back_reply(*result),
+                Output::Confirmed { .. } | Output::ConsumerCancelled { .. } => {}
             }
         }
     }
 
-    fn delivery(&mut self, handed: Handed) -> Option<Delivery> {
-        let Some(session) = self.sessions.get(handed.session.index, handed.session.generation) else {
-            self.give_back(handed);
-            return None;
-        };
-        let (owner, channel) = (session.owner, session.channel);
-        let bytes = self.store.get(handed.message).total_bytes();
-        self.note_taken(handed.connection, handed.queue.home, bytes);
-        self.stats.delivered += 1;
-        Some(Delivery {
-            owner,
-            channel,
-            redelivered: handed.redelivered,
-            consumer: handed.consumer,
-            queue: handed.queue,
-            tag: handed.tag,
-            message: handed.message,
+    /// Whether deliveries of a consumer wait to be taken.
+    pub(super) fn has_deliveries(&self, id: SessionId, consumer: u32) -> bool {
+        self.outputs.iter().any(|(session, output)| {
+            *session == id && matches!(output, Output::Delivery(delivery) if delivery.consumer == consumer)
         })
-    }
-
-    fn reply_output(&mut self, id: SessionId, result: Box<Result<Reply, Refusal>>) -> Option<Output> {
-        match self.address(id) {
-            Some((owner, channel)) => Some(Output::Reply { owner, channel, result }),
-            None => {
-                self.give_back_reply(*result);
-                None
-            }
-        }
-    }
-
-    fn address(&self, id: SessionId) -> Option<(u32, u16)> {
-        let session = self.sessions.get(id.index, id.generation)?;
-        Some((session.owner, session.channel))
     }
 }

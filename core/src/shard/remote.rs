@@ -1,8 +1,8 @@
 //! The lanes: what is sent to other shards and what they send.
 
 use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query};
-use super::outputs::{Handed, Pending};
-use super::{Shard, ShardId};
+use super::outputs::Handed;
+use super::{Output, Shard, ShardId};
 use crate::mesh::Lane;
 use crate::{MessageId, QueueId, SessionId};
 
@@ -144,7 +144,6 @@ impl Shard {
                     tag: delivery.tag,
                     message,
                     redelivered: delivery.redelivered,
-                    no_ack: delivery.no_ack,
                 });
             }
             Letter::Answer(answer) => {
@@ -217,13 +216,14 @@ impl Shard {
     /// One home has answered for a run of publishes.
     fn confirmed(&mut self, id: SessionId, first: u64, last: u64, accepted: bool) {
         let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return };
+        let (owner, channel) = (session.owner, session.channel);
         let from = session.confirms.partition_point(|open| open.sequence < first);
         for open in session.confirms.range_mut(from..).take_while(|open| open.sequence <= last) {
             open.missing -= 1;
             open.accepted &= accepted;
             if open.missing == 0 {
                 let (sequence, accepted) = (open.sequence, open.accepted);
-                self.outputs.push_back(Pending::Confirmed { session: id, sequence, accepted });
+                self.outputs.push_back((id, Output::Confirmed { owner, channel, sequence, accepted }));
             }
         }
         while session.confirms.front().is_some_and(|open| open.missing == 0) {

@@ -3,7 +3,6 @@
 use super::Shard;
 use super::control::Planning;
 use super::envelope::{Ask, Letter, PlanRequest, Query};
-use super::outputs::Pending;
 use super::sessions::Outstanding;
 use crate::mesh::Lane;
 use crate::{ConnectionId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId, VhostId};
@@ -71,7 +70,7 @@ impl Shard {
         if !self.note_answer(id, &result) {
             return;
         }
-        self.outputs.push_back(Pending::Reply(id, Box::new(result)));
+        self.tell_reply(id, result);
     }
 
     /// The control shard has decided, and every shard knows.
@@ -80,7 +79,7 @@ impl Shard {
             return;
         }
         if let Some(result) = self.after_plan(id, result) {
-            self.outputs.push_back(Pending::Reply(id, Box::new(result)));
+            self.tell_reply(id, result);
         }
     }
 
@@ -128,7 +127,7 @@ impl Shard {
         let answer = self.ask(id, Ok(Ask::Cancel { queue, consumer }))?;
         // Behind deliveries that nobody has taken yet.
         if self.has_deliveries(id, consumer) {
-            self.outputs.push_back(Pending::Reply(id, Box::new(answer)));
+            self.tell_reply(id, answer);
             return None;
         }
         Some(answer)
@@ -200,10 +199,5 @@ impl Shard {
             return Err(Refusal::ExclusiveToOther(name.clone()));
         }
         Ok(entry.id)
-    }
-
-    fn has_deliveries(&self, session: SessionId, consumer: u32) -> bool {
-        let of_consumer = |pending: &Pending| matches!(pending, Pending::Delivery(handed) if handed.session == session && handed.consumer == consumer);
-        self.outputs.iter().any(of_consumer)
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::Shard;
 use super::envelope::{Letter, Settled};
-use super::outputs::{Handed, Pending};
+use super::outputs::Handed;
 use super::route::LastRoute;
+use super::{Delivery, Output, Shard};
 use crate::mesh::Lane;
-use crate::{ConnectionId, QueueId, SessionId, ShardId, VhostId};
+use crate::{ConnectionId, MessageId, QueueId, SessionId, ShardId, VhostId};
 
 /// A connection, as the engine knows it.
 pub(super) struct Connection {
@@ -76,13 +76,17 @@ impl Session {
     /// Lets a delivery pass now, or keeps it.
     #[inline]
     fn admit(&mut self, handed: Handed) -> Option<Handed> {
-        let full = self.prefetch != 0 && self.unsettled >= self.prefetch;
-        if !self.flow || (!handed.no_ack && (full || !self.held.is_empty())) {
+        if (self.prefetch != 0 || !self.flow) && self.must_wait(&handed) {
             self.held.push_back(handed);
             return None;
         }
-        self.unsettled += u32::from(!handed.no_ack);
+        self.unsettled += u32::from(handed.tag != 0);
         Some(handed)
+    }
+
+    fn must_wait(&self, handed: &Handed) -> bool {
+        let full = self.unsettled >= self.prefetch && self.prefetch != 0;
+        !self.flow || (handed.tag != 0 && (full || !self.held.is_empty()))
     }
 
     /// The next kept delivery that may pass now.
@@ -92,7 +96,7 @@ impl Session {
             return None;
         }
         let handed = self.held.pop_front()?;
-        self.unsettled += u32::from(!handed.no_ack);
+        self.unsettled += u32::from(handed.tag != 0);
         Some(handed)
     }
 
@@ -207,7 +211,7 @@ impl Shard {
         for handed in session.held {
             self.give_back(handed);
         }
-        self.give_back_outputs(|handed| handed.session == id);
+        self.drop_outputs(id);
     }
 
     /// Most unsettled messages of the session in all; 0 for no limit. (`basic.qos` with `global`.)
@@ -249,13 +253,13 @@ impl Shard {
     /// A delivery reaches its session's shard.
     #[inline]
     pub(super) fn hand_over(&mut self, handed: Handed) {
-        match self.sessions.get_mut(handed.session.index, handed.session.generation) {
-            Some(session) => {
-                if let Some(handed) = session.admit(handed) {
-                    self.outputs.push_back(Pending::Delivery(handed));
-                }
-            }
-            None => self.give_back(handed),
+        let id = handed.session;
+        let Some(session) = self.sessions.get_mut(id.index, id.generation) else {
+            return self.give_back(handed);
+        };
+        let (owner, channel) = (session.owner, session.channel);
+        if let Some(handed) = session.admit(handed) {
+            self.tell_delivery(owner, channel, handed);
         }
     }
 
@@ -283,16 +287,32 @@ impl Shard {
     pub(super) fn give_back(&mut self, handed: Handed) {
         let bytes = self.store.get(handed.message).total_bytes();
         self.note_taken(handed.connection, handed.queue.home, bytes);
-        self.store.release(handed.message);
-        if handed.no_ack {
+        self.put_back(handed.queue, handed.tag, handed.message);
+    }
+
+    /// A message that its client will not see returns to its queue. Without a tag it is not the queue's any more.
+    pub(super) fn put_back(&mut self, queue: QueueId, tag: u64, message: MessageId) {
+        self.store.release(message);
+        if tag == 0 {
             self.stats.undelivered += 1;
         } else {
-            self.settle_anywhere(handed.queue, handed.tag, Settled::Undelivered);
+            self.settle_anywhere(queue, tag, Settled::Undelivered);
         }
     }
 
+    /// Has a delivery told, which counts as taken by its connection.
     #[inline]
+    fn tell_delivery(&mut self, owner: u32, channel: u16, handed: Handed) {
+        let Handed { session, connection, consumer, queue, tag, message, redelivered } = handed;
+        let bytes = self.store.get(message).total_bytes();
+        self.note_taken(connection, queue.home, bytes);
+        self.stats.delivered += 1;
+        let delivery = Delivery { owner, channel, redelivered, consumer, queue, tag, message };
+        self.outputs.push_back((session, Output::Delivery(delivery)));
+    }
+
     /// Counts bytes that left this shard towards a connection, or never will.
+    #[inline]
     pub(super) fn note_taken(&mut self, id: ConnectionId, home: ShardId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(id.index, id.generation) else { return };
         connection.taken_bytes[home.index()] += bytes as u64;
@@ -307,8 +327,10 @@ impl Shard {
     }
 
     fn pass_held(&mut self, id: SessionId) {
-        while let Some(handed) = self.session_mut(id).and_then(Session::admit_held) {
-            self.outputs.push_back(Pending::Delivery(handed));
+        while let Some(session) = self.session_mut(id) {
+            let (owner, channel) = (session.owner, session.channel);
+            let Some(handed) = session.admit_held() else { return };
+            self.tell_delivery(owner, channel, handed);
         }
     }
 
