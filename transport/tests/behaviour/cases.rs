@@ -107,6 +107,21 @@ pub fn a_flood_starves_nobody<W: World>() {
     assert_eq!(world.sides().0.received(flooded), flood);
 }
 
+pub fn a_flood_through_few_buffers_starves_nobody<W: World>() {
+    let mut world = world!(W, tiny(), Config::default());
+    let (_, address) = listen(&mut world);
+    let (flooded, flooding) = connect(&mut world, address);
+    let calm: Vec<_> = (0..6).map(|_| connect(&mut world, address)).collect();
+    let flood = vec![7; 2 << 20];
+    world.sides().1.write(flooding, &flood);
+    until(&mut world, "the flood", |server, _| server.received_len(flooded) > 10_000);
+    for (_, at_client) in &calm {
+        world.sides().1.write(*at_client, b"hello");
+    }
+    until(&mut world, "the calm ones", |server, _| calm.iter().all(|(conn, _)| server.received_len(*conn) == 5));
+    assert!(world.sides().0.received_len(flooded) < flood.len(), "the calm ones waited for the whole flood");
+}
+
 pub fn pause_stops_and_resume_goes_on_in_order<W: World>() {
     let mut world = world!(W, tiny(), Config::default());
     let (_, address) = listen(&mut world);

@@ -25,6 +25,7 @@ macro_rules! all_cases {
                 moves_much_both_ways_through_tiny_buffers,
                 drained_is_told_once_a_slow_reader_caught_up,
                 a_flood_starves_nobody,
+                a_flood_through_few_buffers_starves_nobody,
                 pause_stops_and_resume_goes_on_in_order,
                 a_paused_flood_is_bounded,
                 closing_in_order_delivers_everything,
