@@ -97,6 +97,7 @@ impl UringTransport {
             0 => conn.ended = Some(CloseReason::Peer),
             libc::ENOBUFS => {
                 let progressed = mem::take(&mut conn.progressed);
+                conn.starved = true;
                 self.buffers.ran_out();
                 return if progressed {
                     self.starved_after_some.push_back(id);

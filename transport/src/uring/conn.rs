@@ -41,6 +41,8 @@ pub(super) struct Conn {
     pub(super) dirty: bool,
     /// On the transport's list of connections with more to hand out.
     pub(super) carried: bool,
+    /// Its receive found no buffer and waits for its turn to be armed again.
+    pub(super) starved: bool,
     /// Bytes arrived since receiving was last armed.
     pub(super) progressed: bool,
     /// The turn in which `turn_bytes` were handed out.
@@ -67,6 +69,7 @@ impl Conn {
             paused: false,
             dirty: false,
             carried: false,
+            starved: false,
             progressed: false,
             turn: 0,
             turn_bytes: 0,

@@ -18,7 +18,7 @@ impl UringTransport {
     pub(super) fn want_receive(&mut self, index: u32) {
         let id = self.conns.id_at(index);
         let Some(conn) = self.conns.at(index) else { return };
-        if conn.receiving || !conn.wants_receive(self.config.turn_budget_bytes as usize) {
+        if conn.receiving || conn.starved || !conn.wants_receive(self.config.turn_budget_bytes as usize) {
             return;
         }
         conn.receiving = true;

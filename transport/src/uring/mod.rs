@@ -250,7 +250,8 @@ impl UringTransport {
         let mut hungry = mem::take(&mut self.starved);
         hungry.append(&mut self.starved_after_some);
         for id in hungry.drain(..) {
-            if self.conns.get(id).is_some() {
+            if let Some(conn) = self.conns.get_mut(id) {
+                conn.starved = false;
                 self.want_receive(id.index);
             }
         }

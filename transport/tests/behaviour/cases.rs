@@ -1,5 +1,6 @@
 //! What every transport does, whatever it stands on.
 
+use fulmar_transport::sim::Random;
 use fulmar_transport::{Close, CloseReason, Config, ConnId, Transport, Wait};
 
 use crate::world::{Side, World, connect, listen, patient, pattern, settle, tiny, until};
@@ -118,7 +119,9 @@ pub fn a_flood_through_few_buffers_starves_nobody<W: World>() {
     for (_, at_client) in &calm {
         world.sides().1.write(*at_client, b"hello");
     }
-    until(&mut world, "the calm ones", |server, _| calm.iter().all(|(conn, _)| server.received_len(*conn) == 5));
+    until(&mut world, "the calm ones", |server, _| {
+        calm.iter().all(|(conn, _)| server.received_len(*conn) == 5)
+    });
     assert!(world.sides().0.received_len(flooded) < flood.len(), "the calm ones waited for the whole flood");
 }
 
@@ -154,6 +157,72 @@ pub fn pause_stops_and_resume_goes_on_in_order<W: World>() {
     world.sides().0.transport.resume(at_server);
     until(&mut world, "the rest", |server, _| server.received_len(at_server) == text.len());
     assert_eq!(world.sides().0.received(at_server), text);
+}
+
+pub fn paused_connections_hold_no_buffers<W: World>() {
+    let mut world = world!(W, tiny(), Config::default());
+    let (_, address) = listen(&mut world);
+    let floods: Vec<_> = (0..4).map(|_| connect(&mut world, address)).collect();
+    let (calm_server, calm_client) = connect(&mut world, address);
+    for (_, at_client) in &floods {
+        world.sides().1.write(*at_client, &vec![7; 1 << 20]);
+    }
+    for (at_server, _) in &floods {
+        let before = world.sides().0.received_len(*at_server);
+        until(&mut world, "some of a flood", |server, _| server.received_len(*at_server) > before);
+        world.sides().0.transport.pause(*at_server);
+    }
+    world.sides().1.write(calm_client, b"hello");
+    until(&mut world, "the calm one", |server, _| server.received_len(calm_server) == 5);
+}
+
+pub fn pausing_and_resuming_at_any_moment_loses_nothing<W: World>() {
+    let mut world = world!(W, tiny(), Config::default());
+    let (_, address) = listen(&mut world);
+    let (at_server, at_client) = connect(&mut world, address);
+    let text = pattern(200_000);
+    let mut random = Random::new(5);
+    let (mut written, mut paused) = (0, false);
+    while written < text.len() {
+        // Now a few bytes, so that a connection is quiet most of the time, now many.
+        let most = if random.chance(100_000) { 20_000 } else { 200 };
+        let len = random.below(most).min(text.len() - written);
+        world.sides().1.write(at_client, &text[written..written + len]);
+        written += len;
+        for _ in 0..random.below(6) {
+            let (server, client) = world.sides();
+            while random.chance(400_000) {
+                paused = !paused;
+                if paused { server.transport.pause(at_server) } else { server.transport.resume(at_server) }
+            }
+            server.turn(Wait::Poll);
+            client.turn(Wait::Poll);
+            assert!(!paused || server.last_turn.is_empty(), "bytes of a paused connection");
+            world.advance();
+        }
+        if !paused && random.chance(300_000) {
+            until(&mut world, "what was written", |server, _| server.received_len(at_server) == written);
+        }
+    }
+    world.sides().0.transport.resume(at_server);
+    until(&mut world, "everything", |server, _| server.received_len(at_server) == text.len());
+    assert_eq!(world.sides().0.received(at_server), text);
+}
+
+pub fn a_flood_waits_in_the_kernel<W: World>() {
+    let config = Config { recv_buffer_bytes: 64 * 1024, turn_budget_bytes: 1024, ..Config::default() };
+    let mut world = world!(W, config, Config::default());
+    let (_, address) = listen(&mut world);
+    let (_, flooding) = connect(&mut world, address);
+    world.sides().1.write(flooding, &vec![7; 64 << 20]);
+    for _ in 0..60 {
+        let (server, client) = world.sides();
+        server.turn(Wait::Poll);
+        client.turn(Wait::Poll);
+        world.advance();
+    }
+    let left = world.sides().1.transport.pending_bytes(flooding);
+    assert!(left > 32 << 20, "{} bytes were taken", (64 << 20) - left);
 }
 
 pub fn a_paused_flood_is_bounded<W: World>() {
@@ -318,6 +387,22 @@ pub fn output_written_while_connecting_is_sent<W: World>() {
     until(&mut world, "the bytes", |server, _| {
         server.accepted.first().is_some_and(|conn| server.received_len(*conn) == 5)
     });
+}
+
+pub fn a_connection_can_be_paused_while_connecting<W: World>() {
+    let mut world = world!(W);
+    let (_, address) = listen(&mut world);
+    let conn = world.sides().1.transport.connect(address).expect("a socket");
+    world.sides().1.transport.pause(conn);
+    until(&mut world, "the connection", |server, client| {
+        server.accepted.len() == 1 && client.connected.contains(&conn)
+    });
+    let (server, _) = world.sides();
+    server.write(server.accepted[0], b"hello");
+    settle(&mut world);
+    assert_eq!(world.sides().1.received_len(conn), 0);
+    world.sides().1.transport.resume(conn);
+    until(&mut world, "the bytes", |_, client| client.received_len(conn) == 5);
 }
 
 pub fn exhausted_buffers_come_back<W: World>() {

@@ -206,3 +206,35 @@ fn several_shards_share_an_address() {
     assert!(clients.iter().all(|client| client.state() == SimClientState::Open));
     assert!(shards.iter().all(|shard| shard.connections() > 2));
 }
+
+#[test]
+fn a_reset_takes_unread_bytes_with_it_or_not() {
+    for (loses, expected) in [(0, 5), (1_000_000, 0)] {
+        let network = Network::new(1, Faults { reset_loses_chance: loses, ..Faults::none() });
+        let mut server = network.transport(Config::default());
+        let (_, address) = server.listen("127.0.0.1:5672".parse().unwrap(), 16).unwrap();
+        let client = network.connect(address);
+        while client.send(b"hello") == 0 {
+            network.advance().unwrap();
+        }
+        client.reset();
+        // The bytes and the reset arrive before the server takes its turn.
+        while network.advance().is_some() {}
+        let mut events = Vec::new();
+        for _ in 0..3 {
+            server.turn(Wait::Poll, &mut events).unwrap();
+        }
+        let received: u32 = events
+            .iter()
+            .map(|event| match event {
+                Event::Received { buf, .. } => buf.len,
+                _ => 0,
+            })
+            .sum();
+        assert_eq!(received, expected);
+        assert!(matches!(
+            events.last(),
+            Some(Event::Closed { reason: CloseReason::Error(libc::ECONNRESET), .. })
+        ));
+    }
+}
