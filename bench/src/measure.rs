@@ -131,6 +131,7 @@ impl Measured {
             Some(rate) => self.report_latency(&mut report, rate),
         }
         let (outcome, tracker) = (&self.outcome, &self.outcome.tracker);
+        report.measure("client without a core", outcome.core_wait_ns as f64 / 1e6, "ms");
         report.count("messages", outcome.published);
         report.count("lost", outcome.lost());
         report.count("duplicated", tracker.duplicated);

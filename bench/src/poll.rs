@@ -50,6 +50,12 @@ pub fn wake_on_time() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }
 
+/// How long this thread has been ready to run and had no core, in nanoseconds; 0 where the system does not tell.
+pub fn core_wait_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split_whitespace().nth(1).and_then(|wait| wait.parse().ok()).unwrap_or(0)
+}
+
 /// Binds this thread to the last of the processors that it may use, as the broker does with a single shard.
 ///
 /// # Errors

@@ -161,6 +161,8 @@ pub struct Outcome {
     pub latencies: Latencies,
     /// From published to confirmed. Empty without confirms and a schedule.
     pub confirm_latencies: Latencies,
+    /// How long the load generator was kept from running by others on the machine; the longer of its threads.
+    pub core_wait_ns: u64,
     /// The worst latencies over time, where asked for.
     pub timeline: Option<Timeline>,
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{ClientWait, Consumer, LoadError, Outcome, Publisher, Shared};
-use crate::poll::{PollSet, wake_on_time};
+use crate::poll::{PollSet, core_wait_ns, wake_on_time};
 
 /// Longest wait for a socket, so that the end of a run is noticed.
 const MAX_WAIT_NS: u64 = 10_000_000;
@@ -19,7 +19,7 @@ pub fn run(
     consumers: Vec<Consumer>,
     threads: usize,
 ) -> Result<Outcome, LoadError> {
-    let mut here = Worker { publishers, consumers, set: PollSet::default() };
+    let mut here = Worker { publishers, consumers, ..Worker::default() };
     let mut there = Worker::default();
     if threads > 1 {
         there.consumers = std::mem::take(&mut here.consumers);
@@ -32,6 +32,7 @@ pub fn run(
         mine.and(others)
     })?;
     for worker in [here, there] {
+        outcome.core_wait_ns = outcome.core_wait_ns.max(worker.core_wait_ns);
         worker.publishers.iter().for_each(|publisher| outcome.add_publisher(publisher));
         worker.consumers.into_iter().for_each(|consumer| outcome.add_consumer(consumer));
     }
@@ -43,11 +44,14 @@ struct Worker {
     publishers: Vec<Publisher>,
     consumers: Vec<Consumer>,
     set: PollSet,
+    core_wait_ns: u64,
 }
 
 impl Worker {
     fn run(&mut self, shared: &Shared) -> Result<(), LoadError> {
+        let before_ns = core_wait_ns();
         let result = self.run_until_done(shared);
+        self.core_wait_ns = core_wait_ns().saturating_sub(before_ns);
         if result.is_err() {
             shared.failed.store(true, Ordering::Relaxed);
         }
