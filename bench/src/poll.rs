@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 /// Descriptors to wait for; kept between waits.
@@ -52,7 +53,17 @@ pub fn wake_on_time() {
 
 /// How long this thread has been ready to run and had no core, in nanoseconds; 0 where the system does not tell.
 pub fn core_wait_ns() -> u64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    wait_in("/proc/thread-self/schedstat".as_ref())
+}
+
+/// The same of all threads of a process that run now, together.
+pub fn process_core_wait_ns(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| wait_in(&task.path().join("schedstat"))).sum()
+}
+
+fn wait_in(schedstat: &Path) -> u64 {
+    let stat = std::fs::read_to_string(schedstat).unwrap_or_default();
     stat.split_whitespace().nth(1).and_then(|wait| wait.parse().ok()).unwrap_or(0)
 }
 
