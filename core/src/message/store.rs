@@ -7,6 +7,12 @@ use crate::{Limits, ShardId};
 /// Most bytes taken for a body on its sender's word alone.
 const PROMISED_BODY_BYTES: u64 = 64 * 1024;
 
+/// No time to live.
+const FOREVER_MS: u32 = u32::MAX;
+
+// A message fills a cache line; what moves between shards is not much more.
+const _: () = assert!(size_of::<Message>() == 64);
+
 /// A message as a value: what moves between shards. Its buffer should end in a [`MessageStore`] again.
 pub struct Message {
     encoding: &'static dyn Encoding,
@@ -16,8 +22,9 @@ pub struct Message {
     properties_at: u32,
     body_at: u32,
     /// Length of the body as announced; only its pace of growth depends on it.
-    announced_bytes: u64,
-    ttl_ms: Option<u64>,
+    announced_bytes: u32,
+    /// Time to live, or [`FOREVER_MS`].
+    ttl_ms: u32,
     /// The shard whose pool the buffer belongs to.
     origin: ShardId,
     priority: u8,
@@ -55,7 +62,7 @@ impl Message {
     }
 
     pub(crate) fn ttl_ms(&self) -> Option<u64> {
-        self.ttl_ms
+        (self.ttl_ms != FOREVER_MS).then_some(u64::from(self.ttl_ms))
     }
 
     pub(crate) fn priority(&self) -> u8 {
@@ -125,8 +132,8 @@ impl MessageStore {
             key_at: key_at as u32,
             properties_at: properties_at as u32,
             body_at,
-            announced_bytes: header.body_bytes,
-            ttl_ms: header.ttl_ms,
+            announced_bytes: u32::try_from(header.body_bytes).unwrap_or(u32::MAX),
+            ttl_ms: stored_ttl(header.ttl_ms),
             origin: self.shard,
             priority: header.priority,
             has_headers: header.has_headers,
@@ -243,7 +250,7 @@ impl MessageStore {
             key_at,
             properties_at,
             body_at,
-            ttl_ms,
+            ttl_ms: stored_ttl(ttl_ms),
             origin: self.shard,
             has_headers: true,
             ..*message
@@ -296,14 +303,18 @@ impl MessageStore {
     fn grow(&mut self, id: MessageId, more: usize) {
         let message = &mut self.entries[id.0 as usize].message;
         let needed = message.bytes.len() + more;
-        let announced = usize::try_from(message.announced_bytes).unwrap_or(usize::MAX);
-        let whole = announced.saturating_add(message.body_at as usize);
+        let whole = message.announced_bytes as usize + message.body_at as usize;
         let mut larger = self.pool.take(needed.max(whole.min(2 * message.bytes.capacity())));
         larger.extend_from_slice(&message.bytes);
         self.held_bytes += larger.capacity() as u64;
         self.held_bytes -= message.bytes.capacity() as u64;
         self.pool.put(std::mem::replace(&mut message.bytes, larger));
     }
+}
+
+/// A time to live as it is kept. One of more than 49 days is none.
+fn stored_ttl(ttl_ms: Option<u64>) -> u32 {
+    ttl_ms.and_then(|ms| u32::try_from(ms).ok()).unwrap_or(FOREVER_MS)
 }
 
 #[inline]

@@ -47,13 +47,14 @@ pub(super) enum Settled {
 
 /// A message on its way to a session.
 pub(super) struct RemoteDelivery {
+    pub(super) message: Message,
+    /// 0 if it needs no settlement.
+    pub(super) tag: u64,
     pub(super) session: SessionId,
     pub(super) connection: ConnectionId,
     pub(super) consumer: u32,
     pub(super) queue: QueueId,
-    pub(super) tag: u64,
     pub(super) redelivered: bool,
-    pub(super) message: Message,
 }
 
 /// Something that a queue's home is asked by a session.
@@ -108,6 +109,9 @@ pub(super) struct Answer {
     pub(super) result: Result<Reply, Refusal>,
     pub(super) message: Option<Message>,
 }
+
+// Two cache lines.
+const _: () = assert!(size_of::<Letter>() <= 128);
 
 pub(super) enum Letter {
     // Data lane: to a queue's home, in the order in which the session did it.
