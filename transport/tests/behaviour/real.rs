@@ -1,12 +1,15 @@
 //! The kernel's transports, over loopback, and what only they can show.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fulmar_transport::{Config, EpollTransport, IoChoice, Transport, UringTransport, Wait, open};
+use fulmar_transport::{
+    CloseReason, Config, EpollTransport, IoChoice, Transport, UringTransport, Wait, open,
+};
 
 use crate::cases::come_and_go;
 use crate::world::{Side, World, connect, listen, pattern, until};
@@ -189,6 +192,30 @@ pub fn moves_to_its_thread<T: Make + Send + 'static>() {
     .expect("the other thread");
 }
 
+/// A peer that says all it has to say, closes its side and then reads, as netcat does.
+pub fn a_half_closed_peer_is_answered<T: Make>() {
+    let Some(transport) = T::make(Config::default()) else { return };
+    let mut side = Side::new(transport);
+    side.echo = true;
+    let (_, address) = side.transport.listen("127.0.0.1:0".parse().unwrap(), 64).expect("listening");
+    let peer = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(address).expect("connecting");
+        stream.write_all(&pattern(20_000)).expect("writing");
+        stream.shutdown(std::net::Shutdown::Write).expect("a half-close");
+        let mut answer = Vec::new();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+        stream.read_to_end(&mut answer).expect("reading");
+        assert_eq!(answer, pattern(20_000));
+    });
+    let limit = side.transport.now_ns() + 10_000_000_000;
+    while side.closed.is_empty() {
+        side.turn(Wait::Until(Some(limit)));
+        assert!(side.transport.now_ns() < limit, "it never ends");
+    }
+    peer.join().expect("the peer");
+    assert_eq!(*side.reason(side.accepted[0]), CloseReason::Peer);
+}
+
 pub fn listens_on_ipv6<T: Make>() {
     let Some(mut world) = RealWorld::<T>::new(Config::default(), Config::default()) else { return };
     let Ok((_, address)) = world.sides().0.transport.listen("[::1]:0".parse().unwrap(), 16) else {
@@ -254,6 +281,11 @@ macro_rules! real_cases {
             #[test]
             fn moves_to_its_thread() {
                 super::moves_to_its_thread::<$transport>();
+            }
+
+            #[test]
+            fn a_half_closed_peer_is_answered() {
+                super::a_half_closed_peer_is_answered::<$transport>();
             }
 
             #[test]
