@@ -22,6 +22,21 @@ impl<K: Ord> Timers<K> {
         self.heap.push(Reverse((deadline_ns, key)));
     }
 
+    /// Forgets what `keep` does not want, given deadline and key. Costs a look at every one.
+    pub fn retain(&mut self, mut keep: impl FnMut(u64, &K) -> bool) {
+        self.heap.retain(|Reverse((deadline_ns, key))| keep(*deadline_ns, key));
+    }
+
+    /// Deadlines set, those included that no longer count.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether none is set.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// The earliest deadline.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse((deadline, _))| *deadline)
@@ -52,5 +67,16 @@ mod tests {
         assert_eq!(timers.pop_due(20), Some((20, 'b')));
         assert_eq!(timers.pop_due(20), None);
         assert_eq!(timers.next_deadline_ns(), Some(30));
+    }
+
+    #[test]
+    fn what_no_longer_counts_can_be_forgotten() {
+        let mut timers = Timers::default();
+        (0..10).for_each(|key| timers.set(100 - key, key));
+        timers.retain(|deadline_ns, key| deadline_ns == 100 - key && key % 3 == 0);
+        assert_eq!(timers.len(), 4);
+        let order: Vec<_> = std::iter::from_fn(|| timers.pop_due(100)).map(|(_, key)| key).collect();
+        assert_eq!(order, [9, 6, 3, 0]);
+        assert!(timers.is_empty());
     }
 }

@@ -123,6 +123,22 @@ impl Shard {
     pub(super) fn make_queue(&mut self, entry: &std::sync::Arc<QueueEntry>) {
         self.queues.insert(Queue::new(entry.clone(), self.clock.monotonic_ns));
         self.watch_unused(entry.id);
+        self.prune_timers();
+    }
+
+    /// Forgets deadlines of queues that are gone, once they are the greater part.
+    fn prune_timers(&mut self) {
+        const SPARED: usize = 1024;
+        let most_in_use = 2 * self.queues.len() + self.held_back.len();
+        if self.timers.len() < SPARED + 2 * most_in_use {
+            return;
+        }
+        let queues = &mut self.queues;
+        self.timers.retain(|deadline_ns, due| match due {
+            Due::Expiry(id) => queues.get_mut(*id).is_some_and(|queue| queue.expiry_timer_ns == deadline_ns),
+            Due::Unused(id) => queues.get_mut(*id).is_some_and(|queue| queue.unused_timer),
+            Due::HeldBack(_) => true,
+        });
     }
 
     /// Ends a queue: its messages and consumers go at once, its name when every shard has been told. Whether that

@@ -153,6 +153,22 @@ fn an_unused_queue_ends() {
 }
 
 #[test]
+fn deadlines_of_queues_that_are_gone_do_not_pile_up() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    for n in 0..5_000 {
+        let name = format!("q{n}");
+        let options = QueueOptions { expires_ms: Some(1 << 40), ..QueueOptions::default() };
+        broker.declare(client, &name, options);
+        let delete =
+            Request::DeleteQueue { vhost: VHOST, name: Name::from(name), if_unused: false, if_empty: false };
+        broker.ask(client, delete).unwrap();
+    }
+    assert!(broker.shards[0].timers.len() < 2_000);
+    broker.end(&[client]);
+}
+
+#[test]
 fn an_auto_delete_queue_goes_with_its_last_consumer() {
     for shards in [1, 3] {
         let mut broker = Broker::new(shards);
