@@ -85,7 +85,7 @@ const NONE: u32 = u32::MAX;
 
 /// The messages that a shard holds.
 ///
-/// 1. A message lives while somebody counts on it: [`MessageStore::begin`] and [`MessageStore::insert`] give one
+/// 1. A message lives while somebody counts on it: [`MessageStore::begin`] and one moved in from another shard give one
 ///    reference, [`MessageStore::retain`] more, [`MessageStore::release`] takes one.
 /// 2. Memory is taken as bytes arrive, never on a sender's word beyond 64 KiB.
 /// 3. Messages of a steady size cost no allocation.

@@ -1,7 +1,7 @@
 //! One queue: ordering, limits, consumers.
 //!
-//! Owned by the queue's home shard. A queue is a composition: [`ready`] orders what waits, [`consumers`] says whose
-//! turn it is, [`unsettled`] keeps what clients hold; this file joins them with the limits. It holds handles of
+//! Owned by the queue's home shard. A queue is a composition: `ready` orders what waits, `consumers` says whose
+//! turn it is, `unsettled` keeps what clients hold; this file joins them with the limits. It holds handles of
 //! messages and leaves their counting, delivering and dead-lettering to the shard.
 
 mod consumers;

@@ -1,10 +1,10 @@
 //! The engine of one shard.
 //!
 //! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
-//! [`sessions`] (connections, sessions, the gate before them), [`publish`] and [`route`] (from a session to queues),
-//! [`deliver`] and [`accounts`] (from queues to sessions and back), [`home`] (what a queue's home does for sessions
-//! anywhere), [`deadletter`], [`requests`] (what sessions ask), [`control`] (changes to the topology), [`remote`] and
-//! [`envelope`] (the lanes to other shards), [`outputs`] (what waits to be told to connections).
+//! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
+//! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
+//! anywhere), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `remote` and
+//! `envelope` (the lanes to other shards), `outputs` (what waits to be told to connections).
 
 mod accounts;
 mod control;
