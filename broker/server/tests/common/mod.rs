@@ -258,7 +258,13 @@ pub struct Program {
 impl Program {
     /// `fulmar serve` on a free port, with further options.
     pub fn serve(options: &[&str]) -> Self {
+        Self::serve_in(&[], options)
+    }
+
+    /// The same, with variables in its environment.
+    pub fn serve_in(environment: &[(&str, &str)], options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+            .envs(environment.iter().copied())
             .args(["serve", "--listen", "127.0.0.1:0", "--users-file", "/dev/null"])
             .args(["--cpu-affinity", "none", "--print-port", "--log-level", "warn"])
             .args(options)
