@@ -12,7 +12,7 @@ use crate::channel::Channel;
 use crate::driver;
 use crate::request::Request;
 use crate::session::{Phase, Shared};
-use crate::{Error, Options};
+use crate::{Carrier, Error, Options};
 
 /// A connection to a broker. Clones are the same connection; it closes when the last one and all its channels are
 /// gone, or by [`Connection::close`].
@@ -94,20 +94,12 @@ impl Connection {
     /// [`Error::Connect`], [`Error::Login`], [`Error::Timeout`], or the broker's refusal. The first attempt is the only
     /// one; [`Options::reconnect`] is for connections that once stood.
     pub async fn open(options: Options) -> Result<Connection, Error> {
-        let address = (options.host.clone(), options.port);
-        let connect = move || {
-            let (host, port) = address.clone();
-            async move {
-                let stream = TcpStream::connect((host.as_str(), port)).await?;
-                // Where nobody listens on a port of the ephemeral range, TCP may connect a socket to itself.
-                if stream.local_addr()? == stream.peer_addr()? {
-                    return Err(io::ErrorKind::ConnectionRefused.into());
-                }
-                stream.set_nodelay(true)?;
-                Ok(stream)
+        match options.carrier {
+            Carrier::Tcp => {
+                let address = (options.host.clone(), options.port);
+                Connection::open_over(options, move || connect_tcp(address.clone())).await
             }
-        };
-        Connection::open_over(options, connect).await
+        }
     }
 
     /// As [`Connection::open`], over streams that `connect` makes: one now, and one for each reconnection.
@@ -198,6 +190,16 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("address", &self.inner.shared.options.address()).finish()
     }
+}
+
+async fn connect_tcp((host, port): (String, u16)) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host.as_str(), port)).await?;
+    // Where nobody listens on a port of the ephemeral range, TCP may connect a socket to itself.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// The protocol has room for 255 bytes.

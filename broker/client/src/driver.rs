@@ -13,7 +13,7 @@ use crate::engine::amqp_0_9_1::Engine;
 use crate::request::{Reply, Request};
 use crate::session::{Dispatched, Shared};
 use crate::topology::Redeclare;
-use crate::{ConnectionEvent, Error, Reconnect};
+use crate::{ConnectionEvent, Error, Protocol, Reconnect};
 
 /// Room made for each read.
 const READ_BYTES: usize = 64 * 1024;
@@ -57,7 +57,9 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Link<S>, Error> {
     {
         let mut state = shared.lock();
-        state.engine = Engine::new(shared.options.clone(), now());
+        state.engine = match shared.options.protocol {
+            Protocol::Amqp091 => Engine::new(shared.options.clone(), now()),
+        };
         state.epoch += 1;
     }
     let mut input = Vec::with_capacity(READ_BYTES);
