@@ -23,6 +23,10 @@ pub(super) fn queue_options(
     if dead_letter_routing_key.is_some() && dead_letter_exchange.is_none() {
         return Err(reader.invalid("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined"));
     }
+    if let Some(key) = dead_letter_routing_key.as_ref().filter(|key| key.as_bytes().len() > 255) {
+        let reason = format!("{{too_long,{}}}", key.as_bytes().len());
+        return Err(reader.invalid("x-dead-letter-routing-key", &reason));
+    }
     let max_length = reader.number("x-max-length")?;
     let max_length_bytes = reader.number("x-max-length-bytes")?;
     reader.number("x-max-in-memory-length")?;

@@ -19,6 +19,8 @@ pub(super) const REPLY_QUEUE: &[u8] = b"amq.rabbitmq.reply-to";
 pub(super) struct Consumer {
     /// The client's name for it.
     tag: Name,
+    /// The same as a short string, as deliveries carry it.
+    encoded_tag: Box<[u8]>,
     no_ack: bool,
 }
 
@@ -181,7 +183,7 @@ impl Channel {
         let message = env.shard.message(delivered.message);
         let label = Label {
             channel: self.number,
-            consumer_tag: consumer.tag.as_bytes(),
+            consumer_tag: &consumer.encoded_tag,
             delivery_tag: self.last_delivery_tag,
             redelivered: delivered.redelivered,
         };
@@ -222,7 +224,8 @@ impl Channel {
     }
 
     fn add_consumer(&mut self, tag: Name, no_ack: bool) -> u32 {
-        let consumer = self.consumers.insert(Consumer { tag: tag.clone(), no_ack }) as u32;
+        let encoded_tag = [&[tag.as_bytes().len() as u8], tag.as_bytes()].concat().into();
+        let consumer = self.consumers.insert(Consumer { tag: tag.clone(), encoded_tag, no_ack }) as u32;
         self.consumers_by_tag.insert(tag, consumer);
         consumer
     }

@@ -25,6 +25,7 @@ mod unacked;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
 
 use crate::codec::{Method, frame, reply_code as code};
@@ -282,21 +283,15 @@ impl Connection {
     /// An output of the shard for this connection. Takes over the message in it.
     pub fn output(&mut self, cx: &mut Context<'_>, output: Output) {
         let number = match &output {
-            Output::Delivery(delivery) => delivery.channel,
+            Output::Delivery(delivery) => return self.deliver(cx, delivery),
             Output::Reply { channel, .. }
             | Output::Confirmed { channel, .. }
             | Output::ConsumerCancelled { channel, .. } => *channel,
         };
         let channel = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut);
-        let Some(channel) = channel.filter(|channel| !channel.closing) else {
-            if let Output::Delivery(delivery) = output {
-                cx.shard.release(delivery.message);
-            }
-            return;
-        };
+        let Some(channel) = channel.filter(|channel| !channel.closing) else { return };
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
         let result = match output {
-            Output::Delivery(delivery) => return channel.deliver(&mut env, &delivery),
             Output::Reply { result, .. } => {
                 self.parked = None;
                 channel.replied(&mut env, *result)
@@ -316,8 +311,19 @@ impl Connection {
             Output::ConsumerCancelled { consumer, .. } => {
                 return channel.consumer_cancelled(&mut env, consumer);
             }
+            Output::Delivery(_) => return,
         };
         self.finish(cx, number, result);
+    }
+
+    #[inline]
+    fn deliver(&mut self, cx: &mut Context<'_>, delivery: &Delivery) {
+        match self.channels.get_mut(usize::from(delivery.channel)) {
+            Some(Some(channel)) if !channel.closing => {
+                channel.deliver(&mut Env { shard: cx.shard, out: cx.out, link: &mut self.link }, delivery);
+            }
+            _ => cx.shard.release(delivery.message),
+        }
     }
 
     /// The answer to [`Action::Authenticate`]: the user's name, or why not (for the log; the peer learns only that it

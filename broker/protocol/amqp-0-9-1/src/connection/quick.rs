@@ -6,12 +6,11 @@ use fulmar_core::shard::Settlement;
 
 use super::channel::{Flow, Mode};
 use super::consume::REPLY_QUEUE;
-use super::errors::Exception;
 use super::publish::check_properties;
 use super::{Connection, Context, Env};
 use crate::codec::FrameKind;
 use crate::codec::frame::{END, HEAD_BYTES, OVERHEAD_BYTES};
-use crate::codec::properties::{ENCODING, scan};
+use crate::codec::properties::{EMPTY, ENCODING, scan};
 
 const METHOD: u8 = FrameKind::Method as u8;
 const HEADER: u8 = FrameKind::Header as u8;
@@ -33,52 +32,54 @@ impl Connection {
         if input.get(end) != Some(&END) {
             return None;
         }
-        let (bytes, result) = match method {
+        let content = &input[end + 1..];
+        match method {
             PUBLISH => {
-                let (content, result) = self.publish_quickly(cx, number, arguments, &input[end + 1..])?;
-                (end + 1 + content, result)
+                let rest = self.publish_quickly(cx, number, arguments, content)?;
+                Some(input.len() - rest.len())
             }
-            ACK => (end + 1, self.acknowledge_quickly(cx, number, arguments)?),
-            _ => return None,
-        };
-        if !matches!(result, Ok(Flow::Done)) {
-            self.finish(cx, u16::from_be_bytes(number), result);
+            ACK => {
+                self.acknowledge_quickly(cx, number, arguments)?;
+                Some(end + 1)
+            }
+            _ => None,
         }
-        Some(bytes)
     }
 
-    fn acknowledge_quickly(
-        &mut self,
-        cx: &mut Context<'_>,
-        number: [u8; 2],
-        arguments: &[u8],
-    ) -> Option<Result<Flow, Exception>> {
+    #[inline]
+    fn acknowledge_quickly(&mut self, cx: &mut Context<'_>, number: [u8; 2], arguments: &[u8]) -> Option<()> {
         let (&tag, &[bits]) = arguments.split_first_chunk()? else { return None };
-        let channel = self.channels.get_mut(usize::from(u16::from_be_bytes(number)))?.as_deref_mut()?;
+        let number = u16::from_be_bytes(number);
+        let channel = self.channels.get_mut(usize::from(number))?.as_deref_mut()?;
         if !channel.expects_method() {
             return None;
         }
         channel.current = (BASIC.into(), ACK.into());
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
-        Some(channel.settle(&mut env, u64::from_be_bytes(tag), bits & 1 != 0, Settlement::Accept))
+        let result = channel.settle(&mut env, u64::from_be_bytes(tag), bits & 1 != 0, Settlement::Accept);
+        if !matches!(result, Ok(Flow::Done)) {
+            self.finish(cx, number, result);
+        }
+        Some(())
     }
 
-    /// `content` is what follows the method's frame. Returns how much of it was taken.
+    /// `content` is what follows the method's frame. Returns what follows the message.
     #[inline]
-    fn publish_quickly(
+    fn publish_quickly<'a>(
         &mut self,
         cx: &mut Context<'_>,
         number: [u8; 2],
         arguments: &[u8],
-        content: &[u8],
-    ) -> Option<(usize, Result<Flow, Exception>)> {
+        content: &'a [u8],
+    ) -> Option<&'a [u8]> {
         let (exchange, routing_key, mandatory) = publish_arguments(arguments)?;
         let (body_bytes, properties, after) = header(number, content)?;
         let (body, rest) = match body_bytes {
             0 => (&[][..], after),
             body_bytes => body(number, body_bytes, after)?,
         };
-        let channel = self.channels.get_mut(usize::from(u16::from_be_bytes(number)))?.as_deref_mut()?;
+        let number = u16::from_be_bytes(number);
+        let channel = self.channels.get_mut(usize::from(number))?.as_deref_mut()?;
         if !channel.expects_method() || matches!(channel.mode, Mode::Tx(_)) {
             return None;
         }
@@ -88,30 +89,48 @@ impl Connection {
         if !fits || body_bytes > link.config.max_message_bytes {
             return None;
         }
-        let scan = scan(properties).ok()?;
-        if scan.reply_to == Some(REPLY_QUEUE) {
-            return None;
-        }
-        let ttl_ms = check_properties(&scan, properties, &link.user).ok()?;
+        let facts = if properties == EMPTY { Facts::default() } else { facts(properties, &link.user)? };
         let message = cx.shard.begin_message(&MessageHeader {
             encoding: &ENCODING,
             exchange,
             routing_key,
             properties,
             body_bytes,
-            priority: scan.priority.unwrap_or_default(),
-            ttl_ms,
-            persistent: scan.is_persistent(),
-            has_headers: scan.has_headers,
+            priority: facts.priority,
+            ttl_ms: facts.ttl_ms,
+            persistent: facts.persistent,
+            has_headers: facts.has_headers,
         });
         if !body.is_empty() {
             cx.shard.append_body(message, body);
         }
         channel.current = (BASIC.into(), PUBLISH.into());
-        let mut env = Env { shard: cx.shard, out: cx.out, link };
-        let result = channel.publish(&mut env, message, mandatory);
-        Some((content.len() - rest.len(), result))
+        let result = channel.publish(&mut Env { shard: cx.shard, out: cx.out, link }, message, mandatory);
+        if !matches!(result, Ok(Flow::Done)) {
+            self.finish(cx, number, result);
+        }
+        Some(rest)
     }
+}
+
+/// What a message's properties say to the broker.
+#[derive(Clone, Copy, Default)]
+struct Facts {
+    priority: u8,
+    ttl_ms: Option<u64>,
+    persistent: bool,
+    has_headers: bool,
+}
+
+/// Reads properties; not those that are refused or have to be changed.
+fn facts(properties: &[u8], user: &str) -> Option<Facts> {
+    let scan = scan(properties).ok().filter(|scan| scan.reply_to != Some(REPLY_QUEUE))?;
+    Some(Facts {
+        priority: scan.priority.unwrap_or_default(),
+        ttl_ms: check_properties(&scan, properties, user).ok()?,
+        persistent: scan.is_persistent(),
+        has_headers: scan.has_headers,
+    })
 }
 
 /// Exchange, routing key and whether mandatory; not if immediate.
