@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::deadletter::Reason;
-use super::envelope::{Letter, RemoteDelivery, Settled};
+use super::envelope::{Letter, RemoteDelivery};
 use super::outputs::Handed;
 use super::{Due, Settlement, Shard};
 use crate::mesh::Lane;
@@ -26,25 +26,25 @@ impl Shard {
         if !is_fetched(tag) {
             self.count_settled(session);
         }
-        self.settle_anywhere(queue, tag, Settled::By(settlement));
+        self.settle_anywhere(queue, tag, settlement);
         self.bury_dead();
     }
 
     /// Settles here or sends the settlement home.
-    pub(super) fn settle_anywhere(&mut self, queue: QueueId, tag: u64, settled: Settled) {
+    pub(super) fn settle_anywhere(&mut self, queue: QueueId, tag: u64, settlement: Settlement) {
         if queue.home == self.config.id {
-            self.settle_at_home(queue, tag, settled);
+            self.settle_at_home(queue, tag, settlement);
         } else {
             self.settles_sent[queue.home.index()] += 1;
-            self.send(queue.home, Lane::Reply, Letter::Settle { queue, tag, settled });
+            self.send(queue.home, Lane::Reply, Letter::Settle { queue, tag, settlement });
         }
     }
 
-    pub(super) fn settle_at_home(&mut self, id: QueueId, tag: u64, settled: Settled) {
+    pub(super) fn settle_at_home(&mut self, id: QueueId, tag: u64, settlement: Settlement) {
         let Some(queue) = self.queues.get_mut(id) else { return };
         let Some((mut item, able)) = queue.take_back(tag) else { return };
-        match settled {
-            Settled::By(Settlement::Accept) => {
+        match settlement {
+            Settlement::Accept => {
                 self.stats.settled += 1;
                 self.store.release(item.message);
                 if able {
@@ -52,17 +52,18 @@ impl Shard {
                 }
                 return;
             }
-            Settled::By(Settlement::Reject) => {
+            Settlement::Reject => {
                 self.stats.settled += 1;
                 let entry = queue.entry().clone();
                 self.discard(&entry, item, Reason::Rejected);
             }
-            Settled::By(Settlement::Requeue) => {
+            // Marked even if it never reached its client: younger ones may have been delivered meanwhile, and an old one
+            // after them, unmarked, would look as if it had been sent late.
+            Settlement::Requeue => {
                 self.stats.requeued += 1;
                 item.redelivered = true;
                 queue.requeue(item);
             }
-            Settled::Undelivered => queue.requeue(item),
         }
         self.after_push(id);
         self.enforce_limits(id);

@@ -36,15 +36,6 @@ impl Targets {
     }
 }
 
-/// How a message leaves a session's hands, as queues see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Settled {
-    /// As the client said.
-    By(Settlement),
-    /// It never reached the client: back to its place as it was.
-    Undelivered,
-}
-
 /// A message on its way to a session.
 pub(super) struct RemoteDelivery {
     pub(super) message: Message,
@@ -150,7 +141,7 @@ pub(super) enum Letter {
     Settle {
         queue: QueueId,
         tag: u64,
-        settled: Settled,
+        settlement: Settlement,
     },
     /// Publishes `first` to `last` of a session have all been taken, or all been refused.
     Confirms {

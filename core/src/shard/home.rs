@@ -114,7 +114,7 @@ impl Shard {
         if let Ok(Reply::Got(Some(got))) = result {
             self.store.release(got.message);
             if got.tag != 0 {
-                self.settle_anywhere(got.queue, got.tag, super::envelope::Settled::Undelivered);
+                self.settle_anywhere(got.queue, got.tag, super::Settlement::Requeue);
             }
         }
     }

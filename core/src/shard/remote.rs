@@ -95,9 +95,9 @@ impl Shard {
         while let Some((from, Envelope(letter))) = self.mesh.receive(Lane::Reply) {
             worked = true;
             match letter {
-                Letter::Settle { queue, tag, settled } => {
+                Letter::Settle { queue, tag, settlement } => {
                     self.settles_received[from.index()] += 1;
-                    self.settle_at_home(queue, tag, settled);
+                    self.settle_at_home(queue, tag, settlement);
                 }
                 Letter::Confirms { session, first, last, accepted } => {
                     self.confirmed(session, first, last, accepted);

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::envelope::{Letter, Settled};
+use super::envelope::Letter;
 use super::outputs::Handed;
 use super::route::LastRoute;
-use super::{Delivery, Output, Shard};
+use super::{Delivery, Output, Settlement, Shard};
 use crate::mesh::Lane;
 use crate::{ConnectionId, MessageId, QueueId, SessionId, ShardId, VhostId};
 
@@ -296,7 +296,7 @@ impl Shard {
         if tag == 0 {
             self.stats.undelivered += 1;
         } else {
-            self.settle_anywhere(queue, tag, Settled::Undelivered);
+            self.settle_anywhere(queue, tag, Settlement::Requeue);
         }
     }
 

@@ -60,7 +60,7 @@ fn a_requeued_message_comes_back_to_its_place() {
 }
 
 #[test]
-fn what_a_closed_session_did_not_see_is_delivered_to_others_as_new() {
+fn what_a_closed_session_did_not_see_is_delivered_to_others_marked() {
     everywhere(|mut broker, at, home| {
         let (one, two) = (broker.client(at), broker.client(0));
         broker.declare(one, "q", at_home(home));
@@ -74,7 +74,7 @@ fn what_a_closed_session_did_not_see_is_delivered_to_others_as_new() {
         broker.subscribe(two, "q", 1, ConsumerOptions::default());
         let received = broker.take(two);
         assert_eq!(received.len(), 1);
-        assert!(!received[0].redelivered);
+        assert!(received[0].redelivered);
         broker.settle(two, &received[0], Settlement::Accept);
         broker.end(&[one, two]);
     });

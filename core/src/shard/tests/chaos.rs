@@ -243,7 +243,7 @@ impl Chaos {
                 let number: u32 = number.parse().unwrap();
                 let name = format!("{:?} {}", got.queue, got.body);
                 assert!(!self.accepted.contains(&name), "{} is left though accepted", got.body);
-                assert_eq!(got.redelivered, self.seen.contains(&name), "{}", got.body);
+                assert!(got.redelivered || !self.seen.contains(&name), "{}", got.body);
                 self.accepted.insert(name);
                 let least = next.insert(from.to_owned(), number + 1).unwrap_or(0);
                 assert!(number >= least, "{} is out of order", got.body);
