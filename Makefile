@@ -13,7 +13,7 @@ CHECKED := target/checked/fulmar
 SEEDS ?= 1000
 
 # What `make test` runs, in this order.
-STEPS := tidy lint unit doctest docs loom interop fuzz miri
+STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
 .PHONY: help run build test $(STEPS) book interop loom clean
 

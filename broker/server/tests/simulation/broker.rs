@@ -1,0 +1,163 @@
+//! The broker: a worker for each shard, stepped by hand.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use fulmar_amqp_0_9_1::connection::{Config as AmqpConfig, Login};
+use fulmar_core::mesh::Wake;
+use fulmar_core::shard::mesh_for;
+use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_server::worker::{Authenticator, Counters, Note, Progress, Worker, WorkerConfig};
+use fulmar_transport::sim::{Network, Random, SimTransport};
+use fulmar_transport::{Config, ConnId, IdleStrategy, Transport, Waker};
+
+struct ShardWake(Arc<dyn Waker>);
+
+impl Wake for ShardWake {
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+struct Everybody;
+
+impl Authenticator for Everybody {
+    fn check(&mut self, _: ConnId, login: Box<Login>) -> Option<Result<String, String>> {
+        Some(Ok(login.user))
+    }
+}
+
+/// A broker of some shards, all listening on one address.
+pub struct Broker {
+    pub address: SocketAddr,
+    workers: Vec<Worker<SimTransport>>,
+    notes: Vec<(Sender<Note>, Arc<dyn Waker>)>,
+    stopped: Vec<bool>,
+    order: Vec<usize>,
+    limits: Limits,
+}
+
+impl Broker {
+    pub fn start(network: &Network, shards: u8, tiny: bool, seed: u64) -> Self {
+        let limits = if tiny { Limits::tiny() } else { Limits::default() };
+        let config = if tiny {
+            Config {
+                recv_buffer_bytes: 512,
+                recv_buffers: 16,
+                turn_budget_bytes: 1024,
+                high_water_bytes: 2048,
+                low_water_bytes: 512,
+                ..Config::default()
+            }
+        } else {
+            Config::default()
+        };
+        let transports: Vec<_> = (0..shards).map(|_| network.transport(config.clone())).collect();
+        let wakers = transports.iter().map(|t| Arc::new(ShardWake(t.waker())) as Arc<dyn Wake>).collect();
+        let mut address = "127.0.0.1:5672".parse().unwrap();
+        let mut notes = Vec::new();
+        let workers: Vec<_> = mesh_for(wakers, &limits)
+            .into_iter()
+            .zip(transports)
+            .enumerate()
+            .map(|(index, (mesh, transport))| {
+                let shard = ShardConfig {
+                    id: ShardId(index as u8),
+                    shards,
+                    limits: limits.clone(),
+                    vhosts: vec![Name::from("/")],
+                    seed: seed ^ index as u64,
+                };
+                let worker = WorkerConfig {
+                    amqp: Arc::new(amqp(limits.max_message_bytes)),
+                    high_water_bytes: config.high_water_bytes,
+                    memory_bytes: limits.memory_bytes,
+                    max_connections: 1000,
+                    idle: IdleStrategy::Block,
+                };
+                let (sender, inbox) = channel();
+                notes.push((sender, transport.waker()));
+                let shard = Shard::new(shard, mesh);
+                let counters = Arc::new(Counters::default());
+                let mut worker = Worker::new(transport, shard, worker, Box::new(Everybody), inbox, counters);
+                address = worker.listen(address, 64).expect("the address is free");
+                worker
+            })
+            .collect();
+        let shards = usize::from(shards);
+        Broker { address, workers, notes, stopped: vec![false; shards], order: (0..shards).collect(), limits }
+    }
+
+    /// Lets the shards take turns, in any order; now and then one is not scheduled. Whether all were.
+    pub fn step(&mut self, random: &mut Random) -> bool {
+        random.shuffle(&mut self.order);
+        let mut all = true;
+        for &index in &self.order {
+            if self.stopped[index] {
+                continue;
+            }
+            if random.chance(50_000) {
+                all = false;
+                continue;
+            }
+            let worker = &mut self.workers[index];
+            let progress = worker.turn().expect("the simulated transport does not fail");
+            self.stopped[index] = progress == Progress::Stopped;
+            let held = worker.shard().memory_bytes();
+            let bound = 2 * self.limits.memory_bytes + (32 << 20);
+            assert!(held <= bound, "shard {index} holds {held} bytes of messages");
+        }
+        all
+    }
+
+    /// Messages that queues hold, in clients' hands or not.
+    pub fn queued(&mut self) -> u64 {
+        self.workers.iter_mut().map(|worker| worker.shard().stats()).map(|s| s.ready + s.unsettled).sum()
+    }
+
+    /// Starts an orderly stop.
+    pub fn stop(&mut self) {
+        for (notes, waker) in &self.notes {
+            notes.send(Note::Stop { within_ms: 10_000 }).expect("the shard is there");
+            waker.wake();
+        }
+    }
+
+    pub fn has_stopped(&self) -> bool {
+        self.stopped.iter().all(|stopped| *stopped)
+    }
+
+    /// Nothing of clients is left, nor of messages but those that stand in a queue: what a client sent before it
+    /// vanished may have come late.
+    pub fn is_clean(&mut self) -> bool {
+        self.workers.iter_mut().all(|worker| {
+            let stats = worker.shard().stats();
+            let clients = stats.connections + stats.sessions + stats.consumers + stats.unsettled;
+            clients == 0 && stats.messages <= stats.ready
+        })
+    }
+
+    /// A shard that has stopped lets go of every socket and buffer.
+    pub fn check_sockets(&mut self) {
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            assert_eq!(worker.transport().lent_buffers(), 0, "shard {index} kept receive buffers");
+            assert_eq!(worker.transport().connections(), 0, "shard {index} kept sockets");
+        }
+    }
+}
+
+fn amqp(max_message_bytes: u64) -> AmqpConfig {
+    AmqpConfig {
+        product: "Fulmar".into(),
+        version: "0".into(),
+        cluster_name: "simulation".into(),
+        frame_max_bytes: 131_072,
+        channel_max: 2047,
+        heartbeat_s: 0,
+        handshake_timeout_ms: 60_000,
+        mechanisms: vec!["PLAIN".into()],
+        max_consumers_per_channel: 1000,
+        max_message_bytes,
+    }
+}

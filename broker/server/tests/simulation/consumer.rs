@@ -1,0 +1,215 @@
+//! A client that consumes from one queue: by subscription or by `get`, settling in every way.
+
+use std::collections::HashMap;
+
+use fulmar_amqp_0_9_1::codec::Method;
+use fulmar_amqp_0_9_1::codec::table::TableRef;
+
+use crate::ledger::Key;
+use crate::publisher::sender;
+use crate::run::{DEAD, Env, QUEUES};
+use crate::wire::{Heard, Line, Wire};
+
+pub struct Consumer {
+    queue: usize,
+    /// Asks for messages one by one.
+    gets: bool,
+    prefetch: u16,
+    wire: Option<Wire>,
+    life: u32,
+    ready: bool,
+    asked: bool,
+    cancelling: bool,
+    /// Delivered and not settled: tag and message, in order.
+    held: Vec<(u64, Key)>,
+    /// The last tag delivered before the present subscription.
+    before: u64,
+    /// Last first delivery of each publisher.
+    last: HashMap<u32, u32>,
+    rest_steps: u32,
+}
+
+impl Consumer {
+    pub fn new(queue: usize, gets: bool, prefetch: u16) -> Self {
+        Consumer {
+            queue,
+            gets,
+            prefetch,
+            wire: None,
+            life: 0,
+            ready: false,
+            asked: false,
+            cancelling: false,
+            held: Vec::new(),
+            before: 0,
+            last: HashMap::new(),
+            rest_steps: 0,
+        }
+    }
+
+    pub fn step(&mut self, env: &mut Env<'_>) {
+        if self.rest_steps > 0 {
+            self.rest_steps -= 1;
+            return;
+        }
+        let Some(wire) = &mut self.wire else {
+            self.wire = Some(Wire::connect(env.network, env.address, env.random));
+            self.life = env.ledger.life();
+            return;
+        };
+        let mut heard = Vec::new();
+        let most = if env.random.chance(100_000) { 0 } else { 1 + env.random.below(4096) };
+        let line = wire.pump(most, &mut heard);
+        for heard in heard {
+            self.hear(heard, env);
+        }
+        if line == Line::Down || (env.chaos && env.random.chance(3_000)) {
+            return self.lose(env);
+        }
+        self.settle(env);
+        self.ask(env);
+        self.wire.as_mut().unwrap().send();
+        if env.random.chance(20_000) {
+            self.rest_steps = env.random.below(100) as u32;
+        }
+    }
+
+    /// The end of the run: leaves without a word. What it still holds goes back.
+    pub fn leave(&mut self) {
+        self.wire = None;
+    }
+
+    /// Holds nothing.
+    pub fn is_idle(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    fn hear(&mut self, heard: Heard, env: &mut Env<'_>) {
+        match heard {
+            Heard::Ready => {
+                let wire = self.wire.as_mut().unwrap();
+                let qos = Method::BasicQos { prefetch_size: 0, prefetch_count: self.prefetch, global: false };
+                wire.write(&qos);
+                self.ready = true;
+                if !self.gets {
+                    self.subscribe();
+                }
+            }
+            Heard::Done => {}
+            Heard::GetEmpty => self.asked = false,
+            Heard::Cancelled => {
+                assert!(self.cancelling, "cancelled without being asked to");
+                self.cancelling = false;
+                self.before = self.held.last().map_or(self.before, |(tag, _)| *tag);
+                self.last.clear();
+                self.subscribe();
+            }
+            Heard::Message { tag, redelivered, body, died_in } => {
+                self.asked = false;
+                self.message(tag, redelivered, &body, died_in, env);
+            }
+            heard => panic!("a consumer heard {heard:?}"),
+        }
+    }
+
+    fn message(
+        &mut self,
+        tag: u64,
+        redelivered: bool,
+        body: &[u8],
+        died_in: Option<String>,
+        env: &mut Env<'_>,
+    ) {
+        let (publisher, number) = sender(body);
+        let dead = self.queue == DEAD;
+        assert_eq!(died_in.is_some(), dead, "only the dead have died");
+        let queue = died_in.map_or(self.queue, |name| {
+            QUEUES.iter().position(|queue| queue.name == name).expect("a queue of this run")
+        });
+        let key = Key { queue, publisher, number };
+        if env.trace {
+            println!("life {} got {key:?} tag {tag} redelivered {redelivered}", self.life);
+        }
+        env.ledger.delivered(key, dead, redelivered);
+        if !redelivered && !dead {
+            let last = self.last.insert(publisher, number);
+            assert!(last.is_none_or(|last| last < number), "{key:?} came after {last:?}");
+        }
+        assert!(self.held.last().is_none_or(|(last, _)| *last < tag), "delivery tags grow");
+        self.held.push((tag, key));
+        let most = usize::from(self.prefetch);
+        let held = self.held.iter().filter(|(tag, _)| *tag > self.before).count();
+        assert!(self.gets || most == 0 || held <= most, "{held} delivered with a prefetch of {most}");
+    }
+
+    fn settle(&mut self, env: &mut Env<'_>) {
+        if self.held.is_empty() || env.random.chance(400_000) {
+            return;
+        }
+        let wire = self.wire.as_mut().unwrap();
+        let at = env.random.below(self.held.len());
+        let multiple = env.random.chance(300_000);
+        let taken: Vec<_> =
+            if multiple { self.held.drain(..=at).collect() } else { vec![self.held.remove(at)] };
+        let delivery_tag = taken.last().unwrap().0;
+        let dead = self.queue == DEAD;
+        let choice = if env.chaos { env.random.below(10) } else { 9 };
+        if env.trace {
+            println!("life {} settles up to {delivery_tag}, multiple {multiple}, choice {choice}", self.life);
+        }
+        match choice {
+            0 | 1 => wire.write(&Method::BasicNack { delivery_tag, multiple, requeue: true }),
+            2 if QUEUES[self.queue].dead_letters => {
+                wire.write(&Method::BasicNack { delivery_tag, multiple, requeue: false });
+                taken.iter().for_each(|(_, key)| env.ledger.settled(*key, dead, false, self.life));
+            }
+            _ => {
+                wire.write(&Method::BasicAck { delivery_tag, multiple });
+                taken.iter().for_each(|(_, key)| env.ledger.settled(*key, dead, true, self.life));
+            }
+        }
+    }
+
+    fn ask(&mut self, env: &mut Env<'_>) {
+        if !self.ready {
+            return;
+        }
+        let wire = self.wire.as_mut().unwrap();
+        if self.gets {
+            if !self.asked {
+                self.asked = true;
+                wire.write(&Method::BasicGet { queue: QUEUES[self.queue].name.as_bytes(), no_ack: false });
+            }
+        } else if env.chaos && !self.cancelling && env.random.chance(3_000) {
+            self.cancelling = true;
+            wire.write(&Method::BasicCancel { consumer_tag: b"c", no_wait: false });
+        }
+    }
+
+    fn subscribe(&mut self) {
+        self.wire.as_mut().unwrap().write(&Method::BasicConsume {
+            queue: QUEUES[self.queue].name.as_bytes(),
+            consumer_tag: b"c",
+            no_local: false,
+            no_ack: false,
+            exclusive: false,
+            no_wait: false,
+            arguments: TableRef::EMPTY,
+        });
+    }
+
+    fn lose(&mut self, env: &mut Env<'_>) {
+        if env.trace {
+            println!("life {} is lost", self.life);
+        }
+        env.ledger.lost(self.life);
+        if let Some(wire) = self.wire.take() {
+            wire.reset();
+        }
+        self.held.clear();
+        self.before = 0;
+        self.last.clear();
+        (self.ready, self.asked, self.cancelling) = (false, false, false);
+        self.rest_steps = env.random.below(20) as u32;
+    }
+}

@@ -1,0 +1,195 @@
+//! A client that publishes, with confirms or in transactions.
+
+use std::collections::VecDeque;
+
+use fulmar_amqp_0_9_1::codec::Method;
+
+use crate::ledger::{Key, Promise};
+use crate::run::{Env, QUEUES, Route};
+use crate::wire::{Heard, Line, Wire};
+
+/// Publishes under way at most.
+const WINDOW: usize = 64;
+
+pub struct Publisher {
+    transactional: bool,
+    wire: Option<Wire>,
+    life: u32,
+    ready: bool,
+    /// Number of the next message of this life; the publish's confirm tag, too.
+    next: u32,
+    /// Not answered yet: tag and keys.
+    open: VecDeque<(u64, Vec<Key>)>,
+    committing: Option<bool>,
+    left: u32,
+    rest_steps: u32,
+}
+
+impl Publisher {
+    pub fn new(transactional: bool, messages: u32) -> Self {
+        Publisher {
+            transactional,
+            wire: None,
+            life: 0,
+            ready: false,
+            next: 0,
+            open: VecDeque::new(),
+            committing: None,
+            left: messages,
+            rest_steps: 0,
+        }
+    }
+
+    /// Everything published and answered.
+    pub fn is_done(&self) -> bool {
+        self.left == 0 && self.open.is_empty() && self.committing.is_none()
+    }
+
+    pub fn step(&mut self, env: &mut Env<'_>) {
+        if self.rest_steps > 0 {
+            self.rest_steps -= 1;
+            return;
+        }
+        let Some(wire) = &mut self.wire else {
+            if !self.is_done() {
+                self.wire = Some(Wire::connect(env.network, env.address, env.random));
+                self.life = env.ledger.life();
+                self.next = 0;
+            }
+            return;
+        };
+        let mut heard = Vec::new();
+        let line = wire.pump(1 << 16, &mut heard);
+        for heard in heard {
+            self.hear(heard, env);
+        }
+        if line == Line::Down || (env.chaos && env.random.chance(2_000)) {
+            return self.lose(env);
+        }
+        if self.ready {
+            self.publish(env);
+        }
+        self.wire.as_mut().unwrap().send();
+        if env.random.chance(20_000) {
+            self.rest_steps = env.random.below(50) as u32;
+        }
+    }
+
+    /// The end of the run: leaves without a word.
+    pub fn leave(&mut self) {
+        self.wire = None;
+    }
+
+    fn hear(&mut self, heard: Heard, env: &mut Env<'_>) {
+        let wire = self.wire.as_mut().expect("somebody was heard");
+        match heard {
+            Heard::Ready if self.transactional => wire.write(&Method::TxSelect),
+            Heard::Ready => wire.write(&Method::ConfirmSelect { no_wait: false }),
+            Heard::Done => self.ready = true,
+            Heard::Ack { tag, multiple } => self.answered(tag, multiple, Promise::Owed, env),
+            Heard::Nack { tag, multiple } => self.answered(tag, multiple, Promise::Void, env),
+            Heard::Committed | Heard::RolledBack => {
+                let commit = matches!(heard, Heard::Committed);
+                assert_eq!(self.committing.take(), Some(commit), "an answer that nobody asked for");
+                let promise = if commit { Promise::Owed } else { Promise::Void };
+                for (_, keys) in self.open.drain(..) {
+                    keys.into_iter().for_each(|key| env.ledger.promise(key, promise));
+                }
+            }
+            heard => panic!("a publisher heard {heard:?}"),
+        }
+    }
+
+    fn answered(&mut self, tag: u64, multiple: bool, promise: Promise, env: &mut Env<'_>) {
+        let before = self.open.len();
+        self.open.retain(|(open, keys)| {
+            let hit = *open == tag || (multiple && *open < tag);
+            if hit {
+                keys.iter().for_each(|key| env.ledger.promise(*key, promise));
+            }
+            !hit
+        });
+        assert!(self.open.len() < before, "a confirm of {tag}, which was not open");
+    }
+
+    fn publish(&mut self, env: &mut Env<'_>) {
+        if self.committing.is_some() {
+            return;
+        }
+        for _ in 0..env.random.below(8) {
+            if self.left == 0 || self.open.len() >= WINDOW || self.wire.as_ref().unwrap().unsent() > 1 << 16 {
+                break;
+            }
+            self.publish_one(env);
+        }
+        if self.transactional && !self.open.is_empty() && (self.left == 0 || env.random.chance(200_000)) {
+            let commit = env.random.chance(700_000);
+            self.committing = Some(commit);
+            let wire = self.wire.as_mut().unwrap();
+            wire.write(if commit { &Method::TxCommit } else { &Method::TxRollback });
+        }
+    }
+
+    fn publish_one(&mut self, env: &mut Env<'_>) {
+        let mut route = Route::any(env.random);
+        // A full queue's refusal leaves a transaction's outcome open; the confirming publishers test it.
+        while self.transactional && route.may_refuse() {
+            route = Route::any(env.random);
+        }
+        let number = self.next;
+        self.next += 1;
+        self.left -= 1;
+        let keys: Vec<_> = (0..QUEUES.len())
+            .filter(|queue| route.reaches(*queue))
+            .map(|queue| Key { queue, publisher: self.life, number })
+            .collect();
+        keys.iter().for_each(|key| env.ledger.sent(*key));
+        let bytes = match env.random.below(20) {
+            0 => env.random.below(12_000),
+            1..5 => env.random.below(1000),
+            _ => env.random.below(80),
+        };
+        let (exchange, key) = route.address();
+        self.wire.as_mut().unwrap().publish(exchange, key, &body(self.life, number, bytes));
+        self.open.push_back((u64::from(number) + 1, keys));
+    }
+
+    fn lose(&mut self, env: &mut Env<'_>) {
+        env.ledger.lost(self.life);
+        if let Some(wire) = self.wire.take() {
+            wire.reset();
+        }
+        // What was not answered may arrive or not; what belongs to a transaction whose commit was not asked for, or
+        // that was to be rolled back, must not.
+        if self.transactional && self.committing != Some(true) {
+            for (_, keys) in self.open.drain(..) {
+                keys.into_iter().for_each(|key| env.ledger.promise(key, Promise::Void));
+            }
+        }
+        self.open.clear();
+        self.committing = None;
+        self.ready = false;
+        self.rest_steps = env.random.below(20) as u32;
+    }
+}
+
+/// A body that tells who sent it, and whether it is whole.
+pub fn body(publisher: u32, number: u32, bytes: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(12 + bytes);
+    body.extend_from_slice(&publisher.to_be_bytes());
+    body.extend_from_slice(&number.to_be_bytes());
+    body.extend_from_slice(&(bytes as u32).to_be_bytes());
+    body.extend((0..bytes).map(|i| (i as u32 ^ number ^ publisher) as u8));
+    body
+}
+
+/// Who sent it; panics unless it is exactly what was sent.
+pub fn sender(received: &[u8]) -> (u32, u32) {
+    let word = |at: usize| u32::from_be_bytes(received[at..at + 4].try_into().expect("four bytes"));
+    let (publisher, number, bytes) = (word(0), word(4), word(8));
+    assert!(
+        received == body(publisher, number, bytes as usize),
+        "the body of {publisher}/{number} is damaged"
+    );
+    (publisher, number)
+}

@@ -1,0 +1,312 @@
+//! One run: a broker, its queues, clients and faults, all from a seed.
+
+use std::net::SocketAddr;
+
+use fulmar_amqp_0_9_1::codec::Method;
+use fulmar_amqp_0_9_1::codec::table::{TableRef, encode_table};
+use fulmar_core::{Name, Table, Value};
+use fulmar_transport::sim::{Faults, Network, Random};
+
+use crate::broker::Broker;
+use crate::consumer::Consumer;
+use crate::ledger::Ledger;
+use crate::publisher::Publisher;
+use crate::wire::{Heard, Line, Wire};
+
+/// A run that has not ended by then hangs.
+const MOST_STEPS: u32 = 400_000;
+/// Steps in which nothing was on its way before a run counts as stuck.
+const MOST_IDLE_STEPS: u32 = 2_000;
+/// Steps in which nothing stands in a queue before everything counts as consumed.
+const QUIET_STEPS: u32 = 50;
+
+/// A queue of every run.
+pub struct QueueSpec {
+    pub name: &'static str,
+    /// What is rejected, expired or too much goes to the queue of the dead.
+    pub dead_letters: bool,
+    argument: Option<(&'static str, i32)>,
+    refuses: bool,
+}
+
+/// The queues; the last is that of the dead.
+pub const QUEUES: [QueueSpec; 6] = [
+    QueueSpec { name: "plain", dead_letters: false, argument: None, refuses: false },
+    QueueSpec { name: "mortal", dead_letters: true, argument: None, refuses: false },
+    QueueSpec { name: "short", dead_letters: true, argument: Some(("x-max-length", 5)), refuses: false },
+    QueueSpec { name: "brief", dead_letters: true, argument: Some(("x-message-ttl", 3)), refuses: false },
+    QueueSpec { name: "strict", dead_letters: false, argument: Some(("x-max-length", 4)), refuses: true },
+    QueueSpec { name: "dead", dead_letters: false, argument: None, refuses: false },
+];
+/// Index of the queue of the dead.
+pub const DEAD: usize = QUEUES.len() - 1;
+
+/// Where a publish goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Route {
+    /// To one queue, by the default exchange.
+    Queue(usize),
+    /// To `plain`, `mortal` and `short`, by a fanout exchange.
+    Fanout,
+    /// The same, by a topic exchange bound to it, and `brief` besides.
+    Topic,
+}
+
+impl Route {
+    pub fn any(random: &mut Random) -> Self {
+        match random.below(8) {
+            0 => Route::Fanout,
+            1 => Route::Topic,
+            _ => Route::Queue(random.below(DEAD)),
+        }
+    }
+
+    pub fn reaches(self, queue: usize) -> bool {
+        match self {
+            Route::Queue(only) => queue == only,
+            Route::Fanout => queue < 3,
+            Route::Topic => queue < 4,
+        }
+    }
+
+    pub fn may_refuse(self) -> bool {
+        (0..DEAD).any(|queue| self.reaches(queue) && QUEUES[queue].refuses)
+    }
+
+    pub fn address(self) -> (&'static str, &'static str) {
+        match self {
+            Route::Queue(queue) => ("", QUEUES[queue].name),
+            Route::Fanout => ("fan", "whatever"),
+            Route::Topic => ("top", "a.b.c"),
+        }
+    }
+}
+
+/// What a client's step sees.
+pub struct Env<'a> {
+    pub network: &'a Network,
+    pub address: SocketAddr,
+    pub random: &'a mut Random,
+    pub ledger: &'a mut Ledger,
+    /// Clients misbehave.
+    pub chaos: bool,
+    pub trace: bool,
+}
+
+/// What happened in a run, or in several.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub published: u64,
+    pub consumed: u64,
+    pub redelivered: u64,
+    pub dead: u64,
+    pub resets: u64,
+    pub steps: u64,
+}
+
+impl Report {
+    pub fn add(&mut self, other: &Report) {
+        self.published += other.published;
+        self.consumed += other.consumed;
+        self.redelivered += other.redelivered;
+        self.dead += other.dead;
+        self.resets += other.resets;
+        self.steps += other.steps;
+    }
+}
+
+/// Runs a seed; panics when a promise is broken.
+pub fn run(seed: u64, trace: bool) -> Report {
+    let mut random = Random::new(seed);
+    let network = Network::new(random.next_u64(), Faults::none());
+    let shards = 1 + random.below(3) as u8;
+    let tiny = random.chance(500_000);
+    let mut world = World {
+        broker: Broker::start(&network, shards, tiny, random.next_u64()),
+        ledger: Ledger::default(),
+        steps: 0,
+        idle_steps: 0,
+        network,
+        random,
+        trace,
+    };
+    world.declare(shards);
+    let (publishers, consumers) = world.clients();
+    world.play(publishers, consumers);
+    world.broker.check_sockets();
+    world.ledger.check_kept();
+    let Ledger { published, consumed, redelivered, dead, resets, .. } = world.ledger;
+    Report { published, consumed, redelivered, dead, resets, steps: u64::from(world.steps) }
+}
+
+struct World {
+    broker: Broker,
+    network: Network,
+    random: Random,
+    ledger: Ledger,
+    steps: u32,
+    idle_steps: u32,
+    trace: bool,
+}
+
+impl World {
+    fn step(&mut self) {
+        // The clock stands still for a shard that waits to be scheduled.
+        let moved = !self.broker.step(&mut self.random) || self.network.advance().is_some();
+        self.idle_steps = if moved { 0 } else { self.idle_steps + 1 };
+        self.steps += 1;
+        assert!(self.steps < MOST_STEPS, "the run does not end");
+        assert!(self.idle_steps < MOST_IDLE_STEPS, "nothing is on its way, and the run has not ended");
+    }
+
+    fn env(&mut self, chaos: bool) -> Env<'_> {
+        Env {
+            network: &self.network,
+            address: self.broker.address,
+            random: &mut self.random,
+            ledger: &mut self.ledger,
+            chaos,
+            trace: self.trace,
+        }
+    }
+
+    /// Makes exchanges, queues and bindings, before anything goes wrong.
+    fn declare(&mut self, shards: u8) {
+        let mut wire = Wire::connect(&self.network, self.broker.address, &mut self.random);
+        let mut waiting = u32::MAX;
+        while waiting > 0 {
+            let mut heard = Vec::new();
+            assert_eq!(wire.pump(usize::MAX >> 1, &mut heard), Line::Up);
+            for heard in heard {
+                match heard {
+                    Heard::Ready => waiting = self.declarations(shards, &mut wire),
+                    Heard::Done => waiting -= 1,
+                    heard => panic!("a declaration was answered by {heard:?}"),
+                }
+            }
+            self.step();
+        }
+    }
+
+    fn declarations(&mut self, shards: u8, wire: &mut Wire) -> u32 {
+        let mut count = 0;
+        let mut write = |method: &Method<'_>| {
+            wire.write(method);
+            count += 1;
+        };
+        for (exchange, kind) in [(&b"fan"[..], &b"fanout"[..]), (b"top", b"topic")] {
+            write(&Method::ExchangeDeclare {
+                exchange,
+                type_: kind,
+                passive: false,
+                durable: false,
+                auto_delete: false,
+                internal: false,
+                no_wait: false,
+                arguments: TableRef::EMPTY,
+            });
+        }
+        for queue in &QUEUES {
+            let mut arguments = Table::default();
+            if self.random.chance(500_000) {
+                let home = self.random.below(usize::from(shards)) as i32;
+                arguments.set(b"x-fulmar-shard", Value::I32(home));
+            }
+            if let Some((name, value)) = queue.argument {
+                arguments.set(name.as_bytes(), Value::I32(value));
+            }
+            if queue.refuses {
+                arguments.set(b"x-overflow", Value::Text(Name::from("reject-publish")));
+            }
+            if queue.dead_letters {
+                arguments.set(b"x-dead-letter-exchange", Value::Text(Name::default()));
+                arguments.set(b"x-dead-letter-routing-key", Value::Text(Name::from(QUEUES[DEAD].name)));
+            }
+            let mut encoded = Vec::new();
+            encode_table(&arguments, &mut encoded);
+            write(&Method::QueueDeclare {
+                queue: queue.name.as_bytes(),
+                passive: false,
+                durable: false,
+                exclusive: false,
+                auto_delete: false,
+                no_wait: false,
+                arguments: TableRef::new(&encoded),
+            });
+        }
+        let no_wait = false;
+        let arguments = TableRef::EMPTY;
+        for queue in &QUEUES[..3] {
+            let queue = queue.name.as_bytes();
+            write(&Method::QueueBind { queue, exchange: b"fan", routing_key: b"", no_wait, arguments });
+        }
+        let (destination, source) = (b"fan", b"top");
+        write(&Method::ExchangeBind { destination, source, routing_key: b"a.#", no_wait, arguments });
+        write(&Method::QueueBind {
+            queue: b"brief",
+            exchange: b"top",
+            routing_key: b"*.b.*",
+            no_wait,
+            arguments,
+        });
+        write(&Method::QueueBind {
+            queue: b"plain",
+            exchange: b"top",
+            routing_key: b"#.c",
+            no_wait,
+            arguments,
+        });
+        count
+    }
+
+    fn clients(&mut self) -> (Vec<Publisher>, Vec<Consumer>) {
+        let random = &mut self.random;
+        let publishers = (0..1 + random.below(3))
+            .map(|_| Publisher::new(random.chance(300_000), 20 + random.below(120) as u32))
+            .collect();
+        let mut consumers = Vec::new();
+        for queue in 0..QUEUES.len() {
+            for _ in 0..1 + random.below(2) {
+                let prefetch = if random.chance(300_000) { 0 } else { 1 + random.below(10) as u16 };
+                consumers.push(Consumer::new(queue, random.chance(150_000), prefetch));
+            }
+        }
+        (publishers, consumers)
+    }
+
+    /// Publishes and consumes under faults; then, without, until every queue is empty; then stops the broker.
+    fn play(&mut self, mut publishers: Vec<Publisher>, mut consumers: Vec<Consumer>) {
+        let resets = if self.random.chance(700_000) { self.random.below(1_000) as u32 } else { 0 };
+        self.network.set_faults(Faults { reset_chance: resets, ..Faults::default() });
+        let mut chaos = true;
+        let mut quiet_steps = 0;
+        while quiet_steps < QUIET_STEPS {
+            for publisher in &mut publishers {
+                publisher.step(&mut self.env(chaos));
+            }
+            for consumer in &mut consumers {
+                consumer.step(&mut self.env(chaos));
+            }
+            self.step();
+            let published = publishers.iter().all(Publisher::is_done);
+            if published && chaos {
+                chaos = false;
+                self.network.set_faults(Faults::none());
+            }
+            // What is on its way between shards stands in no queue for a moment.
+            let quiet = published && consumers.iter().all(Consumer::is_idle) && self.broker.queued() == 0;
+            quiet_steps = if quiet { quiet_steps + 1 } else { 0 };
+        }
+        if self.random.chance(700_000) {
+            publishers.iter_mut().for_each(Publisher::leave);
+            consumers.iter_mut().for_each(Consumer::leave);
+            while !self.broker.is_clean() {
+                self.step();
+            }
+        }
+        self.broker.stop();
+        while !self.broker.has_stopped() {
+            self.step();
+        }
+    }
+}
