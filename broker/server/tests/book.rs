@@ -1,9 +1,10 @@
-//! The book's reference of options is what the table of options says. `UPDATE_BOOK=1 cargo test -p fulmar --test book`
-//! writes it anew.
+//! The book's reference says what the program does. `UPDATE_BOOK=1 cargo test -p fulmar --test book` writes the page of
+//! options anew.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use fulmar_server::settings::SPECS;
 
@@ -24,7 +25,7 @@ comment.
 
 #[test]
 fn reference_of_options_is_up_to_date() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/reference/options.md");
+    let path = page("options.md");
     let wanted = reference();
     if std::env::var_os("UPDATE_BOOK").is_some() {
         fs::write(&path, wanted).unwrap();
@@ -34,6 +35,45 @@ fn reference_of_options_is_up_to_date() {
             "run UPDATE_BOOK=1 cargo test -p fulmar --test book"
         );
     }
+}
+
+#[test]
+fn commands_have_the_options_that_the_reference_names() {
+    let page = fs::read_to_string(page("commands.md")).unwrap();
+    let mut sections = page.split("\n## fulmar ").skip(1);
+    assert!(sections.clone().count() >= 5);
+    while let Some((name, section)) = sections.next().and_then(|section| section.split_once('\n')) {
+        let help = help(name, section);
+        for option in options(section) {
+            assert!(help.contains(option), "fulmar {name} has no {option}");
+        }
+    }
+}
+
+/// The help of a command, and of those of its subcommands that the section shows.
+fn help(command: &str, section: &str) -> String {
+    let subcommand = |line: &str| {
+        let rest = line.strip_prefix(&format!("$ fulmar {command} "))?;
+        Some(rest.split(' ').next()?.to_string()).filter(|word| word.chars().all(char::is_alphabetic))
+    };
+    let mut calls = vec![vec![command.to_string()]];
+    calls.extend(section.lines().filter_map(subcommand).map(|word| vec![command.to_string(), word]));
+    let texts = calls.iter().map(|words| {
+        let output = Command::new(env!("CARGO_BIN_EXE_fulmar")).args(words).arg("--help").output().unwrap();
+        assert!(output.status.success(), "fulmar {} --help fails", words.join(" "));
+        String::from_utf8(output.stdout).unwrap()
+    });
+    texts.collect()
+}
+
+/// The words of a text that begin with two dashes.
+fn options(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    words.filter(|word| word.len() > 2 && word.starts_with("--") && !word.starts_with("---"))
+}
+
+fn page(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/reference").join(name)
 }
 
 fn reference() -> String {
