@@ -530,3 +530,14 @@ impl Phase {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connections_are_small() {
+        let bytes = size_of::<Connection>() + size_of::<Channel>() + 2 * size_of::<Option<Box<Channel>>>();
+        assert!(bytes <= 1536, "{bytes} bytes for a connection with a channel");
+    }
+}
