@@ -15,11 +15,15 @@ size=${3:-64}
 [ $# -gt 3 ] && shift 3 || set --
 
 work=$(mktemp -d)
-broker=
-trap '[ -z "$broker" ] || kill "$broker" 2>/dev/null || true; rm -rf "$work"' EXIT INT TERM
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
 
-# instructions COUNT: runs the broker for so many messages, prints what callgrind counted.
-instructions() {
+# instructions COUNT: runs the broker for so many messages, prints what callgrind counted. Runs in a shell of its own,
+# which ends the broker however it ends itself.
+instructions() (
+    broker=
+    trap '[ -z "$broker" ] || kill "$broker" 2>/dev/null || true' EXIT
+    trap 'exit 1' INT TERM
     count=$1
     shift
     rm -f "$work/port"
@@ -42,7 +46,7 @@ instructions() {
     wait "$broker" || true
     broker=
     awk '/^(summary|totals):/ { print $2; exit }' "$work/callgrind.out"
-}
+)
 
 one=$(instructions "$messages" "$@")
 two=$(instructions $((2 * messages)) "$@")
