@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fulmar_amqp_0_9_1::connection::Counters as ConnectionCounters;
+
 /// A number that only its shard's thread changes.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -67,6 +69,36 @@ counters! {
     faults,
     /// Connections that the peer reset or that the network lost.
     resets,
+    /// Messages published, on connections that have ended.
+    published,
+    /// Channels closed for a fault of the peer, on connections that have ended.
+    channel_faults,
+    /// Faults by kind, on connections that have ended: malformed or oversized frames (501).
+    faults_frame,
+    /// Malformed methods (502).
+    faults_syntax,
+    /// Invalid commands (503).
+    faults_command,
+    /// Channels that are not open, or open already (504).
+    faults_channel,
+    /// Frames out of place (505).
+    faults_unexpected_frame,
+    /// Things not allowed (530).
+    faults_not_allowed,
+    /// Things not implemented (540).
+    faults_not_implemented,
+    /// Access refused (403).
+    faults_access_refused,
+    /// Exchanges and queues that do not exist (404).
+    faults_not_found,
+    /// Locked resources (405).
+    faults_resource_locked,
+    /// Failed preconditions (406).
+    faults_precondition,
+    /// Peers that fell silent.
+    faults_timeout,
+    /// Other faults.
+    faults_other,
     /// Bytes received.
     received_bytes,
     /// Deliveries written.
@@ -79,4 +111,30 @@ counters! {
     congestions,
     /// Bytes of messages held.
     memory_bytes,
+}
+
+impl Counters {
+    /// Adds what was counted on an AMQP 0-9-1 connection that has ended.
+    pub(super) fn add_connection(&self, connection: &ConnectionCounters) {
+        self.published.add(connection.published);
+        self.channel_faults.add(connection.channel_faults);
+        let faults = &connection.faults;
+        for (counter, count) in [
+            (&self.faults_frame, faults.frame),
+            (&self.faults_syntax, faults.syntax),
+            (&self.faults_command, faults.command),
+            (&self.faults_channel, faults.channel),
+            (&self.faults_unexpected_frame, faults.unexpected_frame),
+            (&self.faults_not_allowed, faults.not_allowed),
+            (&self.faults_not_implemented, faults.not_implemented),
+            (&self.faults_access_refused, faults.access_refused),
+            (&self.faults_not_found, faults.not_found),
+            (&self.faults_resource_locked, faults.resource_locked),
+            (&self.faults_precondition, faults.precondition),
+            (&self.faults_timeout, faults.timeout),
+            (&self.faults_other, faults.other),
+        ] {
+            counter.add(u64::from(count));
+        }
+    }
 }

@@ -8,10 +8,14 @@
 //! 4. A peer's fault ends that peer's connection, is counted, and is logged in one line, at a bounded rate.
 //! 5. Every connection's resources are given back exactly once, whoever ended it.
 
+mod arrival;
 mod carry;
 mod counters;
 mod faults;
+mod finish;
+mod input;
 mod slot;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -20,30 +24,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use fulmar_amqp_0_9_1::connection::{Action, Config as AmqpConfig, Connection, Context, Login};
+use fulmar_amqp_0_9_1::connection::{Config as AmqpConfig, Connection, Context, Login};
 use fulmar_core::timers::Timers;
 use fulmar_core::{Clock, Output, Shard};
-use fulmar_transport::{
-    Close, CloseReason, ConnId, Event, Idle, IdleStrategy, ListenerId, RecvBuf, Transport, Wait,
-};
+use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
 
 pub use counters::{Counter, Counters, Stats};
 
-use crate::detect::{Protocol, Verdict, detect};
-use carry::{Carry, CarryPool};
+use carry::CarryPool;
 use faults::FaultLog;
-use slot::{NEVER, Slot, State};
+use slot::{Slot, State};
+use stop::Stop;
 
-/// `CONNECTION_FORCED`: what a stopping broker tells its clients.
-const CONNECTION_FORCED: u16 = 320;
-/// How much of a received buffer is joined to a left-over beginning of a frame before the rest is taken in place.
-const STITCH_BYTES: usize = 4096;
-/// Input kept for a parked connection before its peer is no longer read.
-const PARKED_INPUT_BYTES: usize = 64 * 1024;
-/// Unsent output, in units of the high-water mark, at which a peer that writes but does not read is no longer read.
-const UNREAD_OUTPUT_MARKS: usize = 16;
-/// Longest time that a stopping shard spends on finishing what was accepted before it closes its connections.
-const DRAIN_NS: u64 = 200_000_000;
+/// Answers larger than this are not kept room for.
+const KEEP_SCRATCH_BYTES: usize = 1 << 20;
 const MS: u64 = 1_000_000;
 
 /// What a worker is made with, besides its transport and its shard.
@@ -94,16 +88,6 @@ pub enum Progress {
     Stopped,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Stop {
-    /// Peers are no longer read; what they sent before is being finished.
-    Draining { until_ns: u64, deadline_ns: u64 },
-    /// Clients have been told; waiting for their answers.
-    Closing { deadline_ns: u64 },
-    /// Sockets are going.
-    Aborting,
-}
-
 /// One shard's loop. See the module's promises.
 pub struct Worker<T: Transport> {
     transport: T,
@@ -118,9 +102,9 @@ pub struct Worker<T: Transport> {
     dirty: Vec<u32>,
     held_publishers: Vec<u32>,
     events: Vec<Event>,
+    /// What a connection writes in answer to input, before it goes to the transport: only a connection that writes
+    /// something then takes a buffer of the transport's.
     scratch: Vec<u8>,
-    /// In the place of an output that is taken out. Has capacity, lest the transport fetch another buffer for it.
-    stand_in: Vec<u8>,
     pool: CarryPool,
     timers: Timers<(u32, u32)>,
     idle: Idle,
@@ -156,7 +140,6 @@ impl<T: Transport> Worker<T> {
             held_publishers: Vec::new(),
             events: Vec::new(),
             scratch: Vec::new(),
-            stand_in: Vec::with_capacity(64),
             pool: CarryPool::default(),
             timers: Timers::default(),
             faults: FaultLog::default(),
@@ -243,15 +226,12 @@ impl<T: Transport> Worker<T> {
         if self.shard.has_work() || !self.dirty.is_empty() {
             return Wait::Poll;
         }
-        if !self.idle.may_wait(self.transport.now_ns()) || !self.shard.prepare_sleep() {
+        if !self.idle.may_wait(self.now_ns) || !self.shard.prepare_sleep() {
             return Wait::Poll;
         }
-        let stop = match self.stop {
-            Some(Stop::Draining { until_ns, .. }) => Some(until_ns),
-            Some(Stop::Closing { deadline_ns }) => Some(deadline_ns),
-            Some(Stop::Aborting) | None => None,
-        };
-        let deadlines = [self.shard.next_deadline_ns(), self.timers.next_deadline_ns(), stop];
+        self.counters.memory_bytes.set(self.shard.memory_bytes());
+        let stop_ns = self.stop.and_then(Stop::next_deadline_ns);
+        let deadlines = [self.shard.next_deadline_ns(), self.timers.next_deadline_ns(), stop_ns];
         Wait::Until(deadlines.into_iter().flatten().min())
     }
 
@@ -263,126 +243,6 @@ impl<T: Transport> Worker<T> {
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             // Nothing here connects; a wake-up is seen by the caller.
             Event::Connected { .. } | Event::Woken => {}
-        }
-    }
-
-    fn accepted(&mut self, conn: ConnId, peer: SocketAddr, local: SocketAddr) {
-        let index = conn.index as usize;
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, Slot::free);
-        }
-        let slot = &mut self.slots[index];
-        assert!(matches!(slot.state, State::Free), "a socket's slot was used twice");
-        *slot = Slot::accepted(conn, peer, local);
-        self.open += 1;
-        self.counters.accepted.add(1);
-        self.counters.open.set(self.open);
-        if self.stop.is_some() {
-            self.slots[index].state = State::Closing;
-            return self.transport.close(conn, Close::Abort);
-        }
-        if self.open > self.config.max_connections {
-            self.counters.refused_full.add(1);
-            let limit = self.config.max_connections;
-            let text = format_args!("{peer}: refused, there are {limit} connections on this shard already");
-            self.faults.warn(self.now_ns, text);
-            self.slots[index].state = State::Closing;
-            return self.transport.close(conn, Close::Abort);
-        }
-        self.arm(index, self.now_ns + self.config.amqp.handshake_timeout_ms * MS);
-    }
-
-    fn received(&mut self, conn: ConnId, buf: RecvBuf) {
-        let index = conn.index as usize;
-        self.counters.received_bytes.add(u64::from(buf.len));
-        if self.slots.get(index).is_some_and(|slot| slot.conn == conn) {
-            if matches!(self.slots[index].state, State::Detecting { .. }) {
-                self.detect(index, &buf);
-            } else {
-                self.feed_received(index, &buf, 0);
-            }
-        }
-        self.transport.recycle(buf);
-    }
-
-    /// Collects the first bytes of a connection until its protocol is known.
-    fn detect(&mut self, index: usize, buf: &RecvBuf) {
-        let Slot { conn, peer, local, ref mut state, .. } = self.slots[index];
-        let State::Detecting { seen, len } = state else { return };
-        let before = usize::from(*len);
-        let bytes = self.transport.bytes(buf);
-        let taken = bytes.len().min(seen.len() - before);
-        seen[before..before + taken].copy_from_slice(&bytes[..taken]);
-        *len += taken as u8;
-        match detect(&seen[..before + taken]) {
-            Verdict::More => {}
-            Verdict::Speak { protocol: Protocol::Amqp091, header_bytes } => {
-                let Some(out) = self.transport.output(conn) else { return };
-                let name = format!("{peer} -> {local}");
-                let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
-                let loopback = peer.ip().to_canonical().is_loopback();
-                let config = self.config.amqp.clone();
-                let connection = Connection::new(config, &mut cx, conn.index, loopback, name);
-                *state = State::Amqp091(Box::new(connection));
-                self.touch(index);
-                self.feed_received(index, buf, header_bytes - before);
-            }
-            Verdict::Refuse { what, answer } => {
-                self.counters.refused_protocol.add(1);
-                self.faults
-                    .warn(self.now_ns, format_args!("{peer}: speaks {what}; this port speaks AMQP 0-9-1"));
-                if let Some(out) = self.transport.output(conn) {
-                    out.extend_from_slice(answer);
-                }
-                self.slots[index].state = State::Closing;
-                self.transport.close(conn, Close::Flush);
-            }
-        }
-    }
-
-    /// Gives a connection the bytes of a received buffer after the first `skip`.
-    fn feed_received(&mut self, index: usize, buf: &RecvBuf, skip: usize) {
-        let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &mut slot.state else { return };
-        // The output is taken out of the transport while the transport lends the input.
-        let Some(out) = self.transport.output(slot.conn) else { return };
-        std::mem::swap(out, &mut self.stand_in);
-        let mut cx = Context { shard: &mut self.shard, out: &mut self.stand_in, now_ns: self.now_ns };
-        let input = &self.transport.bytes(buf)[skip..];
-        feed(connection, &mut cx, &mut slot.carry, &mut self.pool, input);
-        if let Some(place) = self.transport.output(slot.conn) {
-            std::mem::swap(place, &mut self.stand_in);
-        }
-        self.touch(index);
-    }
-
-    fn drained(&mut self, conn: ConnId) {
-        let Some(slot) = self.slots.get_mut(conn.index as usize).filter(|slot| slot.conn == conn) else {
-            return;
-        };
-        if let State::Amqp091(connection) = &slot.state {
-            if std::mem::take(&mut slot.unwritable) {
-                self.shard.set_writable(connection.id(), true);
-            }
-            self.touch(conn.index as usize);
-        }
-    }
-
-    /// The socket is gone.
-    fn closed(&mut self, conn: ConnId, reason: &CloseReason) {
-        let index = conn.index as usize;
-        let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.conn == conn) else { return };
-        slot.carry.clear(&mut self.pool);
-        let Slot { state, peer, .. } = std::mem::replace(slot, Slot::free());
-        self.open -= 1;
-        self.counters.open.set(self.open);
-        self.counters.closed.add(1);
-        if let CloseReason::Error(_) = reason {
-            self.counters.resets.add(1);
-        }
-        if let State::Amqp091(mut connection) = state {
-            log::debug!("{peer}: connection lost without a close: {reason:?}");
-            connection.closed(&mut self.shard);
         }
     }
 
@@ -406,45 +266,6 @@ impl<T: Transport> Worker<T> {
         self.with_amqp(index, |connection, cx| connection.authenticated(cx, result));
     }
 
-    fn tick_due(&mut self) {
-        while let Some((deadline_ns, (index, generation))) = self.timers.pop_due(self.now_ns) {
-            let index = index as usize;
-            let slot = &mut self.slots[index];
-            if slot.conn.generation != generation || slot.armed_ns != deadline_ns {
-                continue;
-            }
-            slot.armed_ns = NEVER;
-            match slot.state {
-                State::Amqp091(_) => self.tick(index),
-                State::Detecting { .. } => {
-                    self.counters.handshake_timeouts.add(1);
-                    let peer = slot.peer;
-                    slot.state = State::Closing;
-                    self.transport.close(slot.conn, Close::Abort);
-                    self.faults.warn(self.now_ns, format_args!("{peer}: sent no protocol header in time"));
-                }
-                State::Free | State::Closing => {}
-            }
-        }
-    }
-
-    /// Lets a connection see the time, and asks when to be called again.
-    fn tick(&mut self, index: usize) {
-        let next_ns = self.with_amqp(index, |connection, cx| connection.tick(cx)).flatten();
-        if let Some(next_ns) = next_ns {
-            self.arm(index, next_ns);
-        }
-    }
-
-    /// Sees to it that the connection is ticked at `deadline_ns` or before.
-    fn arm(&mut self, index: usize, deadline_ns: u64) {
-        let slot = &mut self.slots[index];
-        if deadline_ns < slot.armed_ns {
-            slot.armed_ns = deadline_ns;
-            self.timers.set(deadline_ns, (slot.conn.index, slot.conn.generation));
-        }
-    }
-
     /// Hands an output of the shard to its connection.
     fn output(&mut self, output: Output) {
         let owner = match &output {
@@ -456,11 +277,19 @@ impl<T: Transport> Worker<T> {
             | Output::Confirmed { owner, .. }
             | Output::ConsumerCancelled { owner, .. } => *owner,
         };
-        let told = self.with_amqp(owner as usize, |connection, cx| connection.output(cx, output));
-        debug_assert!(told.is_some(), "the shard told something to a connection that is closed");
+        let index = owner as usize;
+        let Some(Slot { conn, state: State::Amqp091(connection), .. }) = self.slots.get_mut(index) else {
+            debug_assert!(false, "the shard told something to a connection that is closed");
+            return;
+        };
+        // What is written for a socket that is about to go is lost.
+        let out = self.transport.output(*conn).unwrap_or(&mut self.scratch);
+        connection.output(&mut Context { shard: &mut self.shard, out, now_ns: self.now_ns }, output);
+        self.scratch.clear();
+        self.touch(index);
     }
 
-    /// Calls the connection in a slot, if there is one, and marks it as touched.
+    /// Calls the connection in a slot, if there is one, sends what it writes, and marks it as touched.
     fn with_amqp<R>(
         &mut self,
         index: usize,
@@ -468,15 +297,27 @@ impl<T: Transport> Worker<T> {
     ) -> Option<R> {
         let slot = self.slots.get_mut(index)?;
         let State::Amqp091(connection) = &mut slot.state else { return None };
-        // What is written for a socket that is about to go is lost.
-        self.scratch.clear();
-        let out = match self.transport.output(slot.conn) {
-            Some(out) => out,
-            None => &mut self.scratch,
-        };
+        let out = &mut self.scratch;
         let result = call(connection, &mut Context { shard: &mut self.shard, out, now_ns: self.now_ns });
+        let conn = slot.conn;
+        self.send_scratch(conn);
         self.touch(index);
         Some(result)
+    }
+
+    /// Hands what a connection wrote to the transport. For a socket that is about to go it is lost.
+    #[inline]
+    fn send_scratch(&mut self, conn: ConnId) {
+        if self.scratch.is_empty() {
+            return;
+        }
+        match self.transport.output(conn) {
+            Some(out) if out.is_empty() => std::mem::swap(out, &mut self.scratch),
+            Some(out) => out.extend_from_slice(&self.scratch),
+            None => {}
+        }
+        self.scratch.clear();
+        self.scratch.shrink_to(KEEP_SCRATCH_BYTES);
     }
 
     #[inline]
@@ -487,233 +328,4 @@ impl<T: Transport> Worker<T> {
             self.dirty.push(index as u32);
         }
     }
-
-    /// Ends the turn for every connection that was called in it.
-    fn finish_dirty(&mut self) {
-        let mut next = 0;
-        // Finishing one connection may touch another, which is then finished in this turn as well.
-        while let Some(&index) = self.dirty.get(next) {
-            next += 1;
-            self.finish(index as usize);
-            self.slots[index as usize].dirty = false;
-        }
-        self.dirty.clear();
-    }
-
-    fn finish(&mut self, index: usize) {
-        self.feed_kept(index);
-        self.with_amqp(index, |connection, cx| connection.end_of_turn(cx));
-        while let Some(action) = self.with_amqp(index, |connection, _| connection.next_action()).flatten() {
-            self.act(index, action);
-        }
-        let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &slot.state else { return };
-        let open = connection.is_open();
-        if !open || !slot.was_open {
-            // While it opens or closes, a connection's next deadline may come nearer with everything it receives.
-            slot.was_open = open;
-            self.tick(index);
-        }
-        self.regulate(index);
-    }
-
-    /// Gives a connection that is no longer parked the input that was kept for it.
-    fn feed_kept(&mut self, index: usize) {
-        let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &mut slot.state else { return };
-        if !std::mem::take(&mut slot.parked) || slot.carry.is_empty() {
-            return;
-        }
-        if connection.is_parked() {
-            return;
-        }
-        let Some(out) = self.transport.output(slot.conn) else { return };
-        let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
-        let taken = connection.receive(&mut cx, slot.carry.as_slice());
-        slot.carry.consume(taken, &mut self.pool);
-    }
-
-    fn act(&mut self, index: usize, action: Action) {
-        let Slot { conn, peer, .. } = self.slots[index];
-        match action {
-            Action::Authenticate(login) => {
-                if let Some(result) = self.authenticator.check(conn, login) {
-                    self.logged_in(conn, result);
-                }
-            }
-            Action::Close { reason, error } => {
-                if error {
-                    self.counters.faults.add(1);
-                    self.faults.warn(self.now_ns, format_args!("{peer}: closed: {reason}"));
-                } else {
-                    log::debug!("{peer}: closed: {reason}");
-                }
-                self.end(index, Close::Flush);
-            }
-        }
-    }
-
-    /// Gives back everything that a connection holds and closes its socket.
-    fn end(&mut self, index: usize, how: Close) {
-        let slot = &mut self.slots[index];
-        if let State::Amqp091(mut connection) = std::mem::replace(&mut slot.state, State::Closing) {
-            connection.closed(&mut self.shard);
-        }
-        slot.carry.clear(&mut self.pool);
-        self.transport.close(slot.conn, how);
-    }
-
-    /// Decides whether the connection can take deliveries, and whether its peer is read.
-    fn regulate(&mut self, index: usize) {
-        let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &mut slot.state else { return };
-        slot.parked = connection.is_parked();
-        let pending_bytes = self.transport.pending_bytes(slot.conn);
-        if pending_bytes > self.config.high_water_bytes && !slot.unwritable {
-            slot.unwritable = true;
-            self.shard.set_writable(connection.id(), false);
-        }
-        let held = self.congested && self.stop.is_none() && connection.is_publisher();
-        if held && !slot.held {
-            slot.held = true;
-            self.held_publishers.push(index as u32);
-            if self.shard.memory_bytes() > self.config.memory_bytes {
-                slot.blocked = true;
-                if let Some(out) = self.transport.output(slot.conn) {
-                    let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
-                    connection.set_blocked(&mut cx, Some("low on memory"));
-                }
-            }
-        }
-        let paused = slot.held
-            || (slot.parked && slot.carry.len() > PARKED_INPUT_BYTES)
-            || pending_bytes > UNREAD_OUTPUT_MARKS * self.config.high_water_bytes
-            || matches!(self.stop, Some(Stop::Draining { .. }));
-        if paused != slot.paused {
-            slot.paused = paused;
-            connection.set_reading(self.now_ns, !paused);
-            if paused {
-                self.transport.pause(slot.conn);
-            } else {
-                self.transport.resume(slot.conn);
-            }
-        }
-    }
-
-    /// Stops publishers while the shard is congested. They are stopped one by one, as they are met; all go on when it
-    /// is over.
-    fn watch_congestion(&mut self) {
-        let congested = self.shard.is_congested();
-        if congested == self.congested {
-            return;
-        }
-        self.congested = congested;
-        self.counters.memory_bytes.set(self.shard.memory_bytes());
-        if congested {
-            self.counters.congestions.add(1);
-            return;
-        }
-        for index in std::mem::take(&mut self.held_publishers) {
-            let slot = &mut self.slots[index as usize];
-            slot.held = false;
-            if std::mem::take(&mut slot.blocked) {
-                self.with_amqp(index as usize, |connection, cx| connection.set_blocked(cx, None));
-            }
-            self.touch(index as usize);
-        }
-    }
-
-    fn start_stop(&mut self, within_ms: u64) {
-        if self.stop.is_some() {
-            return;
-        }
-        for listener in self.listeners.drain(..) {
-            self.transport.unlisten(listener);
-        }
-        let deadline_ns = self.now_ns + within_ms * MS;
-        let until_ns = (self.now_ns + DRAIN_NS).min(deadline_ns);
-        self.stop = Some(Stop::Draining { until_ns, deadline_ns });
-        for index in 0..self.slots.len() {
-            match self.slots[index].state {
-                State::Amqp091(_) => self.touch(index),
-                State::Detecting { .. } => self.end(index, Close::Abort),
-                State::Free | State::Closing => {}
-            }
-        }
-    }
-
-    /// Takes a stop on to its next stage when its time has come.
-    fn advance_stop(&mut self) -> Progress {
-        let Some(stop) = self.stop else { return Progress::Running };
-        if self.open == 0 {
-            return Progress::Stopped;
-        }
-        match stop {
-            Stop::Draining { until_ns, deadline_ns } => {
-                if self.now_ns >= until_ns || self.is_drained() {
-                    self.stop = Some(Stop::Closing { deadline_ns });
-                    self.tell_stop();
-                }
-            }
-            Stop::Closing { deadline_ns } if self.now_ns >= deadline_ns => {
-                self.stop = Some(Stop::Aborting);
-                for index in 0..self.slots.len() {
-                    if !matches!(self.slots[index].state, State::Free) {
-                        self.end(index, Close::Abort);
-                    }
-                }
-            }
-            Stop::Closing { .. } | Stop::Aborting => {}
-        }
-        Progress::Running
-    }
-
-    fn is_drained(&self) -> bool {
-        !self.shard.has_work()
-            && self.dirty.is_empty()
-            && self.slots.iter().all(|slot| match &slot.state {
-                State::Amqp091(connection) => !connection.is_parked(),
-                _ => true,
-            })
-    }
-
-    fn tell_stop(&mut self) {
-        for index in 0..self.slots.len() {
-            self.with_amqp(index, |connection, cx| {
-                connection.shut_down(cx, CONNECTION_FORCED, "broker shutting down");
-            });
-        }
-    }
-}
-
-/// Gives a connection input, after what was left over before; keeps what it does not take.
-fn feed(
-    connection: &mut Connection,
-    cx: &mut Context<'_>,
-    carry: &mut Carry,
-    pool: &mut CarryPool,
-    mut input: &[u8],
-) {
-    while !carry.is_empty() && !input.is_empty() {
-        if connection.is_parked() {
-            return carry.push(input, pool);
-        }
-        let before = carry.len();
-        let piece = &input[..input.len().min(STITCH_BYTES)];
-        carry.push(piece, pool);
-        let taken = connection.receive(cx, carry.as_slice());
-        if taken >= before {
-            // The left-over has been taken; what follows it is taken from where it lies.
-            carry.clear(pool);
-            input = &input[taken - before..];
-        } else {
-            carry.consume(taken, pool);
-            input = &input[piece.len()..];
-        }
-    }
-    if input.is_empty() {
-        return;
-    }
-    let taken = if connection.is_parked() { 0 } else { connection.receive(cx, input) };
-    carry.push(&input[taken..], pool);
 }

@@ -29,8 +29,8 @@ pub struct Slot {
     pub dirty: bool,
     /// The peer is not read.
     pub paused: bool,
-    /// At the end of its last turn it could not take input.
-    pub parked: bool,
+    /// Its carry holds whole frames, which wait for it to be parked no longer.
+    pub waiting: bool,
     /// It has been seen open.
     pub was_open: bool,
     /// The shard has been told that it can take no deliveries.
@@ -77,7 +77,7 @@ impl Slot {
             armed_ns: NEVER,
             dirty: false,
             paused: false,
-            parked: false,
+            waiting: false,
             was_open: false,
             unwritable: false,
             held: false,
