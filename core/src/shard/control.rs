@@ -162,9 +162,10 @@ impl Shard {
         if changes.is_empty() {
             return;
         }
-        self.apply(&changes);
         self.control.version += 1;
         let version = self.control.version;
+        (self.applied_version, self.acknowledged_version) = (version, version);
+        self.apply(&changes);
         self.control.applied[ShardId::CONTROL.index()] = version;
         let changes: Arc<[Change]> = Arc::from(changes);
         for shard in self.config.others() {

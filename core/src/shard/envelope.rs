@@ -128,6 +128,10 @@ pub(super) enum Letter {
     EndQueue(QueueId),
     ConnectionClosed(ConnectionId),
 
+    // Data lane.
+    /// The sender has applied changes to the topology up to this version; what follows relies on them.
+    Version(u64),
+
     // Data lane: to the session's shard.
     Delivery(RemoteDelivery),
     Answer(Box<Answer>),

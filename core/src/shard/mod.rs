@@ -238,6 +238,10 @@ pub struct Shard {
     /// Used on the control shard alone.
     control: Control,
     applied_version: u64,
+    /// The version that each shard was last told in the data lane.
+    told_version: Vec<u64>,
+    /// What came from shards that know more of the topology than this one yet, in order.
+    held: Vec<VecDeque<Letter>>,
     acknowledged_version: u64,
     /// Answers that wait until a queue that ended here is forgotten everywhere.
     ending: Vec<(QueueId, SessionId, Reply)>,
@@ -285,6 +289,8 @@ impl Shard {
             mesh,
             control: Control::new(config.shards),
             applied_version: 0,
+            told_version: vec![0; shards],
+            held: (0..shards).map(|_| VecDeque::new()).collect(),
             acknowledged_version: 0,
             ending: Vec::new(),
             orphans: Vec::new(),

@@ -21,6 +21,10 @@ pub(super) struct ConfirmRun {
 impl Shard {
     /// Sends to another shard.
     pub(super) fn send(&mut self, to: ShardId, lane: Lane, letter: Letter) {
+        if lane == Lane::Data && self.told_version[to.index()] != self.applied_version {
+            self.told_version[to.index()] = self.applied_version;
+            self.mesh.send(to, lane, Envelope(Letter::Version(self.applied_version)));
+        }
         self.mesh.send(to, lane, Envelope(letter));
     }
 
@@ -34,13 +38,37 @@ impl Shard {
         self.acknowledge_changes();
         worked |= self.receive_replies();
         self.retry_queries();
+        self.receive_held();
         for _ in 0..DATA_BUDGET {
             let Some((from, Envelope(letter))) = self.mesh.receive(Lane::Data) else { return worked };
             worked = true;
-            self.receive_data(from, letter);
+            if self.held[from.index()].is_empty() && !self.is_ahead(&letter) {
+                self.receive_data(from, letter);
+            } else {
+                self.held[from.index()].push_back(letter);
+            }
         }
         self.more_data = true;
         worked
+    }
+
+    /// Whether the sender knew changes to the topology that have not come here yet. What it sends from then on may
+    /// speak of queues that this shard does not know, and waits.
+    fn is_ahead(&self, letter: &Letter) -> bool {
+        matches!(letter, Letter::Version(version) if *version > self.applied_version)
+    }
+
+    /// Takes in what came from shards that were ahead and are not any more.
+    fn receive_held(&mut self) {
+        for from in 0..self.held.len() {
+            while let Some(letter) = self.held[from].pop_front() {
+                if self.is_ahead(&letter) {
+                    self.held[from].push_front(letter);
+                    break;
+                }
+                self.receive_data(ShardId(from as u8), letter);
+            }
+        }
     }
 
     /// Sends what was collected in this turn: confirms, and buffers that belong elsewhere.
@@ -154,6 +182,8 @@ impl Shard {
             Letter::ConsumerCancelled { session, consumer, queue } => {
                 self.consumer_cancelled(session, consumer, queue);
             }
+            // Only says how far the sender was.
+            Letter::Version(_) => {}
             _ => unreachable!("this does not travel in the data lane"),
         }
     }

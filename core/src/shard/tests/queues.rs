@@ -330,3 +330,29 @@ fn an_expiration_property_is_not_the_ttl_of_another() {
     assert_eq!(broker.counts(client, "q").unwrap().0, 0, "the shorter of the two counts");
     broker.end(&[client]);
 }
+
+#[test]
+fn a_publish_does_not_overtake_the_declaration_on_another_shard() {
+    // Lanes so short that changes reach one shard long before another.
+    let mut broker = Broker::with_limits(3, Limits::tiny());
+    for number in 0..10 {
+        let client = broker.client(0);
+        let request = Request::DeclareQueue {
+            vhost: VHOST,
+            name: Name::from(format!("q{number}")),
+            passive: false,
+            options: Box::new(at_home(2)),
+        };
+        assert!(broker.shards[0].request(client.session, request).is_none());
+    }
+    for _ in 0..10 {
+        broker.turn(0);
+        broker.turn(1);
+    }
+    let publisher = broker.client(1);
+    let message = broker.message(publisher, "", "q9", "a");
+    let published = broker.shards[1].publish(publisher.session, VHOST, message, true, Some(1)).unwrap();
+    assert_eq!(published, Published::Pending, "the publisher's shard knows the queue");
+    broker.run();
+    assert_eq!(broker.counts(publisher, "q9"), Ok((1, 0)));
+}
