@@ -5,9 +5,7 @@ SHELL       := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS   += --no-print-directory
 
-PYTHON  := .cache/venv/bin/python
-# Where the checked build (optimised, with assertions) puts the program.
-CHECKED := target/checked/fulmar
+PYTHON := .cache/venv/bin/python
 
 # How many seeds `make sim` simulates.
 SEEDS ?= 1000
@@ -15,7 +13,7 @@ SEEDS ?= 1000
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
-.PHONY: help run build test $(STEPS) book interop loom clean
+.PHONY: help run build test $(STEPS) book clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
