@@ -42,7 +42,9 @@ mod tests {
         let mut exchange = Random::default();
         assert!(found_at_random(&exchange, 1).is_empty());
         let entry = entry("key", &[]);
-        (0..4).for_each(|queue| drop(exchange.bind(&bound(queue, queue, &entry))));
+        for queue in 0..4 {
+            exchange.bind(&bound(queue, queue, &entry));
+        }
         exchange.unbind(&bound(1, 1, &entry), 0);
         let mut counts = [0; 4];
         for n in 0..300u64 {
