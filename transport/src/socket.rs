@@ -72,6 +72,12 @@ pub(crate) fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Stops listening, whoever else still holds the socket.
+pub(crate) fn shutdown_listener(fd: RawFd) {
+    // SAFETY: no pointers. It fails only for a socket that is dead anyway.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
 /// The error that a socket has met, 0 if none.
 pub(crate) fn take_error(fd: RawFd) -> i32 {
     let mut error = 0i32;

@@ -22,6 +22,8 @@ use crate::worker::{Counters, Note, Stats, Worker, WorkerConfig};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// How long the kernel may take to let go of the address of a broker that was killed.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
 /// Connections above the limit that may exist for as long as it takes to refuse them.
 const REFUSAL_PLACES: u32 = 64;
 /// How much longer than its limit a stop is waited for.
@@ -256,11 +258,11 @@ impl Starting {
         let thread = std::thread::Builder::new()
             .name(format!("fulmar-shard-{index}"))
             .spawn(move || {
+                let _end = TellEnd { index, ended };
                 let result = seat.run(&inbox, &outbox);
                 if let Err(error) = &result {
                     log::error!("shard {index} failed: {error}");
                 }
-                let _ = ended.send(index);
                 result
             })
             .map_err(StartError::Thread)?;
@@ -299,6 +301,18 @@ impl Starting {
             counters: self.counters,
             thread: Some(self.thread),
         }
+    }
+}
+
+/// Tells that a shard's thread has ended, by a panic too.
+struct TellEnd {
+    index: usize,
+    ended: Sender<usize>,
+}
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        let _ = self.ended.send(self.index);
     }
 }
 
@@ -365,7 +379,16 @@ fn check_free(addr: SocketAddr) -> Result<(), StartError> {
     if addr.port() == 0 {
         return Ok(());
     }
-    TcpListener::bind(addr).map(drop).map_err(|error| StartError::Listen(addr, error))
+    let patience = Instant::now() + RELEASE_PATIENCE;
+    loop {
+        match TcpListener::bind(addr) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(StartError::Listen(addr, error)),
+        }
+    }
 }
 
 fn limits(settings: &Settings, shards: usize) -> Limits {

@@ -1,5 +1,6 @@
 //! The log: one line a message, to standard error.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use log::LevelFilter;
@@ -11,9 +12,23 @@ pub fn start(level: LevelFilter) {
         .format(|out, record| {
             let style = out.default_level_style(record.level());
             let time = timestamp();
-            writeln!(out, "{time} {style}{:5}{style:#} {}", record.level(), record.args())
+            writeln!(
+                out,
+                "{time} {style}{:5}{style:#} {}",
+                record.level(),
+                one_line(&record.args().to_string())
+            )
         })
         .init();
+}
+
+/// The text without control characters: what a peer sends may be in it, and must not look like lines of its own.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect::<String>().into()
 }
 
 /// Now, as RFC 3339 in UTC with milliseconds.
@@ -41,6 +56,12 @@ fn format_timestamp(unix_s: u64, ms: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_stays_on_its_line() {
+        assert_eq!(one_line("user 'é'"), "user 'é'");
+        assert_eq!(one_line("user 'a\nERROR \x1b[2J'"), "user 'a\\nERROR \\u{1b}[2J'");
+    }
 
     #[test]
     fn times_are_written_as_rfc_3339() {

@@ -1,11 +1,13 @@
 //! `fulmar serve`.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use clap::ArgMatches;
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 
 use crate::broker::{Broker, Running};
 use crate::settings::{Loaded, Settings};
@@ -24,12 +26,11 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         }
     };
     if matches.get_flag("show-config") {
-        print!("{loaded}");
+        say(loaded);
         return ExitCode::SUCCESS;
     }
-    let settings = loaded.settings;
-    logging::start(settings.log_level.unwrap_or(LevelFilter::Info));
-    check_open_files(&settings);
+    logging::start(loaded.settings.log_level.unwrap_or(LevelFilter::Info));
+    let settings = within_open_files(&loaded);
     // Before any thread is started, so that all of them inherit it.
     let signals = catch_signals();
     let running = match Broker::start(&settings) {
@@ -49,9 +50,14 @@ fn announce(settings: &Settings, running: &Running) {
         log::info!("listening on {addr}");
     }
     if settings.print_port {
-        println!("{}", running.addr().port());
+        say(format_args!("{}\n", running.addr().port()));
     }
-    println!("fulmar is ready on {} (AMQP 0-9-1)", addresses.join(", "));
+    say(format_args!("fulmar is ready on {} (AMQP 0-9-1)\n", addresses.join(", ")));
+}
+
+/// Writes to standard output. That nobody reads it is no reason to stop.
+fn say(text: impl Display) {
+    let _ = write!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
 }
 
 fn wait_and_stop(running: Running, signals: &Receiver<&'static str>, within: Duration) -> ExitCode {
@@ -111,18 +117,26 @@ fn catch_signals() -> Receiver<&'static str> {
     signals
 }
 
-fn check_open_files(settings: &Settings) {
-    match affinity::raise_open_files() {
-        Ok(limit) => {
-            let connections = limit.saturating_sub(OWN_FILES);
-            if connections < u64::from(settings.max_connections) {
-                log::warn!(
-                    "the limit of open files, {limit}, allows {connections} connections rather than {} \
-                     (--max-connections); ulimit -n raises it",
-                    settings.max_connections
-                );
-            }
+/// Raises the limit of open files, and takes no more connections than it allows.
+fn within_open_files(loaded: &Loaded) -> Settings {
+    let mut settings = loaded.settings.clone();
+    let limit = match affinity::raise_open_files() {
+        Ok(limit) => limit,
+        Err(error) => {
+            log::warn!("the limit of open files cannot be raised: {error}");
+            return settings;
         }
-        Err(error) => log::warn!("the limit of open files cannot be raised: {error}"),
+    };
+    let allowed = u32::try_from(limit.saturating_sub(OWN_FILES)).unwrap_or(u32::MAX).max(1);
+    if allowed < settings.max_connections {
+        let level = if loaded.is_given("max-connections") { Level::Warn } else { Level::Info };
+        log::log!(
+            level,
+            "connections: at most {allowed} rather than {}, since this process may open {limit} files; \
+             ulimit -n raises that",
+            settings.max_connections
+        );
+        settings.max_connections = allowed;
     }
+    settings
 }

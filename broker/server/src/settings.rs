@@ -306,6 +306,13 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// Whether somebody gave this option a value, rather than the table.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.values.iter().any(|(spec, _, origin)| spec.name == name && *origin != Origin::Default)
+    }
+}
+
 /// The file that these settings would be, each line with where its value came from.
 impl fmt::Display for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,7 @@ fn a_malformed_frame_ends_the_connection_with_a_reason() {
         let frame = client.frame();
         assert!(matches!(frame.method(), Method::ConnectionClose { reply_code: 501, .. }), "{frame:?}");
         client.send(0, &Method::ConnectionCloseOk);
+        drop(client);
         eventually("it is closed and counted", || {
             let stats = broker.stats();
             stats.open == 0 && stats.faults == 1
@@ -195,6 +196,7 @@ fn a_client_that_only_writes_requests_is_no_longer_read() {
         written += count;
         assert!(written < 256 << 20 && started.elapsed() < PATIENCE, "{written} bytes were taken");
     }
+    drop(client);
     Client::open(broker.addr());
     broker.stop(PATIENCE).unwrap();
 }
@@ -232,6 +234,7 @@ fn a_half_open_handshake_is_ended() {
         assert!(matches!(half.frame().method(), Method::ConnectionStart { .. }));
         assert_eq!(silent.rest(), b"");
         half.rest();
+        drop((silent, half));
         assert_eq!(broker.stats().handshake_timeouts, 1);
         eventually("both are gone", || broker.stats().open == 0);
         broker.stop(PATIENCE).unwrap();
@@ -265,6 +268,7 @@ fn a_stop_tells_clients_and_finishes_what_was_accepted() {
         assert_eq!(reply_text, b"CONNECTION_FORCED - broker shutting down");
         client.send(0, &Method::ConnectionCloseOk);
         assert_eq!(client.rest(), b"");
+        drop(client);
         stopping.join().unwrap().expect("it stops in time");
         assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens any more");
     }
@@ -338,12 +342,9 @@ fn publishers_wait_while_memory_is_short() {
         for _ in 0..whole {
             consumer.delivery();
         }
-        let mut answer = [0; 1];
-        publisher.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-        let _ = publisher.stream.read(&mut answer);
         publisher.stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let cut = written % batch.len();
-        publisher.send_bytes(&batch[cut..]);
+        publisher.send_bytes(&batch[written % batch.len()..]);
+        drop((publisher, consumer));
         broker.stop(PATIENCE).unwrap();
     }
 }

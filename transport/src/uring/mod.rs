@@ -309,6 +309,8 @@ impl Transport for UringTransport {
             self.listeners[listener.0 as usize] = None;
             return;
         }
+        // The port is free from now on, however long the kernel takes to let go of the accept and of the ring.
+        socket::shutdown_listener(stopped.socket.as_raw_fd());
         let id = ConnId { index: listener.0, generation: 0 };
         let cancel = opcode::AsyncCancel::new(user_data(Op::Accept, id)).build();
         self.push(&cancel.user_data(user_data(Op::CancelAccept, id)));
