@@ -7,7 +7,7 @@
 mod pool;
 mod store;
 
-pub use store::{Message, MessageStore};
+pub use store::{Message, MessageHead, MessageStore};
 
 use crate::{Name, Table, Value};
 
@@ -66,6 +66,16 @@ pub struct MessageHeader<'a> {
     pub persistent: bool,
     /// Whether there are application headers (saves looking).
     pub has_headers: bool,
+}
+
+impl MessageHeader<'_> {
+    /// What comes before the body.
+    #[inline]
+    fn append_head(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(self.exchange);
+        bytes.extend_from_slice(self.routing_key);
+        bytes.extend_from_slice(self.properties);
+    }
 }
 
 /// A look at a message.

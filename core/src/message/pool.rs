@@ -1,10 +1,12 @@
-//! Buffers for reuse, by power-of-two size classes.
+//! Buffers for reuse, by size classes: four for each doubling, so that at most a fifth of a buffer is left over.
 
 /// Smallest class, as a power of two: 64 bytes.
 const SMALLEST: u32 = 6;
 /// Largest class, as a power of two: 1 MiB. Larger buffers go back to the allocator.
 const LARGEST: u32 = 20;
-const CLASSES: usize = (LARGEST - SMALLEST + 1) as usize;
+/// Classes for each doubling, as a power of two.
+const STEPS: u32 = 2;
+const CLASSES: usize = (((LARGEST - SMALLEST) << STEPS) + 1) as usize;
 
 /// A bounded store of empty buffers.
 pub(super) struct BufferPool {
@@ -21,13 +23,14 @@ impl BufferPool {
     /// An empty buffer that holds at least `bytes` without growing.
     #[inline]
     pub(super) fn take(&mut self, bytes: usize) -> Vec<u8> {
-        let Some(class) = class_of_request(bytes) else { return Vec::with_capacity(bytes) };
-        match self.classes[class].pop() {
+        let capacity = capacity_for(bytes);
+        let free = class_of(capacity).and_then(|class| self.classes.get_mut(class)).and_then(Vec::pop);
+        match free {
             Some(buffer) => {
                 self.free_bytes -= buffer.capacity();
                 buffer
             }
-            None => Vec::with_capacity(1 << (class as u32 + SMALLEST)),
+            None => Vec::with_capacity(capacity),
         }
     }
 
@@ -35,13 +38,13 @@ impl BufferPool {
     #[inline]
     pub(super) fn put(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
-        let Some(class) = class_of_capacity(capacity) else { return };
+        let Some(class) = class_of(capacity).and_then(|class| self.classes.get_mut(class)) else { return };
         if self.free_bytes + capacity > self.limit_bytes {
             return;
         }
         buffer.clear();
         self.free_bytes += capacity;
-        self.classes[class].push(buffer);
+        class.push(buffer);
     }
 
     /// Bytes kept for reuse.
@@ -50,17 +53,25 @@ impl BufferPool {
     }
 }
 
-/// The class whose buffers hold `bytes`.
-fn class_of_request(bytes: usize) -> Option<usize> {
-    let power = bytes.max(1 << SMALLEST).next_power_of_two().trailing_zeros();
-    (power <= LARGEST).then(|| (power - SMALLEST) as usize)
+/// The capacity of the class whose buffers hold `bytes`; beyond the largest class, `bytes`.
+#[inline]
+fn capacity_for(bytes: usize) -> usize {
+    if bytes > 1 << LARGEST {
+        return bytes;
+    }
+    let last = bytes.max(1 << SMALLEST) - 1;
+    let shift = last.ilog2() - STEPS;
+    ((last >> shift) + 1) << shift
 }
 
-/// The class that a buffer of this capacity can serve: the largest that it covers.
-fn class_of_capacity(capacity: usize) -> Option<usize> {
+/// The class that a buffer of this capacity can serve: the largest that it covers. Out of bounds beyond the largest:
+/// such a buffer would waste most of itself.
+#[inline]
+fn class_of(capacity: usize) -> Option<usize> {
     let power = capacity.checked_ilog2()?;
-    // A buffer between two classes of the top would waste up to half of itself; beyond the largest, all of it.
-    (SMALLEST..=LARGEST).contains(&power).then(|| (power - SMALLEST) as usize)
+    let above = power.checked_sub(SMALLEST)?;
+    let step = (capacity >> (power - STEPS)) & ((1 << STEPS) - 1);
+    Some((above << STEPS) as usize + step)
 }
 
 #[cfg(test)]
@@ -71,11 +82,11 @@ mod tests {
     fn a_buffer_comes_back_for_the_same_class() {
         let mut pool = BufferPool::new(1 << 20);
         let buffer = pool.take(100);
-        assert_eq!(buffer.capacity(), 128);
+        assert_eq!(buffer.capacity(), 112);
         let address = buffer.as_ptr();
         pool.put(buffer);
-        assert_eq!(pool.free_bytes(), 128);
-        let again = pool.take(65);
+        assert_eq!(pool.free_bytes(), 112);
+        let again = pool.take(97);
         assert_eq!(again.as_ptr(), address);
         assert_eq!(pool.free_bytes(), 0);
     }
@@ -91,13 +102,19 @@ mod tests {
 
     #[test]
     fn classes_cover_their_requests() {
-        for bytes in [0, 1, 64, 65, 128, 129, 1 << 20] {
-            let class = class_of_request(bytes).unwrap();
-            assert!(1usize << (class as u32 + SMALLEST) >= bytes);
+        for bytes in (0..5000).chain([1 << 19, (1 << 20) - 1, 1 << 20]) {
+            let capacity = capacity_for(bytes);
+            assert!(capacity >= bytes.max(64));
+            assert!(bytes < 64 || (capacity - bytes) * 5 <= capacity, "{bytes} in {capacity}");
+            let class = class_of(capacity).unwrap();
+            assert!(class < CLASSES);
+            // A byte less, and the buffer serves a lower class only.
+            assert_eq!(class_of(capacity - 1), class.checked_sub(1));
         }
-        assert_eq!(class_of_request((1 << 20) + 1), None);
-        assert_eq!(class_of_capacity(63), None);
-        assert_eq!(class_of_capacity(127), Some(0));
-        assert_eq!(class_of_capacity(1 << 20), Some(CLASSES - 1));
+        assert_eq!(capacity_for((1 << 20) + 1), (1 << 20) + 1);
+        assert_eq!(class_of(63), None);
+        assert_eq!(class_of(127), Some(3));
+        assert_eq!(class_of(1 << 20), Some(CLASSES - 1));
+        assert!(class_of((1 << 20) + (1 << 18)).unwrap() >= CLASSES);
     }
 }

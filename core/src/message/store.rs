@@ -74,6 +74,47 @@ impl Message {
     }
 }
 
+/// All of a message but its body, to be put before many bodies.
+pub struct MessageHead {
+    encoding: &'static dyn Encoding,
+    /// Exchange, routing key, properties.
+    bytes: Vec<u8>,
+    key_at: u32,
+    properties_at: u32,
+    ttl_ms: u32,
+    priority: u8,
+    has_headers: bool,
+}
+
+impl MessageHead {
+    /// What `header` says, but for the length of the body.
+    pub fn new(header: &MessageHeader<'_>) -> Self {
+        MessageHead::in_memory(header, Vec::new())
+    }
+
+    /// Becomes what `header` says; its memory stays.
+    pub fn set(&mut self, header: &MessageHeader<'_>) {
+        *self = MessageHead::in_memory(header, std::mem::take(&mut self.bytes));
+    }
+
+    fn in_memory(header: &MessageHeader<'_>, mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        header.append_head(&mut bytes);
+        // The last offset is the largest: the others fit if it does.
+        offset(bytes.len());
+        let key_at = header.exchange.len();
+        MessageHead {
+            encoding: header.encoding,
+            bytes,
+            key_at: key_at as u32,
+            properties_at: (key_at + header.routing_key.len()) as u32,
+            ttl_ms: stored_ttl(header.ttl_ms),
+            priority: header.priority,
+            has_headers: header.has_headers,
+        }
+    }
+}
+
 struct Entry {
     message: Message,
     /// 0 while the slot is free; its message then has no buffer.
@@ -116,14 +157,18 @@ impl MessageStore {
 
     /// Starts a message; its body follows by [`MessageStore::append`].
     pub fn begin(&mut self, header: &MessageHeader<'_>) -> MessageId {
+        self.begin_with(header, &[])
+    }
+
+    /// Starts a message with what is there of its body; the rest follows by [`MessageStore::append`].
+    pub fn begin_with(&mut self, header: &MessageHeader<'_>, body: &[u8]) -> MessageId {
         let key_at = header.exchange.len();
         let properties_at = key_at + header.routing_key.len();
         let body_at = properties_at + header.properties.len();
-        let body = header.body_bytes.min(PROMISED_BODY_BYTES) as usize;
-        let mut bytes = self.pool.take(body_at + body);
-        bytes.extend_from_slice(header.exchange);
-        bytes.extend_from_slice(header.routing_key);
-        bytes.extend_from_slice(header.properties);
+        let promised = header.body_bytes.min(PROMISED_BODY_BYTES) as usize;
+        let mut bytes = self.pool.take(body_at + promised.max(body.len()));
+        header.append_head(&mut bytes);
+        bytes.extend_from_slice(body);
         // The last offset is the largest: the others fit if it does.
         let body_at = offset(body_at);
         self.insert(Message {
@@ -137,6 +182,26 @@ impl MessageStore {
             origin: self.shard,
             priority: header.priority,
             has_headers: header.has_headers,
+        })
+    }
+
+    /// A message with this head and all of its body.
+    #[inline]
+    pub fn whole(&mut self, head: &MessageHead, body: &[u8]) -> MessageId {
+        let mut bytes = self.pool.take(head.bytes.len() + body.len());
+        bytes.extend_from_slice(&head.bytes);
+        bytes.extend_from_slice(body);
+        self.insert(Message {
+            encoding: head.encoding,
+            bytes,
+            key_at: head.key_at,
+            properties_at: head.properties_at,
+            body_at: head.bytes.len() as u32,
+            announced_bytes: 0,
+            ttl_ms: head.ttl_ms,
+            origin: self.shard,
+            priority: head.priority,
+            has_headers: head.has_headers,
         })
     }
 
@@ -358,6 +423,31 @@ mod tests {
         assert_eq!(view.body, b"body!!");
         assert_eq!(store.get(id).address(), (&b"xkey"[..], 1));
         store.release(id);
+    }
+
+    #[test]
+    fn a_message_made_at_once_is_like_one_made_in_parts() {
+        let mut store = store();
+        let parts = store.begin(&MessageHeader { ttl_ms: Some(5), has_headers: true, ..header(4) });
+        store.append(parts, b"body");
+        let mut head = MessageHead::new(&header(0));
+        head.set(&MessageHeader { ttl_ms: Some(5), has_headers: true, ..header(9) });
+        let begun =
+            store.begin_with(&MessageHeader { ttl_ms: Some(5), has_headers: true, ..header(4) }, b"bo");
+        store.append(begun, b"dy");
+        for id in [store.whole(&head, b"body"), begun] {
+            let (one, other) = (store.get(parts), store.get(id));
+            assert_eq!(one.bytes, other.bytes);
+            assert_eq!(one.address(), other.address());
+            assert_eq!(
+                (one.view().properties, one.view().body),
+                (other.view().properties, other.view().body)
+            );
+            assert_eq!(
+                (one.ttl_ms(), one.priority(), one.has_headers()),
+                (other.ttl_ms(), other.priority(), other.has_headers())
+            );
+        }
     }
 
     #[test]

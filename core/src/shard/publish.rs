@@ -6,7 +6,7 @@ use super::route::{LastRoute, Route};
 use super::sessions::OpenConfirm;
 use super::{Published, Shard};
 use crate::mesh::Lane;
-use crate::message::{Edit, Message, MessageHeader, MessageView};
+use crate::message::{Edit, Message, MessageHead, MessageHeader, MessageView};
 use crate::topology::Routable;
 use crate::{MessageId, Name, QueueId, Refusal, SessionId, ShardId, Value, VhostId};
 
@@ -27,6 +27,17 @@ impl Shard {
     /// releases it.
     pub fn begin_message(&mut self, header: &MessageHeader<'_>) -> MessageId {
         self.store.begin(header)
+    }
+
+    /// A message with what is there of its body; otherwise as [`Shard::begin_message`].
+    pub fn begin_message_with(&mut self, header: &MessageHeader<'_>, body: &[u8]) -> MessageId {
+        self.store.begin_with(header, body)
+    }
+
+    /// A message with all of its body. The caller owns it until it publishes or releases it.
+    #[inline]
+    pub fn whole_message(&mut self, head: &MessageHead, body: &[u8]) -> MessageId {
+        self.store.whole(head, body)
     }
 
     /// Adds to the body of a message that is not complete. Memory is taken as the bytes arrive.

@@ -15,6 +15,7 @@ mod delivery;
 mod errors;
 mod handshake;
 mod input;
+mod last;
 mod publish;
 mod quick;
 mod settle;
@@ -33,6 +34,7 @@ use channel::{Channel, Flow};
 use errors::Exception;
 pub use errors::{Counters, Faults};
 use input::PartialBody;
+use last::LastPublish;
 
 /// How long a peer may take to answer `connection.close`.
 const CLOSE_TIMEOUT_NS: u64 = 10_000_000_000;
@@ -166,6 +168,7 @@ pub struct Connection {
     /// The channel whose request is outstanding.
     parked: Option<u16>,
     partial: Option<PartialBody>,
+    last_publish: Option<Box<LastPublish>>,
     /// The login that the caller checks, or has checked.
     login: Option<Box<Login>>,
     actions: VecDeque<Action>,
@@ -201,6 +204,7 @@ impl Connection {
             channels: Vec::new(),
             parked: None,
             partial: None,
+            last_publish: None,
             login: None,
             actions: VecDeque::new(),
             name,

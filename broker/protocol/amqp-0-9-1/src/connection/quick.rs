@@ -6,6 +6,7 @@ use fulmar_core::shard::Settlement;
 
 use super::channel::{Flow, Mode};
 use super::consume::REPLY_QUEUE;
+use super::last::{LastPublish, MOST_BYTES};
 use super::publish::check_properties;
 use super::{Connection, Context, Env};
 use crate::codec::FrameKind;
@@ -19,25 +20,26 @@ const BODY: u8 = FrameKind::Body as u8;
 const BASIC: u8 = 60;
 const PUBLISH: u8 = 40;
 const ACK: u8 = 80;
+/// A frame's head, class and method.
+const METHOD_BYTES: usize = HEAD_BYTES + 4;
 
 impl Connection {
     /// Takes one message or acknowledgement from `input`, and returns how many bytes it took. `None`: nothing was
     /// taken, the general way has to look at it.
     #[inline]
     pub(super) fn receive_quickly(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Option<usize> {
+        if let Some(bytes) = self.publish_again(cx, input) {
+            return Some(bytes);
+        }
         let &[METHOD, c1, c0, 0, 0, s1, s0, 0, BASIC, 0, method] = input.first_chunk()? else { return None };
         let number = [c1, c0];
         let end = HEAD_BYTES + usize::from(u16::from_be_bytes([s1, s0]));
-        let arguments = input.get(11..end)?;
+        let arguments = input.get(METHOD_BYTES..end)?;
         if input.get(end) != Some(&END) {
             return None;
         }
-        let content = &input[end + 1..];
         match method {
-            PUBLISH => {
-                let rest = self.publish_quickly(cx, number, arguments, content)?;
-                Some(input.len() - rest.len())
-            }
+            PUBLISH => self.publish_quickly(cx, number, arguments, input),
             ACK => {
                 self.acknowledge_quickly(cx, number, arguments)?;
                 Some(end + 1)
@@ -63,15 +65,34 @@ impl Connection {
         Some(())
     }
 
-    /// `content` is what follows the method's frame. Returns what follows the message.
+    /// A message like the one remembered, but for its body.
     #[inline]
-    fn publish_quickly<'a>(
+    fn publish_again(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Option<usize> {
+        let last = self.last_publish.as_deref()?;
+        let (body, bytes) = last.body_of_another(input)?;
+        let number = last.channel;
+        let channel = self.channels.get_mut(usize::from(number))?.as_deref_mut()?;
+        if !channel.expects_method() || matches!(channel.mode, Mode::Tx(_)) {
+            return None;
+        }
+        let message = cx.shard.whole_message(&last.head, body);
+        channel.current = (BASIC.into(), PUBLISH.into());
+        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        let result = channel.publish(&mut env, message, last.mandatory);
+        if !matches!(result, Ok(Flow::Done)) {
+            self.finish(cx, number, result);
+        }
+        Some(bytes)
+    }
+
+    fn publish_quickly(
         &mut self,
         cx: &mut Context<'_>,
         number: [u8; 2],
         arguments: &[u8],
-        content: &'a [u8],
-    ) -> Option<&'a [u8]> {
+        input: &[u8],
+    ) -> Option<usize> {
+        let content = &input[METHOD_BYTES + arguments.len() + 1..];
         let (exchange, routing_key, mandatory) = publish_arguments(arguments)?;
         let (body_bytes, properties, after) = header(number, content)?;
         let (body, rest) = match body_bytes {
@@ -90,7 +111,7 @@ impl Connection {
             return None;
         }
         let facts = if properties == EMPTY { Facts::default() } else { facts(properties, &link.user)? };
-        let message = cx.shard.begin_message(&MessageHeader {
+        let header = MessageHeader {
             encoding: &ENCODING,
             exchange,
             routing_key,
@@ -100,16 +121,25 @@ impl Connection {
             ttl_ms: facts.ttl_ms,
             persistent: facts.persistent,
             has_headers: facts.has_headers,
-        });
-        if !body.is_empty() {
-            cx.shard.append_body(message, body);
+        };
+        let bytes = input.len() - rest.len();
+        let frames = &input[..bytes - body.len() - 1];
+        if !body.is_empty() && frames.len() <= MOST_BYTES {
+            match &mut self.last_publish {
+                Some(last) => last.note(frames, number, mandatory, &header),
+                None => {
+                    let last = LastPublish::new(frames, number, mandatory, &header);
+                    self.last_publish = Some(Box::new(last));
+                }
+            }
         }
+        let message = cx.shard.begin_message_with(&header, body);
         channel.current = (BASIC.into(), PUBLISH.into());
         let result = channel.publish(&mut Env { shard: cx.shard, out: cx.out, link }, message, mandatory);
         if !matches!(result, Ok(Flow::Done)) {
             self.finish(cx, number, result);
         }
-        Some(rest)
+        Some(bytes)
     }
 }
 
