@@ -23,9 +23,8 @@ impl BufferPool {
     /// An empty buffer that holds at least `bytes` without growing.
     #[inline]
     pub(super) fn take(&mut self, bytes: usize) -> Vec<u8> {
-        let capacity = capacity_for(bytes);
-        let free = class_of(capacity).and_then(|class| self.classes.get_mut(class)).and_then(Vec::pop);
-        match free {
+        let (class, capacity) = class_for(bytes);
+        match self.classes.get_mut(class).and_then(Vec::pop) {
             Some(buffer) => {
                 self.free_bytes -= buffer.capacity();
                 buffer
@@ -47,21 +46,45 @@ impl BufferPool {
         class.push(buffer);
     }
 
-    /// Bytes kept for reuse.
+    /// Counts a buffer in that is kept for reuse elsewhere; `false`: it should not be kept.
+    #[inline]
+    pub(super) fn keep(&mut self, capacity: usize) -> bool {
+        let kept = capacity <= 1 << LARGEST && self.free_bytes + capacity <= self.limit_bytes;
+        self.free_bytes += if kept { capacity } else { 0 };
+        kept
+    }
+
+    /// A buffer that was kept elsewhere is kept no longer.
+    #[inline]
+    pub(super) fn unkeep(&mut self, capacity: usize) {
+        self.free_bytes -= capacity;
+    }
+
+    /// Bytes kept for reuse, here or elsewhere.
     pub(super) fn free_bytes(&self) -> usize {
         self.free_bytes
     }
 }
 
-/// The capacity of the class whose buffers hold `bytes`; beyond the largest class, `bytes`.
+/// The class whose buffers hold `bytes`, and their capacity. Beyond the largest class, out of bounds and `bytes`.
 #[inline]
-fn capacity_for(bytes: usize) -> usize {
+fn class_for(bytes: usize) -> (usize, usize) {
     if bytes > 1 << LARGEST {
-        return bytes;
+        return (CLASSES, bytes);
     }
     let last = bytes.max(1 << SMALLEST) - 1;
-    let shift = last.ilog2() - STEPS;
-    ((last >> shift) + 1) << shift
+    let power = last.ilog2();
+    let shift = power - STEPS;
+    // From one more than a doubling's steps to twice them, which is the first of the next doubling.
+    let steps = (last >> shift) + 1;
+    let below = ((power + 1 - SMALLEST) << STEPS) as usize;
+    (below + steps - (2 << STEPS), steps << shift)
+}
+
+/// Whether a buffer of this capacity is right for `bytes`.
+#[inline]
+pub(super) fn suits(capacity: usize, bytes: usize) -> bool {
+    bytes <= capacity && capacity - bytes <= (capacity / 4).max(1 << SMALLEST)
 }
 
 /// The class that a buffer of this capacity can serve: the largest that it covers. Out of bounds beyond the largest:
@@ -103,15 +126,15 @@ mod tests {
     #[test]
     fn classes_cover_their_requests() {
         for bytes in (0..5000).chain([1 << 19, (1 << 20) - 1, 1 << 20]) {
-            let capacity = capacity_for(bytes);
+            let (class, capacity) = class_for(bytes);
             assert!(capacity >= bytes.max(64));
             assert!(bytes < 64 || (capacity - bytes) * 5 <= capacity, "{bytes} in {capacity}");
-            let class = class_of(capacity).unwrap();
             assert!(class < CLASSES);
+            assert_eq!(class_of(capacity), Some(class));
             // A byte less, and the buffer serves a lower class only.
             assert_eq!(class_of(capacity - 1), class.checked_sub(1));
         }
-        assert_eq!(capacity_for((1 << 20) + 1), (1 << 20) + 1);
+        assert_eq!(class_for((1 << 20) + 1), (CLASSES, (1 << 20) + 1));
         assert_eq!(class_of(63), None);
         assert_eq!(class_of(127), Some(3));
         assert_eq!(class_of(1 << 20), Some(CLASSES - 1));

@@ -1,6 +1,6 @@
 //! The messages of one shard: a slab of counted entries over a pool of buffers.
 
-use super::pool::BufferPool;
+use super::pool::{BufferPool, suits};
 use super::{Encoding, MessageHeader, MessageId, MessageView};
 use crate::{Limits, ShardId};
 
@@ -47,28 +47,34 @@ impl Message {
     }
 
     /// Exchange and routing key in one, and the length of the exchange's name: what a route depends on.
+    #[inline]
     pub(crate) fn address(&self) -> (&[u8], usize) {
         (&self.bytes[..self.properties_at as usize], self.key_at as usize)
     }
 
     /// Length of the body.
+    #[inline]
     pub(crate) fn body_bytes(&self) -> usize {
         self.bytes.len() - self.body_at as usize
     }
 
     /// Length of everything, for accounts.
+    #[inline]
     pub(crate) fn total_bytes(&self) -> usize {
         self.bytes.len()
     }
 
+    #[inline]
     pub(crate) fn ttl_ms(&self) -> Option<u64> {
         (self.ttl_ms != FOREVER_MS).then_some(u64::from(self.ttl_ms))
     }
 
+    #[inline]
     pub(crate) fn priority(&self) -> u8 {
         self.priority
     }
 
+    #[inline]
     pub(crate) fn has_headers(&self) -> bool {
         self.has_headers
     }
@@ -117,7 +123,7 @@ impl MessageHead {
 
 struct Entry {
     message: Message,
-    /// 0 while the slot is free; its message then has no buffer.
+    /// 0 while the slot is free; its message's buffer, if it has one, is then empty and kept for the next message.
     references: u32,
     next_free: u32,
 }
@@ -166,7 +172,7 @@ impl MessageStore {
         let properties_at = key_at + header.routing_key.len();
         let body_at = properties_at + header.properties.len();
         let promised = header.body_bytes.min(PROMISED_BODY_BYTES) as usize;
-        let mut bytes = self.pool.take(body_at + promised.max(body.len()));
+        let mut bytes = self.buffer(body_at + promised.max(body.len()));
         header.append_head(&mut bytes);
         bytes.extend_from_slice(body);
         // The last offset is the largest: the others fit if it does.
@@ -188,7 +194,7 @@ impl MessageStore {
     /// A message with this head and all of its body.
     #[inline]
     pub fn whole(&mut self, head: &MessageHead, body: &[u8]) -> MessageId {
-        let mut bytes = self.pool.take(head.bytes.len() + body.len());
+        let mut bytes = self.buffer(head.bytes.len() + body.len());
         bytes.extend_from_slice(&head.bytes);
         bytes.extend_from_slice(body);
         self.insert(Message {
@@ -224,7 +230,11 @@ impl MessageStore {
         let index = self.free;
         if let Some(slot) = self.entries.get_mut(index as usize) {
             self.free = slot.next_free;
-            slot.message = message;
+            let kept = std::mem::replace(&mut slot.message, message).bytes;
+            if kept.capacity() > 0 {
+                self.pool.unkeep(kept.capacity());
+                self.pool.put(kept);
+            }
             slot.references = 1;
             return MessageId(index);
         }
@@ -253,19 +263,41 @@ impl MessageStore {
         entry.references += 1;
     }
 
-    /// One reference less. The last one returns the buffer to its pool.
+    /// One reference less. After the last one the buffer stays in the slot, for the next message.
     #[inline]
     pub fn release(&mut self, id: MessageId) {
         if self.drop_reference(id) {
             let message = &mut self.entries[id.0 as usize].message;
-            let (origin, buffer) = (message.origin, std::mem::take(&mut message.bytes));
-            self.held_bytes -= buffer.capacity() as u64;
-            if origin == self.shard {
-                self.pool.put(buffer);
+            let capacity = message.bytes.capacity();
+            self.held_bytes -= capacity as u64;
+            if message.origin == self.shard && self.pool.keep(capacity) {
+                message.bytes.clear();
             } else {
-                self.foreign.push((origin, buffer));
+                self.part_with_buffer(id);
             }
         }
+    }
+
+    /// The buffer of a free slot cannot stay there: it belongs to another shard's pool, or there are enough.
+    #[cold]
+    fn part_with_buffer(&mut self, id: MessageId) {
+        let message = &mut self.entries[id.0 as usize].message;
+        let buffer = std::mem::take(&mut message.bytes);
+        if message.origin != self.shard {
+            self.foreign.push((message.origin, buffer));
+        }
+    }
+
+    /// An empty buffer for so many bytes: the one in the next free slot, if it is of the right size.
+    #[inline]
+    fn buffer(&mut self, bytes: usize) -> Vec<u8> {
+        if let Some(slot) = self.entries.get_mut(self.free as usize)
+            && suits(slot.message.bytes.capacity(), bytes)
+        {
+            self.pool.unkeep(slot.message.bytes.capacity());
+            return std::mem::take(&mut slot.message.bytes);
+        }
+        self.pool.take(bytes)
     }
 
     /// Gives up one reference and returns the message as a value: itself if that was the last reference, a copy

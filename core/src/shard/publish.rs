@@ -61,6 +61,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`Refusal::NoExchange`] and [`Refusal::Internal`]; the message is released.
+    #[inline]
     pub fn publish(
         &mut self,
         session_id: SessionId,
@@ -70,20 +71,40 @@ impl Shard {
         confirm: Option<u64>,
     ) -> Result<Published, Refusal> {
         self.stats.published += 1;
+        if let Some(queue) = self.usual_queue(session_id, vhost, message) {
+            let accepted = self.enqueue(queue, message);
+            self.bury_dead();
+            return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
+        }
+        self.publish_anywhere(session_id, vhost, message, mandatory, confirm)
+    }
+
+    /// The queue at home here that is all of the message's route, if the session's last message went there too.
+    #[inline]
+    fn usual_queue(&self, session: SessionId, vhost: VhostId, message: MessageId) -> Option<QueueId> {
+        let content = self.store.get(message);
+        let last = &self.sessions.get(session.index, session.generation)?.last_route;
+        if content.has_headers() || !last.is(self.topology.epoch(), vhost, content.address()) {
+            return None;
+        }
+        last.route.only_local()
+    }
+
+    /// [`Shard::publish`], but for its short way.
+    fn publish_anywhere(
+        &mut self,
+        session_id: SessionId,
+        vhost: VhostId,
+        message: MessageId,
+        mandatory: bool,
+        confirm: Option<u64>,
+    ) -> Result<Published, Refusal> {
         let epoch = self.topology.epoch();
         let content = self.store.get(message);
         let Some(session) = self.sessions.get_mut(session_id.index, session_id.generation) else {
             self.store.release(message);
             return Ok(Published::Confirmed);
         };
-        if !content.has_headers()
-            && session.last_route.is(epoch, vhost, content.address())
-            && let Some(queue) = session.last_route.route.only_local()
-        {
-            let accepted = self.enqueue(queue, message);
-            self.bury_dead();
-            return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
-        }
         let selected = Selected::of(content);
         if selected.is_empty() && session.last_route.is(epoch, vhost, content.address()) {
             let last = std::mem::take(&mut session.last_route);
@@ -108,20 +129,31 @@ impl Shard {
     }
 
     /// Appends a message to a queue at home here. Takes the message over. `false`: the queue refuses it.
+    #[inline]
     pub(super) fn enqueue(&mut self, id: QueueId, message: MessageId) -> bool {
         self.enqueued += 1;
-        let Some(queue) = self.queues.get_mut(id) else {
-            // Deleted while the message was on its way.
-            self.store.release(message);
-            return true;
-        };
+        match self.queues.get_mut(id) {
+            Some(queue) if !queue.is_bounded() => {
+                let content = self.store.get(message);
+                let (body_bytes, priority, ttl_ms) =
+                    (content.body_bytes(), content.priority(), content.ttl_ms());
+                queue.push(message, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
+                note_push(queue, &mut self.ready, &mut self.timers);
+                true
+            }
+            Some(_) => self.enqueue_within_limits(id, message),
+            None => {
+                // Deleted while the message was on its way.
+                self.store.release(message);
+                true
+            }
+        }
+    }
+
+    fn enqueue_within_limits(&mut self, id: QueueId, message: MessageId) -> bool {
+        let Some(queue) = self.queues.get_mut(id) else { return true };
         let content = self.store.get(message);
         let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
-        if !queue.is_bounded() {
-            queue.push(message, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
-            note_push(queue, &mut self.ready, &mut self.timers);
-            return true;
-        }
         if queue.refuses(body_bytes) {
             // What consumers can take at once does not count as waiting.
             self.dispatch(id.index, usize::MAX);

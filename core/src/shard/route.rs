@@ -31,6 +31,7 @@ impl Route {
     }
 
     /// The queue that the route leads to, if it is one and at home here.
+    #[inline]
     pub(super) fn only_local(&self) -> Option<QueueId> {
         match (&self.local[..], &self.remote[..]) {
             ([queue], []) => Some(*queue),
@@ -57,6 +58,7 @@ pub(super) struct LastRoute {
 }
 
 impl LastRoute {
+    #[inline]
     pub(super) fn is(&self, epoch: u64, vhost: VhostId, address: (&[u8], usize)) -> bool {
         self.valid
             && self.epoch == epoch

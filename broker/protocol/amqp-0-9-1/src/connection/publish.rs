@@ -199,6 +199,7 @@ impl Channel {
     }
 
     /// Publishes a message that is complete, or keeps it for the commit.
+    #[inline]
     pub fn publish(
         &mut self,
         env: &mut Env<'_>,

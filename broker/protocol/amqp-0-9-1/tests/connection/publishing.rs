@@ -152,6 +152,58 @@ fn what_cannot_be_published_is_refused() {
     });
 }
 
+#[test]
+fn messages_are_told_from_the_one_before() {
+    each(|world| {
+        let client = world.client();
+        world.open(client, 2);
+        for queue in ["a", "b"] {
+            world.declare(client, 1, queue, &[]);
+        }
+        let (plain, kind) =
+            (Properties::default(), Properties { type_: Some(b"k"), ..Properties::default() });
+        let one = |key, properties, body: &str| publication(1, "", key, false, properties, body.as_bytes());
+        let mut bytes = Vec::new();
+        for round in 0..20 {
+            for body in ["one", "two", "other"] {
+                bytes.extend(one("a", plain, &format!("{body}{round:02}")));
+            }
+            bytes.extend(one("b", plain, &format!("one{round:02}")));
+            bytes.extend(one("b", kind, &format!("two{round:02}")));
+        }
+        world.send_bytes(client, &bytes);
+        for round in 0..20 {
+            for (queue, body, properties) in [
+                ("a", "one", plain),
+                ("a", "two", plain),
+                ("a", "other", plain),
+                ("b", "one", plain),
+                ("b", "two", kind),
+            ] {
+                let got = world.get(client, 1, queue, true);
+                assert_eq!((got.text(), got.properties()), (format!("{body}{round:02}"), properties));
+            }
+        }
+
+        // The same frames mean something else once their channel is in transaction mode or closed.
+        world.send_bytes(client, &publication(2, "", "a", false, plain, b"m").repeat(20));
+        assert_eq!(world.counts(client, 1, "a"), (20, 0));
+        world.send(client, 2, Method::TxSelect);
+        world.expect(client, 2, Method::TxSelectOk);
+        world.send_bytes(client, &publication(2, "", "a", false, plain, b"m"));
+        assert_eq!(world.counts(client, 1, "a"), (20, 0));
+        world.send(
+            client,
+            2,
+            Method::ChannelClose { reply_code: 200, reply_text: b"", class_id: 0, method_id: 0 },
+        );
+        world.expect(client, 2, Method::ChannelCloseOk);
+        world.send_bytes(client, &publication(2, "", "a", false, plain, b"m"));
+        let text = "CHANNEL_ERROR - expected 'channel.open'";
+        world.expect_connection_error(client, 504, text);
+    });
+}
+
 fn text_value() -> Value {
     text("not an array")
 }
