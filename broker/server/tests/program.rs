@@ -21,6 +21,7 @@ fn sigterm_stops_it_cleanly() {
         let frame = client.frame();
         assert!(matches!(frame.method(), Method::ConnectionClose { reply_code: 320, .. }), "{frame:?}");
         client.send(0, &Method::ConnectionCloseOk);
+        drop(client);
         assert_eq!(program.wait(), Some(0));
     }
 }
