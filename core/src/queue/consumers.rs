@@ -165,6 +165,37 @@ impl Consumers {
         self.pass_turn(key, priority, stays);
     }
 
+    /// The consumer, if there is only one and it takes messages.
+    #[inline]
+    pub(crate) fn sole(&self) -> Option<(ConsumerKey, &Consumer)> {
+        let &slot = self.order.front().filter(|_| self.order.len() == 1)?;
+        let held = &self.slots[slot as usize];
+        let entry = held.entry.as_ref().filter(|entry| entry.state == State::Able)?;
+        Some((ConsumerKey { slot, generation: held.generation }, &entry.consumer))
+    }
+
+    /// Most messages that a consumer takes now.
+    #[inline]
+    pub(crate) fn allowance(&self, key: ConsumerKey) -> usize {
+        match &self.slots[key.slot as usize].entry {
+            Some(Entry { consumer, unsettled, .. }) if !consumer.no_ack && consumer.prefetch != 0 => {
+                consumer.prefetch.saturating_sub(*unsettled) as usize
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// The only consumer has been given messages to settle, at most its allowance.
+    pub(crate) fn served_run(&mut self, key: ConsumerKey, messages: u32) {
+        let Some(entry) = self.entry(key) else { return };
+        entry.unsettled += messages;
+        if entry.consumer.prefetch != 0 && entry.unsettled >= entry.consumer.prefetch {
+            entry.state = State::Full;
+            let priority = entry.consumer.priority;
+            self.pass_turn(key, priority, false);
+        }
+    }
+
     fn pass_turn(&mut self, key: ConsumerKey, priority: i32, stays: bool) {
         let ring = self.ring(priority);
         let front = ring.slots.pop_front();
@@ -330,6 +361,24 @@ mod tests {
         assert!(!consumers.settled(key));
         assert!(consumers.remove(key).is_none());
         assert_eq!(ids(&mut consumers, 1), []);
+    }
+
+    #[test]
+    fn a_run_ends_where_the_only_consumer_has_enough() {
+        let mut consumers = Consumers::new(false);
+        consumers.add(consumer(1, 0, 5));
+        serve(&mut consumers).unwrap();
+        let (key, _) = consumers.sole().unwrap();
+        assert_eq!(consumers.allowance(key), 4);
+        consumers.served_run(key, 3);
+        assert_eq!(consumers.allowance(key), 1);
+        consumers.served_run(key, 1);
+        assert!(consumers.sole().is_none());
+        assert_eq!(ids(&mut consumers, 1), []);
+        assert!(consumers.settled(key));
+        assert_eq!(ids(&mut consumers, 2), [1]);
+        consumers.add(consumer(2, 0, 0));
+        assert!(consumers.sole().is_none());
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Queue {
     }
 
     /// Takes the head.
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Item> {
         self.ready.pop()
     }

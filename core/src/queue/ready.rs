@@ -76,6 +76,7 @@ impl Level {
         self.fresh.is_empty() && self.returned.is_empty()
     }
 
+    #[inline]
     fn shrink(&mut self) {
         if self.fresh.capacity() > KEPT_SLOTS {
             self.fresh.shrink_to(KEPT_SLOTS / 2);
@@ -89,7 +90,7 @@ impl Level {
 /// All ready messages of a queue. A plain FIFO has one level.
 pub(crate) struct Ready {
     levels: Vec<Level>,
-    /// A bit for each level that is not empty.
+    /// A bit for each level that is not empty; says nothing if there is only one.
     occupied: [u64; 4],
     messages: usize,
     body_bytes: u64,
@@ -141,6 +142,23 @@ impl Ready {
     /// Takes the next message in order.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Item> {
+        // Plain FIFOs, from which nothing has come back, are most of all.
+        if let [level] = &mut self.levels[..]
+            && level.returned.is_empty()
+        {
+            let item = level.fresh.pop_front()?;
+            self.messages -= 1;
+            self.body_bytes -= u64::from(item.body_bytes);
+            self.expiring -= usize::from(item.expires_ns != NEVER_NS);
+            if self.messages == 0 {
+                level.shrink();
+            }
+            return Some(item);
+        }
+        self.pop_highest()
+    }
+
+    fn pop_highest(&mut self) -> Option<Item> {
         let level = self.highest()?;
         self.pop_from(level)
     }

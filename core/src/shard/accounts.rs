@@ -59,6 +59,18 @@ impl Accounts {
         Some(account.connection)
     }
 
+    /// How many bytes may be begun now: one message may go beyond.
+    #[inline]
+    pub(super) fn room_bytes(&self, index: u32) -> u64 {
+        self.window_bytes.saturating_sub(self.accounts[index as usize].under_way_bytes)
+    }
+
+    /// Notes that this many bytes are sent.
+    #[inline]
+    pub(super) fn add(&mut self, index: u32, bytes: u64) {
+        self.accounts[index as usize].under_way_bytes += bytes;
+    }
+
     /// Notes a consumer to be told when the account opens.
     pub(super) fn park(&mut self, index: u32, queue: QueueId, key: ConsumerKey) {
         self.accounts[index as usize].parked.push((queue, key));

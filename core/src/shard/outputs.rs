@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::envelope::Letter;
-use super::{Output, Shard};
+use super::{Delivery, Output, Shard};
 use crate::mesh::Lane;
 use crate::{ConnectionId, MessageId, QueueId, Refusal, Reply, SessionId};
 
@@ -30,6 +30,20 @@ impl Shard {
     #[inline]
     pub fn next_output(&mut self) -> Option<Output> {
         self.outputs.pop_front().map(|(_, output)| output)
+    }
+
+    /// The next thing to tell, if it is a delivery to that channel: deliveries mostly come in runs, and whoever takes
+    /// the first of one has looked up the rest.
+    #[inline]
+    pub fn next_delivery(&mut self, owner: u32, channel: u16) -> Option<Delivery> {
+        match self.outputs.front() {
+            Some((_, Output::Delivery(next))) if next.owner == owner && next.channel == channel => {}
+            _ => return None,
+        }
+        match self.outputs.pop_front() {
+            Some((_, Output::Delivery(delivery))) => Some(delivery),
+            _ => None,
+        }
     }
 
     /// Has the answer to a session's request told.

@@ -84,6 +84,18 @@ impl Session {
         Some(handed)
     }
 
+    /// Whether the gate lets everything pass.
+    #[inline]
+    pub(super) fn is_ungated(&self) -> bool {
+        self.prefetch == 0 && self.flow
+    }
+
+    /// So many deliveries that need settlement have passed.
+    #[inline]
+    pub(super) fn passed(&mut self, deliveries: u32) {
+        self.unsettled += deliveries;
+    }
+
     fn must_wait(&self, handed: &Handed) -> bool {
         let full = self.unsettled >= self.prefetch && self.prefetch != 0;
         !self.flow || (handed.tag != 0 && (full || !self.held.is_empty()))

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use fulmar_amqp_0_9_1::connection::{Config as AmqpConfig, Connection, Context, Login};
+use fulmar_core::shard::Delivery;
 use fulmar_core::timers::Timers;
 use fulmar_core::{Clock, Output, Shard};
 use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
@@ -266,14 +267,11 @@ impl<T: Transport> Worker<T> {
         self.with_amqp(index, |connection, cx| connection.authenticated(cx, result));
     }
 
-    /// Hands an output of the shard to its connection.
+    /// Hands an output of the shard to its connection; with a delivery, those that follow it to the same channel.
     fn output(&mut self, output: Output) {
         let owner = match &output {
-            Output::Delivery(delivery) => {
-                self.counters.deliveries.add(1);
-                delivery.owner
-            }
-            Output::Reply { owner, .. }
+            Output::Delivery(Delivery { owner, .. })
+            | Output::Reply { owner, .. }
             | Output::Confirmed { owner, .. }
             | Output::ConsumerCancelled { owner, .. } => *owner,
         };
@@ -284,7 +282,11 @@ impl<T: Transport> Worker<T> {
         };
         // What is written for a socket that is about to go is lost.
         let out = self.transport.output(*conn).unwrap_or(&mut self.scratch);
-        connection.output(&mut Context { shard: &mut self.shard, out, now_ns: self.now_ns }, output);
+        let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
+        match output {
+            Output::Delivery(first) => self.counters.deliveries.add(connection.deliver(&mut cx, first)),
+            output => connection.output(&mut cx, output),
+        }
         self.scratch.clear();
         self.touch(index);
     }

@@ -315,6 +315,32 @@ fn the_reply_to_a_cancel_follows_the_last_delivery() {
 }
 
 #[test]
+fn a_run_of_deliveries_ends_with_its_channel() {
+    let mut broker = Broker::new(1);
+    let (a, b) = (broker.client(0), broker.client(0));
+    for (client, queue) in [(a, "a"), (b, "b")] {
+        broker.declare(client, queue, QueueOptions::default());
+        broker.subscribe(client, queue, 1, ConsumerOptions { no_ack: true, ..Default::default() });
+    }
+    for queue in ["a", "a", "b", "b", "b"] {
+        broker.publish(a, "", queue, "x");
+    }
+    let shard = &mut broker.shards[0];
+    shard.turn();
+    assert!(shard.next_delivery(b.owner, 1).is_none());
+    for (client, deliveries) in [(a, 2), (b, 3)] {
+        assert!(shard.next_delivery(client.owner, 2).is_none());
+        for _ in 0..deliveries {
+            let delivery = shard.next_delivery(client.owner, 1).unwrap();
+            shard.release(delivery.message);
+        }
+        assert!(shard.next_delivery(client.owner, 1).is_none());
+    }
+    assert!(shard.next_output().is_none());
+    broker.end(&[a, b]);
+}
+
+#[test]
 fn pressure_is_told_to_everybody_and_taken_back() {
     let mut broker = Broker::with_limits(2, Limits::tiny());
     let client = broker.client(0);

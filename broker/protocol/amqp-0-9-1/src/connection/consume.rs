@@ -7,7 +7,7 @@ use fulmar_core::{Name, Request};
 use super::Env;
 use super::arguments;
 use super::channel::{Channel, Flow, Step, decoded};
-use super::delivery::{self, Label};
+use super::delivery::Head;
 use super::errors::{Exception, Subject};
 use crate::codec::{Method, fast, frame, reply_code as code};
 
@@ -19,8 +19,8 @@ pub(super) const REPLY_QUEUE: &[u8] = b"amq.rabbitmq.reply-to";
 pub(super) struct Consumer {
     /// The client's name for it.
     tag: Name,
-    /// The same as a short string, as deliveries carry it.
-    encoded_tag: Box<[u8]>,
+    /// What its deliveries begin with.
+    head: Head,
     no_ack: bool,
 }
 
@@ -172,7 +172,7 @@ impl Channel {
 
     /// A message for a consumer.
     pub fn deliver(&mut self, env: &mut Env<'_>, delivered: &Delivery) {
-        let Some(consumer) = self.consumers.get(delivered.consumer as usize) else {
+        let Some(consumer) = self.consumers.get_mut(delivered.consumer as usize) else {
             env.shard.settle(self.session, delivered.queue, delivered.tag, Settlement::Requeue);
             return env.shard.release(delivered.message);
         };
@@ -181,13 +181,9 @@ impl Channel {
             self.unacked.push(self.last_delivery_tag, delivered.queue, delivered.tag);
         }
         let message = env.shard.message(delivered.message);
-        let label = Label {
-            channel: self.number,
-            consumer_tag: &consumer.encoded_tag,
-            delivery_tag: self.last_delivery_tag,
-            redelivered: delivered.redelivered,
-        };
-        delivery::encode(&label, &message, env.link.frame_max, env.out);
+        consumer.head.address_to(&message);
+        let frame_max = env.link.frame_max;
+        consumer.head.write(self.last_delivery_tag, delivered.redelivered, &message, frame_max, env.out);
         env.shard.release(delivered.message);
         env.link.counters.delivered += 1;
     }
@@ -224,8 +220,8 @@ impl Channel {
     }
 
     fn add_consumer(&mut self, tag: Name, no_ack: bool) -> u32 {
-        let encoded_tag = [&[tag.as_bytes().len() as u8], tag.as_bytes()].concat().into();
-        let consumer = self.consumers.insert(Consumer { tag: tag.clone(), encoded_tag, no_ack }) as u32;
+        let head = Head::new(self.number, tag.as_bytes());
+        let consumer = self.consumers.insert(Consumer { tag: tag.clone(), head, no_ack }) as u32;
         self.consumers_by_tag.insert(tag, consumer);
         consumer
     }

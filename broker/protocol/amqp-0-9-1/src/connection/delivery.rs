@@ -1,7 +1,5 @@
 //! Writes a delivery: `basic.deliver`, header and body in one go, since this runs per message.
 
-use std::mem::MaybeUninit;
-
 use fulmar_core::MessageView;
 
 use crate::codec::frame::{END, Frame, OVERHEAD_BYTES};
@@ -11,78 +9,130 @@ use crate::codec::{FrameKind, SHORT_STRING_MAX_BYTES};
 const BASIC: u8 = 60;
 const DELIVER: u8 = 60;
 
-/// Which delivery it is.
-pub(super) struct Label<'a> {
-    pub channel: u16,
-    /// A short string with its length.
-    pub consumer_tag: &'a [u8],
-    pub delivery_tag: u64,
-    pub redelivered: bool,
+/// Octets of the method's frame before the consumer tag.
+const LABEL_BYTES: usize = 11;
+/// Delivery tag and redelivered.
+const NUMBERS_BYTES: usize = 9;
+
+/// What the deliveries of a consumer begin with: `basic.deliver`, and the content header's frame up to the properties.
+/// Consecutive messages mostly have the same address, and only numbers change from one to the next.
+#[derive(Debug)]
+pub(super) struct Head {
+    channel: u16,
+    /// Where the delivery tag is.
+    numbers_at: usize,
+    /// Length of the exchange's name, and of the routing key.
+    address: (usize, usize),
+    bytes: Vec<u8>,
 }
 
-/// Octets of the method's frame besides its strings, and of the header's frame besides the properties.
-const FIXED_BYTES: usize = 11 + 9 + 1 + 1 + 1 + 19 + 1;
-
-/// Appends the frames.
-#[inline]
-pub(super) fn encode(label: &Label<'_>, message: &MessageView<'_>, frame_max: u32, out: &mut Vec<u8>) {
-    let &MessageView { properties, body, .. } = message;
-    let (exchange, routing_key) = (short(message.exchange), short(message.routing_key));
-    let strings_bytes = label.consumer_tag.len() + exchange.len() + routing_key.len();
-    // Too long for one frame, or for none.
-    let in_one_frame = body.len().wrapping_sub(1) < (frame_max as usize).wrapping_sub(OVERHEAD_BYTES);
-    out.reserve(FIXED_BYTES + strings_bytes + properties.len() + body.len() + OVERHEAD_BYTES);
-    let room = out.spare_capacity_mut();
-    let room_bytes = room.len();
-
-    let [c1, c0] = label.channel.to_be_bytes();
-    let [_, _, s1, s0] = (4 + 9 + 2 + strings_bytes as u32).to_be_bytes();
-    let room = put(room, &[FrameKind::Method as u8, c1, c0, 0, 0, s1, s0, 0, BASIC, 0, DELIVER]);
-    let room = put(room, label.consumer_tag);
-    let [t7, t6, t5, t4, t3, t2, t1, t0] = label.delivery_tag.to_be_bytes();
-    let redelivered = label.redelivered.into();
-    let room = put(room, &[t7, t6, t5, t4, t3, t2, t1, t0, redelivered, exchange.len() as u8]);
-    let room = put(room, exchange);
-    let room = put(room, &[routing_key.len() as u8]);
-    let room = put(room, routing_key);
-    let [s3, s2, s1, s0] = (12 + properties.len() as u32).to_be_bytes();
-    let [b7, b6, b5, b4, b3, b2, b1, b0] = (body.len() as u64).to_be_bytes();
-    let header = FrameKind::Header as u8;
-    let room =
-        put(room, &[END, header, c1, c0, s3, s2, s1, s0, 0, BASIC, 0, 0, b7, b6, b5, b4, b3, b2, b1, b0]);
-    let mut room = put(room, properties);
-    if in_one_frame {
-        room = put(room, &[END, FrameKind::Body as u8, c1, c0, b3, b2, b1, b0]);
-        room = put(room, body);
+impl Head {
+    /// For a consumer of that tag, which is a short string, on a channel.
+    pub fn new(channel: u16, consumer_tag: &[u8]) -> Self {
+        let [c1, c0] = channel.to_be_bytes();
+        let consumer_tag = short(consumer_tag);
+        let mut bytes = vec![FrameKind::Method as u8, c1, c0, 0, 0, 0, 0, 0, BASIC, 0, DELIVER];
+        bytes.push(consumer_tag.len() as u8);
+        bytes.extend_from_slice(consumer_tag);
+        let mut head = Head { channel, numbers_at: bytes.len(), address: (0, 0), bytes };
+        head.readdress(b"", b"");
+        head
     }
-    room = put(room, &[END]);
-    let written = room_bytes - room.len();
-    // SAFETY: `room` began at the end of `out`, and so many bytes of it have been written, one after the other.
-    unsafe { out.set_len(out.len() + written) };
-    if !in_one_frame && !body.is_empty() {
+
+    /// Makes it fit a message's exchange and routing key.
+    #[inline]
+    pub fn address_to(&mut self, message: &MessageView<'_>) {
+        let (exchange, routing_key) = (short(message.exchange), short(message.routing_key));
+        let exchange_at = self.numbers_at + NUMBERS_BYTES + 1;
+        let key_at = exchange_at + self.address.0 + 1;
+        let same = self.address == (exchange.len(), routing_key.len())
+            && self.bytes[key_at..][..routing_key.len()] == *routing_key
+            && (exchange.is_empty() || self.bytes[exchange_at..][..exchange.len()] == *exchange);
+        if !same {
+            self.readdress(exchange, routing_key);
+        }
+    }
+
+    fn readdress(&mut self, exchange: &[u8], routing_key: &[u8]) {
+        let [c1, c0] = self.channel.to_be_bytes();
+        self.address = (exchange.len(), routing_key.len());
+        self.bytes.truncate(self.numbers_at);
+        self.bytes.extend_from_slice(&[0; NUMBERS_BYTES]);
+        self.bytes.push(exchange.len() as u8);
+        self.bytes.extend_from_slice(exchange);
+        self.bytes.push(routing_key.len() as u8);
+        self.bytes.extend_from_slice(routing_key);
+        let payload_bytes = (self.bytes.len() + 4 - LABEL_BYTES) as u32;
+        self.bytes[3..7].copy_from_slice(&payload_bytes.to_be_bytes());
+        self.bytes.extend_from_slice(&[END, FrameKind::Header as u8, c1, c0]);
+        self.bytes.extend_from_slice(&content(0, 0));
+    }
+
+    /// Appends the frames of a delivery of a message to which the head is addressed.
+    #[inline]
+    pub fn write(
+        &self,
+        delivery_tag: u64,
+        redelivered: bool,
+        message: &MessageView<'_>,
+        frame_max: u32,
+        out: &mut Vec<u8>,
+    ) {
+        let &MessageView { properties, body, .. } = message;
+        out.reserve(self.bytes.len() + properties.len() + body.len() + 1 + OVERHEAD_BYTES);
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let head = &mut out[start..];
+        if let Some(end) = head.last_chunk_mut() {
+            *end = content(properties.len() as u32, body.len() as u64);
+        }
+        if let Some((tag, [mark, ..])) = head[self.numbers_at..].split_first_chunk_mut() {
+            *tag = delivery_tag.to_be_bytes();
+            *mark = redelivered.into();
+        }
+        out.extend_from_slice(properties);
+        // Too long for one frame, or for none.
+        if body.len().wrapping_sub(1) >= (frame_max as usize).wrapping_sub(OVERHEAD_BYTES) {
+            out.push(END);
+            return self.write_body(body, frame_max, out);
+        }
+        let [c1, c0] = self.channel.to_be_bytes();
+        let mut between = [END, FrameKind::Body as u8, c1, c0, 0, 0, 0, 0];
+        between[4..].copy_from_slice(&(body.len() as u32).to_be_bytes());
+        out.extend_from_slice(&between);
+        out.extend_from_slice(body);
+        out.push(END);
+    }
+
+    /// Appends a body in as many frames as it needs.
+    fn write_body(&self, body: &[u8], frame_max: u32, out: &mut Vec<u8>) {
+        if body.is_empty() {
+            return;
+        }
         let chunk_bytes = match frame_max as usize {
             0 => body.len(),
             frame_max => frame_max - OVERHEAD_BYTES,
         };
         for payload in body.chunks(chunk_bytes) {
-            Frame { kind: FrameKind::Body, channel: label.channel, payload }.encode(out);
+            Frame { kind: FrameKind::Body, channel: self.channel, payload }.encode(out);
         }
     }
+}
+
+/// The content header's frame from its size to the properties.
+#[inline(always)]
+fn content(properties_bytes: u32, body_bytes: u64) -> [u8; 16] {
+    let mut content = [0; 16];
+    content[..4].copy_from_slice(&(12 + properties_bytes).to_be_bytes());
+    content[5] = BASIC;
+    content[8..].copy_from_slice(&body_bytes.to_be_bytes());
+    content
 }
 
 /// As much as a short string can carry. Longer ones do not come by this protocol.
 #[inline(always)]
 fn short(text: &[u8]) -> &[u8] {
     &text[..text.len().min(SHORT_STRING_MAX_BYTES)]
-}
-
-/// Copies to the beginning of `room`; returns the rest of it.
-#[inline(always)]
-fn put<'a>(room: &'a mut [MaybeUninit<u8>], bytes: &[u8]) -> &'a mut [MaybeUninit<u8>] {
-    let (to, rest) = room.split_at_mut(bytes.len());
-    // SAFETY: `to` is as long as `bytes` and nobody else's.
-    unsafe { to.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-    rest
 }
 
 #[cfg(test)]
@@ -94,9 +144,14 @@ mod tests {
     #[test]
     fn the_short_way_writes_what_the_codec_writes() {
         let body = vec![7; 10_000];
+        let mut head = Head::new(2047, b"ctag");
         for (exchange, key, properties, body_bytes, frame_max) in [
             (&b""[..], &b"q"[..], &[0, 0][..], 0, 4096),
             (b"x", b"", &[0x10, 0, 2], 1, 4096),
+            (b"y", b"", &[0x10, 0, 2], 1, 4096),
+            (b"y", b"a", &[0x10, 0, 2], 1, 4096),
+            (b"y", b"b", &[0x10, 0, 2], 1, 4096),
+            (b"", b"yb", &[0x10, 0, 2], 1, 4096),
             (b"exchange", b"a.b.c", &[0x10, 0, 1], 4088, 4096),
             (b"exchange", b"a.b.c", &[0x10, 0, 1], 4089, 4096),
             (b"exchange", &[b'k'; 300], &[0x10, 0, 1], 10_000, 4096),
@@ -104,10 +159,9 @@ mod tests {
         ] {
             let body = &body[..body_bytes];
             let message = MessageView { encoding: &ENCODING, exchange, routing_key: key, properties, body };
-            let label =
-                Label { channel: 2047, consumer_tag: b"\x04ctag", delivery_tag: 1 << 40, redelivered: true };
             let mut written = b"before".to_vec();
-            encode(&label, &message, frame_max, &mut written);
+            head.address_to(&message);
+            head.write(1 << 40, true, &message, frame_max, &mut written);
             let mut expected = b"before".to_vec();
             fast::deliver(2047, b"ctag", 1 << 40, true, exchange, key, &mut expected);
             frame::encode_content(2047, properties, body, frame_max, &mut expected);

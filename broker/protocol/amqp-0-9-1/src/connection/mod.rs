@@ -287,7 +287,10 @@ impl Connection {
     /// An output of the shard for this connection. Takes over the message in it.
     pub fn output(&mut self, cx: &mut Context<'_>, output: Output) {
         let number = match &output {
-            Output::Delivery(delivery) => return self.deliver(cx, delivery),
+            Output::Delivery(delivery) => {
+                self.deliver(cx, *delivery);
+                return;
+            }
             Output::Reply { channel, .. }
             | Output::Confirmed { channel, .. }
             | Output::ConsumerCancelled { channel, .. } => *channel,
@@ -320,14 +323,26 @@ impl Connection {
         self.finish(cx, number, result);
     }
 
-    #[inline]
-    fn deliver(&mut self, cx: &mut Context<'_>, delivery: &Delivery) {
-        match self.channels.get_mut(usize::from(delivery.channel)) {
-            Some(Some(channel)) if !channel.closing => {
-                channel.deliver(&mut Env { shard: cx.shard, out: cx.out, link: &mut self.link }, delivery);
+    /// A delivery of the shard, and those to the same channel that follow it in the shard's line. Takes over the
+    /// messages in them. Returns how many.
+    pub fn deliver(&mut self, cx: &mut Context<'_>, first: Delivery) -> u64 {
+        let channel = match self.channels.get_mut(usize::from(first.channel)) {
+            Some(Some(channel)) if !channel.closing => channel,
+            _ => {
+                cx.shard.release(first.message);
+                return 1;
             }
-            _ => cx.shard.release(delivery.message),
+        };
+        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        let (owner, number) = (first.owner, first.channel);
+        let mut next = Some(first);
+        let mut count = 0;
+        while let Some(delivery) = next {
+            channel.deliver(&mut env, &delivery);
+            count += 1;
+            next = env.shard.next_delivery(owner, number);
         }
+        count
     }
 
     /// The answer to [`Action::Authenticate`]: the user's name, or why not (for the log; the peer learns only that it
