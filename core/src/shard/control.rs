@@ -129,8 +129,10 @@ impl Shard {
                     }
                 }
                 Change::QueueDeleted(id) => {
-                    if id.home == self.config.id {
-                        self.bury_queue(*id);
+                    if id.home == self.config.id
+                        && let Some(consumers) = self.bury_queue(*id)
+                    {
+                        self.tell_cancelled(*id, consumers);
                     }
                     self.forget_owned(*id);
                 }
@@ -140,13 +142,20 @@ impl Shard {
         }
     }
 
-    /// Every shard has forgotten a queue that ended here: whoever asked for its end is answered.
+    /// Every shard has forgotten a queue that ended here: whoever asked for its end is answered, then its consumers are
+    /// told. A client that is both would otherwise take the cancellation for the end and close its channel.
     pub(super) fn forgotten(&mut self, queue: QueueId) {
         let (done, left) = std::mem::take(&mut self.ending).into_iter().partition(|(id, ..)| *id == queue);
         self.ending = left;
         let done: Vec<_> = done;
         for (_, session, reply) in done {
             self.answer(session, Ok(reply));
+        }
+        let (done, left) = std::mem::take(&mut self.cancelled).into_iter().partition(|(id, _)| *id == queue);
+        self.cancelled = left;
+        let done: Vec<_> = done;
+        for (_, consumers) in done {
+            self.tell_cancelled(queue, consumers);
         }
     }
 

@@ -144,28 +144,37 @@ impl Shard {
     /// Ends a queue: its messages and consumers go at once, its name when every shard has been told. Whether that
     /// is done already.
     pub(super) fn end_queue(&mut self, id: QueueId) -> bool {
-        if !self.bury_queue(id) {
-            return true;
+        let Some(consumers) = self.bury_queue(id) else { return true };
+        let is_forgotten = self.queue_ended(id);
+        if is_forgotten {
+            self.tell_cancelled(id, consumers);
+        } else {
+            self.cancelled.push((id, consumers));
         }
-        self.queue_ended(id)
+        is_forgotten
     }
 
-    /// Ends what the home has of a queue. `false`: it was gone.
-    pub(super) fn bury_queue(&mut self, id: QueueId) -> bool {
-        let Some(mut queue) = self.queues.remove(id) else { return false };
+    /// Ends what the home has of a queue, and returns its consumers. `None`: it was gone.
+    pub(super) fn bury_queue(&mut self, id: QueueId) -> Option<Vec<(SessionId, u32)>> {
+        let mut queue = self.queues.remove(id)?;
         for consumer in queue.consumers.iter() {
             self.accounts.leave(consumer.account);
-            let (session, consumer) = (consumer.session, consumer.id);
-            if session.shard == self.config.id {
-                self.consumer_cancelled(session, consumer, id);
-            } else {
-                let letter = Letter::ConsumerCancelled { session, consumer, queue: id };
-                self.send(session.shard, Lane::Data, letter);
-            }
         }
         self.throw_away(Box::new(queue.take_ready().into_items()));
         self.throw_away(Box::new(queue.take_unsettled().into_items()));
-        true
+        Some(queue.consumers.iter().map(|consumer| (consumer.session, consumer.id)).collect())
+    }
+
+    /// Tells the consumers of a queue that is gone.
+    pub(super) fn tell_cancelled(&mut self, queue: QueueId, consumers: Vec<(SessionId, u32)>) {
+        for (session, consumer) in consumers {
+            if session.shard == self.config.id {
+                self.consumer_cancelled(session, consumer, queue);
+            } else {
+                let letter = Letter::ConsumerCancelled { session, consumer, queue };
+                self.send(session.shard, Lane::Data, letter);
+            }
+        }
     }
 
     /// Tells a session that its consumer is over.

@@ -245,6 +245,8 @@ pub struct Shard {
     acknowledged_version: u64,
     /// Answers that wait until a queue that ended here is forgotten everywhere.
     ending: Vec<(QueueId, SessionId, Reply)>,
+    /// Consumers that are told when the queue that ended here is forgotten everywhere.
+    cancelled: Vec<(QueueId, Vec<(SessionId, u32)>)>,
     /// Exclusive queues whose connection was gone when they came to be.
     orphans: Vec<QueueId>,
     settles_sent: Vec<u64>,
@@ -293,6 +295,7 @@ impl Shard {
             held: (0..shards).map(|_| VecDeque::new()).collect(),
             acknowledged_version: 0,
             ending: Vec::new(),
+            cancelled: Vec::new(),
             orphans: Vec::new(),
             settles_sent: vec![0; shards],
             settles_received: vec![0; shards],

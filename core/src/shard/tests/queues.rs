@@ -281,6 +281,26 @@ fn deleting_a_queue_cancels_its_consumers_and_drops_its_messages() {
 }
 
 #[test]
+fn who_deletes_the_queue_it_consumes_is_answered_before_it_is_cancelled() {
+    for (home, shard) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut broker = Broker::new(2);
+        let client = broker.client(shard);
+        broker.declare(client, "q", at_home(home));
+        broker.subscribe(client, "q", 9, ConsumerOptions::default());
+        let (vhost, name) = (VHOST, Name::from("q"));
+        let delete = Request::DeleteQueue { vhost, name, if_unused: false, if_empty: false };
+        assert!(broker.shards[shard].request(client.session, delete).is_none());
+        broker.run();
+        let told: Vec<_> = broker.told[client.owner as usize].drain(..).collect();
+        assert!(
+            matches!(told[..], [Told::Reply(Ok(Reply::Messages(0))), Told::Cancelled(9)]),
+            "home {home}, client on {shard}: {told:?}"
+        );
+        broker.end(&[client]);
+    }
+}
+
+#[test]
 fn purging_leaves_what_clients_hold() {
     let mut broker = Broker::new(1);
     let client = broker.client(0);
