@@ -6,6 +6,7 @@
 //! * [`target`], [`broker`], [`floor`]: what is put under load; the floor is a server that only moves bytes, on the broker's own
 //!   reactor, so that what a broker's logic costs can be told from what the kernel costs.
 //! * [`measure`], [`report`]: one run and its figures; [`ratio`] interleaves runs against several targets.
+//! * [`workload`], [`result`]: what is asked and what is left behind, as data.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod batch;
@@ -20,6 +21,7 @@ pub mod options;
 pub mod poll;
 pub mod ratio;
 pub mod report;
+pub mod result;
 pub mod scale;
 pub mod schedule;
 pub mod socket;
@@ -28,6 +30,7 @@ pub mod timeline;
 pub mod tracker;
 pub mod url;
 pub mod wire;
+pub mod workload;
 
 use std::process::ExitCode;
 

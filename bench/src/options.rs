@@ -1,13 +1,12 @@
 //! What can be said of a load on the command line.
 
-use std::str::FromStr;
-
 use clap::Args;
 use fulmar_transport::IdleStrategy;
 
 use crate::BenchError;
 use crate::load::ClientWait;
 use crate::wire::STAMP_BYTES;
+use crate::workload::Ack;
 
 /// The shape of a load.
 #[derive(Clone, Debug, Args)]
@@ -58,37 +57,6 @@ pub struct LoadOptions {
     /// Messages that may be published and not yet consumed, without confirms and schedule.
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     pub max_in_flight: u64,
-}
-
-/// How consumers acknowledge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ack {
-    /// The broker takes a message as acknowledged when it is sent.
-    Auto,
-    /// So many at a time.
-    Batch(u64),
-}
-
-impl Ack {
-    /// How many at a time, if consumers acknowledge.
-    pub fn batch(self) -> Option<u64> {
-        match self {
-            Ack::Auto => None,
-            Ack::Batch(every) => Some(every),
-        }
-    }
-}
-
-impl FromStr for Ack {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            _ if text == "auto" => Ok(Ack::Auto),
-            Ok(every @ 1..) => Ok(Ack::Batch(every)),
-            _ => Err("neither 'auto' nor a number above 0".into()),
-        }
-    }
 }
 
 impl LoadOptions {
@@ -212,13 +180,5 @@ pub(crate) mod tests {
             assert!(options(wrong).check().is_err(), "{wrong:?}");
         }
         assert!(options(["--confirm", "5"]).check_pairs().is_err());
-    }
-
-    #[test]
-    fn acknowledgement_is_auto_or_a_number() {
-        assert_eq!("auto".parse(), Ok(Ack::Auto));
-        assert_eq!("100".parse(), Ok(Ack::Batch(100)));
-        assert!("0".parse::<Ack>().is_err());
-        assert!("all".parse::<Ack>().is_err());
     }
 }

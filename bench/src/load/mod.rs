@@ -13,6 +13,8 @@ mod worker;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Clock;
 use crate::histogram::Latencies;
 use crate::timeline::Timeline;
@@ -41,7 +43,8 @@ pub enum LoadError {
 }
 
 /// What the load generator does while it has nothing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ClientWait {
     /// Looks again at once; takes the core.
     Spin,
