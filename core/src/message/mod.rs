@@ -1,19 +1,39 @@
 //! The messages that a shard holds.
 //!
 //! Owned by the shard's thread. A message is immutable once complete; queues and deliveries share it by counting.
-//! Its bytes lie in one buffer: exchange, routing key, encoded properties, body. Buffers come from a pool, so that
-//! steady traffic allocates nothing. Between shards the buffer moves, one copy for each further shard.
+//! Its bytes lie in one buffer: exchange, routing key, encoded properties, body. Messages that came together and differ
+//! in their bodies alone may share a buffer, a *batch*: one head, then the bodies, all of one length. Buffers come from
+//! a pool, so that steady traffic allocates nothing. Between shards the buffer moves, one copy for each further shard.
 
 mod pool;
 mod store;
 
-pub use store::{Message, MessageHead, MessageStore};
+pub use store::{Message, MessageHead, MessageStore, batch_limit};
 
 use crate::{Name, Table, Value};
 
 /// A message held by this shard. A plain handle: whoever holds one owes a [`crate::Shard::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MessageId(pub(crate) u32);
+pub struct MessageId {
+    /// Where the store keeps it.
+    pub(crate) slot: u32,
+    /// Which message of its batch it is; 0 for one that came alone.
+    pub(crate) part: u16,
+}
+
+impl MessageId {
+    /// The message in a slot of its own.
+    #[inline]
+    pub(crate) fn alone(slot: u32) -> Self {
+        MessageId { slot, part: 0 }
+    }
+
+    /// The message so many places later in the same batch.
+    #[inline]
+    pub(crate) fn after(self, messages: u16) -> Self {
+        MessageId { part: self.part + messages, ..self }
+    }
+}
 
 /// How the properties of a message are encoded, and what the broker may ask of them. One static implementation per
 /// protocol; translation between protocols happens on delivery, by the protocol that delivers.

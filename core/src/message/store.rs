@@ -7,6 +7,10 @@ use crate::{Limits, ShardId};
 /// Most bytes taken for a body on its sender's word alone.
 const PROMISED_BODY_BYTES: u64 = 64 * 1024;
 
+/// Most messages in a batch, and most bytes of their bodies: one that stays long keeps the others' memory.
+const BATCH_MESSAGES: usize = 32;
+const BATCH_BYTES: usize = 4096;
+
 /// No time to live.
 const FOREVER_MS: u32 = u32::MAX;
 
@@ -16,13 +20,13 @@ const _: () = assert!(size_of::<Message>() == 64);
 /// A message as a value: what moves between shards. Its buffer should end in a [`MessageStore`] again.
 pub struct Message {
     encoding: &'static dyn Encoding,
-    /// Exchange, routing key, properties, body.
+    /// Exchange, routing key, properties, body; in a batch, the bodies one after the other.
     bytes: Vec<u8>,
     key_at: u32,
     properties_at: u32,
     body_at: u32,
-    /// Length of the body as announced; only its pace of growth depends on it.
-    announced_bytes: u32,
+    /// Length of one body, as announced; less may have come of it.
+    body_bytes: u32,
     /// Time to live, or [`FOREVER_MS`].
     ttl_ms: u32,
     /// The shard whose pool the buffer belongs to.
@@ -32,9 +36,14 @@ pub struct Message {
 }
 
 impl Message {
-    /// A look at the message.
+    /// A look at the message; the first one of a batch.
     #[inline]
     pub fn view(&self) -> MessageView<'_> {
+        self.view_of(0)
+    }
+
+    #[inline]
+    fn view_of(&self, part: u16) -> MessageView<'_> {
         let (key, properties, body) =
             (self.key_at as usize, self.properties_at as usize, self.body_at as usize);
         MessageView {
@@ -42,8 +51,21 @@ impl Message {
             exchange: &self.bytes[..key],
             routing_key: &self.bytes[key..properties],
             properties: &self.bytes[properties..body],
-            body: &self.bytes[body..],
+            body: self.body(part),
         }
+    }
+
+    #[inline]
+    fn body(&self, part: u16) -> &[u8] {
+        let bodies = &self.bytes[self.body_at as usize..];
+        let at = usize::from(part) * self.body_bytes as usize;
+        &bodies[at..][..self.body_bytes()]
+    }
+
+    /// Whether there are others in the same buffer.
+    #[inline]
+    fn is_batch(&self) -> bool {
+        self.bytes.len() - self.body_at as usize > self.body_bytes as usize
     }
 
     /// Exchange and routing key in one, and the length of the exchange's name: what a route depends on.
@@ -52,16 +74,16 @@ impl Message {
         (&self.bytes[..self.properties_at as usize], self.key_at as usize)
     }
 
-    /// Length of the body.
+    /// Length of the body, as far as it has come.
     #[inline]
     pub(crate) fn body_bytes(&self) -> usize {
-        self.bytes.len() - self.body_at as usize
+        (self.bytes.len() - self.body_at as usize).min(self.body_bytes as usize)
     }
 
-    /// Length of everything, for accounts.
+    /// Length of everything but what others in its batch have for themselves, for accounts.
     #[inline]
     pub(crate) fn total_bytes(&self) -> usize {
-        self.bytes.len()
+        self.body_at as usize + self.body_bytes()
     }
 
     #[inline]
@@ -103,6 +125,17 @@ impl MessageHead {
         *self = MessageHead::in_memory(header, std::mem::take(&mut self.bytes));
     }
 
+    /// Exchange and routing key in one, and the length of the exchange's name.
+    #[inline]
+    pub(crate) fn address(&self) -> (&[u8], usize) {
+        (&self.bytes[..self.properties_at as usize], self.key_at as usize)
+    }
+
+    #[inline]
+    pub(crate) fn has_headers(&self) -> bool {
+        self.has_headers
+    }
+
     fn in_memory(header: &MessageHeader<'_>, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         header.append_head(&mut bytes);
@@ -119,6 +152,12 @@ impl MessageHead {
             has_headers: header.has_headers,
         }
     }
+}
+
+/// Most messages with bodies of so many bytes that one batch takes.
+#[inline]
+pub fn batch_limit(body_bytes: usize) -> usize {
+    (BATCH_BYTES / body_bytes.max(1)).clamp(1, BATCH_MESSAGES)
 }
 
 struct Entry {
@@ -183,7 +222,7 @@ impl MessageStore {
             key_at: key_at as u32,
             properties_at: properties_at as u32,
             body_at,
-            announced_bytes: u32::try_from(header.body_bytes).unwrap_or(u32::MAX),
+            body_bytes: u32::try_from(header.body_bytes).unwrap_or(u32::MAX),
             ttl_ms: stored_ttl(header.ttl_ms),
             origin: self.shard,
             priority: header.priority,
@@ -194,37 +233,60 @@ impl MessageStore {
     /// A message with this head and all of its body.
     #[inline]
     pub fn whole(&mut self, head: &MessageHead, body: &[u8]) -> MessageId {
-        let mut bytes = self.buffer(head.bytes.len() + body.len());
+        self.batch(head, body.len(), std::iter::once(body))
+    }
+
+    /// As many messages with this head as there are bodies, each of `body_bytes`. Gives the first one; the others
+    /// follow by [`MessageId::after`], and each has a reference.
+    #[inline]
+    pub(crate) fn batch<'a>(
+        &mut self,
+        head: &MessageHead,
+        body_bytes: usize,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) -> MessageId {
+        let messages = bodies.len();
+        let mut bytes = self.buffer(head.bytes.len() + messages * body_bytes);
         bytes.extend_from_slice(&head.bytes);
-        bytes.extend_from_slice(body);
-        self.insert(Message {
+        bodies.for_each(|body| bytes.extend_from_slice(body));
+        assert!(
+            bytes.len() == head.bytes.len() + messages * body_bytes,
+            "the bodies of a batch are of one length"
+        );
+        let message = Message {
             encoding: head.encoding,
             bytes,
             key_at: head.key_at,
             properties_at: head.properties_at,
             body_at: head.bytes.len() as u32,
-            announced_bytes: 0,
+            body_bytes: offset(body_bytes),
             ttl_ms: head.ttl_ms,
             origin: self.shard,
             priority: head.priority,
             has_headers: head.has_headers,
-        })
+        };
+        self.insert_counted(message, messages as u32)
     }
 
     /// Adds to the body of a message that nobody shares yet.
     pub fn append(&mut self, id: MessageId, body: &[u8]) {
-        let entry = &mut self.entries[id.0 as usize];
+        let entry = &mut self.entries[id.slot as usize];
         assert!(entry.references == 1, "a message grows only while nobody shares it");
         let bytes = &mut entry.message.bytes;
         if body.len() > bytes.capacity() - bytes.len() {
             self.grow(id, body.len());
         }
-        self.entries[id.0 as usize].message.bytes.extend_from_slice(body);
+        self.entries[id.slot as usize].message.bytes.extend_from_slice(body);
     }
 
     /// Takes in a message made elsewhere, with one reference.
     #[inline]
     pub(crate) fn insert(&mut self, message: Message) -> MessageId {
+        self.insert_counted(message, 1)
+    }
+
+    #[inline]
+    fn insert_counted(&mut self, message: Message, references: u32) -> MessageId {
         self.held_bytes += message.bytes.capacity() as u64;
         self.live += 1;
         let index = self.free;
@@ -235,30 +297,38 @@ impl MessageStore {
                 self.pool.unkeep(kept.capacity());
                 self.pool.put(kept);
             }
-            slot.references = 1;
-            return MessageId(index);
+            slot.references = references;
+            return MessageId::alone(index);
         }
         let index = offset(self.entries.len());
-        self.entries.push(Entry { message, references: 1, next_free: NONE });
-        MessageId(index)
+        self.entries.push(Entry { message, references, next_free: NONE });
+        MessageId::alone(index)
     }
 
-    /// The message behind a handle.
+    /// The message behind a handle: what all of its batch have in common.
     #[inline]
     pub(crate) fn get(&self, id: MessageId) -> &Message {
-        let entry = &self.entries[id.0 as usize];
+        let entry = &self.entries[id.slot as usize];
         assert!(entry.references > 0, "a message is looked at only while it is held");
         &entry.message
     }
 
     /// A look at a message.
+    #[inline]
     pub fn view(&self, id: MessageId) -> MessageView<'_> {
-        self.get(id).view()
+        self.get(id).view_of(id.part)
+    }
+
+    /// The bodies of so many messages of a batch after this one.
+    #[inline]
+    pub(crate) fn bodies_after(&self, id: MessageId, messages: u16) -> impl Iterator<Item = &[u8]> {
+        let message = self.get(id);
+        (1..=messages).map(move |n| message.body(id.part + n))
     }
 
     /// One more reference.
     pub fn retain(&mut self, id: MessageId) {
-        let entry = &mut self.entries[id.0 as usize];
+        let entry = &mut self.entries[id.slot as usize];
         assert!(entry.references > 0, "a message is shared only while it is held");
         entry.references += 1;
     }
@@ -266,8 +336,14 @@ impl MessageStore {
     /// One reference less. After the last one the buffer stays in the slot, for the next message.
     #[inline]
     pub fn release(&mut self, id: MessageId) {
-        if self.drop_reference(id) {
-            let message = &mut self.entries[id.0 as usize].message;
+        self.release_many(id, 1);
+    }
+
+    /// So many references less: one for each of as many messages of a batch.
+    #[inline]
+    pub(crate) fn release_many(&mut self, id: MessageId, references: u32) {
+        if self.drop_references(id, references) {
+            let message = &mut self.entries[id.slot as usize].message;
             let capacity = message.bytes.capacity();
             self.held_bytes -= capacity as u64;
             if message.origin == self.shard && self.pool.keep(capacity) {
@@ -281,7 +357,7 @@ impl MessageStore {
     /// The buffer of a free slot cannot stay there: it belongs to another shard's pool, or there are enough.
     #[cold]
     fn part_with_buffer(&mut self, id: MessageId) {
-        let message = &mut self.entries[id.0 as usize].message;
+        let message = &mut self.entries[id.slot as usize].message;
         let buffer = std::mem::take(&mut message.bytes);
         if message.origin != self.shard {
             self.foreign.push((message.origin, buffer));
@@ -301,15 +377,16 @@ impl MessageStore {
     }
 
     /// Gives up one reference and returns the message as a value: itself if that was the last reference, a copy
-    /// otherwise.
+    /// otherwise, or if there were others in its batch.
     pub(crate) fn extract(&mut self, id: MessageId) -> Message {
-        if self.entries[id.0 as usize].references > 1 {
+        let entry = &self.entries[id.slot as usize];
+        if entry.references > 1 || entry.message.is_batch() {
             let copy = self.copy(id);
             self.release(id);
             return copy;
         }
-        self.drop_reference(id);
-        let message = &mut self.entries[id.0 as usize].message;
+        self.drop_references(id, 1);
+        let message = &mut self.entries[id.slot as usize].message;
         let bytes = std::mem::take(&mut message.bytes);
         self.held_bytes -= bytes.capacity() as u64;
         Message { bytes, ..*message }
@@ -317,9 +394,10 @@ impl MessageStore {
 
     /// A copy of a message as a value, in a buffer of this shard's pool.
     pub(crate) fn copy(&mut self, id: MessageId) -> Message {
-        let message = &self.entries[id.0 as usize].message;
-        let mut bytes = self.pool.take(message.bytes.len());
-        bytes.extend_from_slice(&message.bytes);
+        let message = &self.entries[id.slot as usize].message;
+        let mut bytes = self.pool.take(message.total_bytes());
+        bytes.extend_from_slice(&message.bytes[..message.body_at as usize]);
+        bytes.extend_from_slice(message.body(id.part));
         Message { bytes, origin: self.shard, ..*message }
     }
 
@@ -332,8 +410,8 @@ impl MessageStore {
         properties: &[u8],
         ttl_ms: Option<u64>,
     ) -> MessageId {
-        let message = &self.entries[id.0 as usize].message;
-        let body = &message.bytes[message.body_at as usize..];
+        let message = &self.entries[id.slot as usize].message;
+        let body = message.body(id.part);
         let mut bytes = self.pool.take(exchange.len() + routing_key.len() + properties.len() + body.len());
         bytes.extend_from_slice(exchange);
         let key_at = offset(bytes.len());
@@ -370,7 +448,7 @@ impl MessageStore {
         self.held_bytes
     }
 
-    /// Messages held.
+    /// Messages held; a batch counts as one until the last of it is gone.
     pub fn live(&self) -> u32 {
         self.live
     }
@@ -380,17 +458,20 @@ impl MessageStore {
         self.pool.free_bytes()
     }
 
-    /// Whether that was the last one; the slot is free then, and the caller takes the buffer.
+    /// Whether these were the last ones; the slot is free then, and the caller takes the buffer.
     #[inline]
-    fn drop_reference(&mut self, id: MessageId) -> bool {
-        let entry = &mut self.entries[id.0 as usize];
-        assert!(entry.references > 0, "a message is released only while it is held");
-        entry.references -= 1;
+    fn drop_references(&mut self, id: MessageId, references: u32) -> bool {
+        let entry = &mut self.entries[id.slot as usize];
+        assert!(
+            references > 0 && entry.references >= references,
+            "a message is released only while it is held"
+        );
+        entry.references -= references;
         if entry.references > 0 {
             return false;
         }
         entry.next_free = self.free;
-        self.free = id.0;
+        self.free = id.slot;
         self.live -= 1;
         true
     }
@@ -398,9 +479,9 @@ impl MessageStore {
     /// Moves a message to a larger buffer.
     #[cold]
     fn grow(&mut self, id: MessageId, more: usize) {
-        let message = &mut self.entries[id.0 as usize].message;
+        let message = &mut self.entries[id.slot as usize].message;
         let needed = message.bytes.len() + more;
-        let whole = message.announced_bytes as usize + message.body_at as usize;
+        let whole = message.body_bytes as usize + message.body_at as usize;
         let mut larger = self.pool.take(needed.max(whole.min(2 * message.bytes.capacity())));
         larger.extend_from_slice(&message.bytes);
         self.held_bytes += larger.capacity() as u64;
@@ -480,6 +561,34 @@ mod tests {
                 (other.ttl_ms(), other.priority(), other.has_headers())
             );
         }
+    }
+
+    #[test]
+    fn a_batch_is_taken_apart() {
+        let mut store = store();
+        let head = MessageHead::new(&header(0));
+        let first = store.batch(&head, 2, [b"ab", b"cd", b"ef"].iter().map(|body| &body[..]));
+        let (second, third) = (first.after(1), first.after(2));
+        for (id, body) in [(first, b"ab"), (second, b"cd"), (third, b"ef")] {
+            let view = store.view(id);
+            assert_eq!(
+                (view.routing_key, view.properties, view.body),
+                (&b"key"[..], &b"props"[..], &body[..])
+            );
+        }
+        assert_eq!((store.get(second).total_bytes(), store.get(second).body_bytes()), (11, 2));
+        let others: Vec<_> = store.bodies_after(first, 2).map(<[u8]>::to_vec).collect();
+        assert_eq!(others, [b"cd", b"ef"]);
+        let derived = store.derive(second, b"", b"k", b"", None);
+        assert_eq!(store.view(derived).body, b"cd");
+        store.release(derived);
+        store.retain(third);
+        store.release_many(first, 2);
+        // Alone by now, and yet in a buffer with the others.
+        store.release(third);
+        let moved = store.extract(third);
+        assert_eq!((moved.view().body, moved.total_bytes()), (&b"ef"[..], 11));
+        assert_eq!((store.live(), store.held_bytes()), (0, 0));
     }
 
     #[test]

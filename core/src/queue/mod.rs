@@ -87,11 +87,12 @@ impl Queue {
         self.unsettled.len()
     }
 
-    /// Appends a message.
+    /// Appends a message, with so many of its batch that follow it.
     #[inline]
     pub(crate) fn push(
         &mut self,
         message: MessageId,
+        followers: u16,
         body_bytes: usize,
         priority: u8,
         ttl_ms: Option<u64>,
@@ -101,11 +102,12 @@ impl Queue {
             sequence: self.next_sequence,
             expires_ns: self.expires_ns(ttl_ms, now_ns),
             message,
+            followers,
             body_bytes: u32::try_from(body_bytes).unwrap_or(u32::MAX),
             priority: priority.min(self.ready.max_priority()),
             redelivered: false,
         };
-        self.next_sequence += 1;
+        self.next_sequence += item.messages() as u64;
         self.ready.push(item);
     }
 
@@ -144,6 +146,12 @@ impl Queue {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Item> {
         self.ready.pop()
+    }
+
+    /// Takes the head, with others of its batch where that is as good, at most `most` in all.
+    #[inline]
+    pub(crate) fn pop_batch(&mut self, most: u16) -> Option<Item> {
+        self.ready.pop_batch(most)
     }
 
     /// The head.

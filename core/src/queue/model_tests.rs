@@ -11,13 +11,14 @@ const SESSION: SessionId = SessionId { shard: ShardId(0), index: 0, generation: 
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { priority: u8, ttl_ms: Option<u64> },
+    Push { priority: u8, ttl_ms: Option<u64>, followers: u16 },
     Pass { ms: u64 },
     Expire,
     Add { priority: i32, prefetch: u32, no_ack: bool },
     Remove { which: usize },
     Dispatch,
     Fetch,
+    TakeBatch { most: u16 },
     Accept { which: usize },
     Requeue { which: usize },
     Park,
@@ -28,8 +29,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..4u8, proptest::option::weighted(0.2, 0..20u64))
-            .prop_map(|(priority, ttl_ms)| Step::Push { priority, ttl_ms }),
+        6 => (0..4u8, proptest::option::weighted(0.2, 0..20u64), prop_oneof![3 => Just(0), 1 => 1..5u16])
+            .prop_map(|(priority, ttl_ms, followers)| Step::Push { priority, ttl_ms, followers }),
         1 => (0..10u64).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Expire),
         1 => (-1..2i32, 0..3u32, any::<bool>())
@@ -37,6 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|which| Step::Remove { which }),
         8 => Just(Step::Dispatch),
         1 => Just(Step::Fetch),
+        2 => (1..4u16).prop_map(|most| Step::TakeBatch { most }),
         4 => any::<usize>().prop_map(|which| Step::Accept { which }),
         3 => any::<usize>().prop_map(|which| Step::Requeue { which }),
         1 => Just(Step::Park),
@@ -102,6 +104,11 @@ impl Model {
     }
 }
 
+/// The model's number of the message that an item begins with.
+fn number(item: &Item) -> u32 {
+    item.message.slot + u32::from(item.message.part)
+}
+
 struct Pair {
     queue: Queue,
     model: Model,
@@ -129,13 +136,14 @@ impl Pair {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Push { priority, ttl_ms } => self.push(priority, ttl_ms),
+            Step::Push { priority, ttl_ms, followers } => self.push(priority, ttl_ms, followers),
             Step::Pass { ms } => self.now_ns += ms * NS_PER_MS,
             Step::Expire => self.expire(),
             Step::Add { priority, prefetch, no_ack } => self.add(priority, prefetch, no_ack),
             Step::Remove { which } => self.remove(which),
             Step::Dispatch => self.dispatch(),
             Step::Fetch => self.fetch(),
+            Step::TakeBatch { most } => self.take_batch(most),
             Step::Accept { which } => {
                 self.settle(which);
             }
@@ -148,30 +156,39 @@ impl Pair {
                 purged.sort_unstable();
                 let mut expected: Vec<_> = self.model.ready.drain(..).map(|m| m.number).collect();
                 expected.sort_unstable();
-                assert_eq!(purged.iter().map(|item| item.message.0).collect::<Vec<_>>(), expected);
+                assert_eq!(purged.iter().map(number).collect::<Vec<_>>(), expected);
             }
         }
         self.compare();
     }
 
-    fn push(&mut self, priority: u8, ttl_ms: Option<u64>) {
-        let number = self.next_message;
-        self.next_message += 1;
-        self.queue.push(MessageId(number), 10, priority, ttl_ms, self.now_ns);
+    fn push(&mut self, priority: u8, ttl_ms: Option<u64>, followers: u16) {
+        let first = MessageId::alone(self.next_message);
+        self.queue.push(first, followers, 10, priority, ttl_ms, self.now_ns);
         let expires_ns = ttl_ms.map_or(NEVER_NS, |ms| self.now_ns + ms * NS_PER_MS);
         let most = self.queue.options().max_priority.unwrap_or(0);
-        self.model.ready.push(Message {
-            number,
-            priority: priority.min(most),
-            expires_ns,
-            redelivered: false,
-        });
+        for _ in 0..=followers {
+            let number = self.next_message;
+            self.next_message += 1;
+            let priority = priority.min(most);
+            self.model.ready.push(Message { number, priority, expires_ns, redelivered: false });
+        }
+    }
+
+    /// Takes what a consumer that does not acknowledge gets.
+    fn take_batch(&mut self, most: u16) {
+        let Some(item) = self.queue.pop_batch(most) else { return assert!(self.model.ready.is_empty()) };
+        assert!(item.messages() <= usize::from(most));
+        for place in 0..item.messages() as u32 {
+            let head = self.model.head().map(|at| self.model.ready.remove(at)).unwrap();
+            assert_eq!((number(&item) + place, item.redelivered), (head.number, head.redelivered));
+        }
     }
 
     /// Heads of any priority expire, and nothing behind them.
     fn expire(&mut self) {
         while let Some(item) = self.queue.pop_expired(self.now_ns) {
-            let at = self.model.ready.iter().position(|m| m.number == item.message.0).unwrap();
+            let at = self.model.ready.iter().position(|m| m.number == number(&item)).unwrap();
             let gone = self.model.ready.remove(at);
             assert!(gone.expires_ns <= self.now_ns);
             let older = |m: &Message| m.priority == gone.priority && m.number < gone.number;
@@ -229,7 +246,7 @@ impl Pair {
         let (who, head) = expected.expect("nobody could have been served");
         let message = self.model.ready.remove(head);
         let who = &mut self.model.consumers[who];
-        assert_eq!((id, item.message.0), (who.id, message.number));
+        assert_eq!((id, number(&item)), (who.id, message.number));
         assert_eq!(item.redelivered, message.redelivered);
         self.model.clock += 1;
         who.since = self.model.clock;
@@ -243,7 +260,7 @@ impl Pair {
     fn fetch(&mut self) {
         let item = self.queue.pop();
         let head = self.model.head().map(|at| self.model.ready.remove(at));
-        assert_eq!(item.map(|item| item.message.0), head.as_ref().map(|m| m.number));
+        assert_eq!(item.as_ref().map(number), head.as_ref().map(|m| m.number));
         if let Some((item, message)) = item.zip(head) {
             let tag = self.queue.hand_out(item, None);
             assert!(is_fetched(tag));
@@ -259,7 +276,7 @@ impl Pair {
         let (tag, message, consumer) = self.model.held.swap_remove(which);
         let (item, _) = self.queue.take_back(tag).unwrap();
         assert!(self.queue.take_back(tag).is_none(), "settled once");
-        assert_eq!(item.message.0, message.number);
+        assert_eq!(number(&item), message.number);
         let who = self.model.consumers.iter_mut().find(|who| Some(who.id) == consumer);
         if let Some(who) = who {
             who.unsettled -= 1;
@@ -313,10 +330,7 @@ impl Pair {
         assert_eq!(self.queue.unsettled_messages(), self.model.held.len());
         assert_eq!(self.queue.consumers.len(), self.model.consumers.len());
         assert_eq!(self.queue.has_work(), self.model.next().is_some() && !self.model.ready.is_empty());
-        assert_eq!(
-            self.queue.peek().map(|item| item.message.0),
-            self.model.head().map(|at| self.model.ready[at].number)
-        );
+        assert_eq!(self.queue.peek().map(number), self.model.head().map(|at| self.model.ready[at].number));
     }
 }
 

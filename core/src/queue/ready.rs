@@ -11,21 +11,44 @@ pub(crate) const NEVER_NS: u64 = u64::MAX;
 /// Room for this many messages is kept by an empty level; what a burst took beyond goes back.
 const KEPT_SLOTS: usize = 64 * 1024;
 
-/// A message in a queue.
+/// A message in a queue, or several of a batch that stand one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Place in the queue; a message keeps it while it is there.
     pub sequence: u64,
     /// When it expires, or [`NEVER_NS`].
     pub expires_ns: u64,
-    /// The message; the queue owns one reference.
+    /// The message; the queue owns one reference for it, and one for each that follows.
     pub message: MessageId,
+    /// How many of its batch follow it, at the next places; whatever leaves the queue by itself has none.
+    pub followers: u16,
     /// Length of its body.
     pub body_bytes: u32,
     /// Its level.
     pub priority: u8,
     /// Has been delivered before.
     pub redelivered: bool,
+}
+
+// Half a cache line.
+const _: () = assert!(size_of::<Item>() == 32);
+
+impl Item {
+    /// How many messages it stands for.
+    #[inline]
+    pub(crate) fn messages(&self) -> usize {
+        usize::from(self.followers) + 1
+    }
+
+    /// Takes the first `messages` off, which are fewer than there are.
+    #[inline]
+    fn split_off_first(&mut self, messages: u16) -> Item {
+        let first = Item { followers: messages - 1, ..*self };
+        self.sequence += u64::from(messages);
+        self.message = self.message.after(messages);
+        self.followers -= messages;
+        first
+    }
 }
 
 impl PartialOrd for Item {
@@ -63,13 +86,20 @@ impl Level {
     #[inline]
     fn pop(&mut self) -> Option<Item> {
         if self.returned.is_empty() {
-            return self.fresh.pop_front();
+            return self.pop_fresh(1);
         }
         let from_fresh = match (self.fresh.front(), self.returned.peek()) {
             (Some(fresh), Some(Reverse(returned))) => fresh < returned,
             _ => false,
         };
-        if from_fresh { self.fresh.pop_front() } else { self.returned.pop().map(|Reverse(item)| item) }
+        if from_fresh { self.pop_fresh(1) } else { self.returned.pop().map(|Reverse(item)| item) }
+    }
+
+    /// Takes the next new message, with those of its batch that follow, at most `most` in all.
+    #[inline]
+    fn pop_fresh(&mut self, most: u16) -> Option<Item> {
+        let front = self.fresh.front_mut()?;
+        if front.followers >= most { Some(front.split_off_first(most)) } else { self.fresh.pop_front() }
     }
 
     fn is_empty(&self) -> bool {
@@ -135,6 +165,7 @@ impl Ready {
 
     /// Puts a message back to its place.
     pub(crate) fn put_back(&mut self, item: Item) {
+        assert!(item.followers == 0, "messages come back one by one");
         self.count_in(&item);
         self.levels[usize::from(item.priority)].returned.push(Reverse(item));
     }
@@ -142,16 +173,21 @@ impl Ready {
     /// Takes the next message in order.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Item> {
+        self.pop_batch(1)
+    }
+
+    /// Takes the next message in order; where that is as good, with those of its batch that follow, at most `most` in
+    /// all.
+    #[inline]
+    pub(crate) fn pop_batch(&mut self, most: u16) -> Option<Item> {
         // Plain FIFOs, from which nothing has come back, are most of all.
         if let [level] = &mut self.levels[..]
             && level.returned.is_empty()
         {
-            let item = level.fresh.pop_front()?;
-            self.messages -= 1;
-            self.body_bytes -= u64::from(item.body_bytes);
-            self.expiring -= usize::from(item.expires_ns != NEVER_NS);
+            let item = level.pop_fresh(most)?;
+            self.count_out(&item);
             if self.messages == 0 {
-                level.shrink();
+                self.levels[0].shrink();
             }
             return Some(item);
         }
@@ -213,9 +249,7 @@ impl Ready {
     #[inline]
     fn pop_from(&mut self, level: usize) -> Option<Item> {
         let item = self.levels[level].pop()?;
-        self.messages -= 1;
-        self.body_bytes -= u64::from(item.body_bytes);
-        self.expiring -= usize::from(item.expires_ns != NEVER_NS);
+        self.count_out(&item);
         if self.levels[level].is_empty() {
             self.occupied[level / 64] &= !(1 << (level % 64));
             self.levels[level].shrink();
@@ -227,9 +261,16 @@ impl Ready {
     fn count_in(&mut self, item: &Item) {
         let level = usize::from(item.priority);
         self.occupied[level / 64] |= 1 << (level % 64);
-        self.messages += 1;
-        self.body_bytes += u64::from(item.body_bytes);
-        self.expiring += usize::from(item.expires_ns != NEVER_NS);
+        self.messages += item.messages();
+        self.body_bytes += u64::from(item.body_bytes) * item.messages() as u64;
+        self.expiring += if item.expires_ns == NEVER_NS { 0 } else { item.messages() };
+    }
+
+    #[inline]
+    fn count_out(&mut self, item: &Item) {
+        self.messages -= item.messages();
+        self.body_bytes -= u64::from(item.body_bytes) * item.messages() as u64;
+        self.expiring -= if item.expires_ns == NEVER_NS { 0 } else { item.messages() };
     }
 }
 
@@ -241,7 +282,8 @@ mod tests {
         Item {
             sequence,
             expires_ns: NEVER_NS,
-            message: MessageId(sequence as u32),
+            message: MessageId::alone(sequence as u32),
+            followers: 0,
             body_bytes: 10,
             priority,
             redelivered: false,
@@ -262,6 +304,28 @@ mod tests {
         assert_eq!((ready.len(), ready.body_bytes()), (4, 40));
         assert_eq!(drain(&mut ready), [0, 1, 2, 3]);
         assert_eq!((ready.len(), ready.body_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_batch_comes_apart_where_it_must() {
+        let mut ready = Ready::new(0);
+        let batch = Item { followers: 9, expires_ns: 50, ..item(0, 0) };
+        ready.push(batch);
+        ready.push(item(10, 0));
+        assert_eq!((ready.len(), ready.body_bytes(), ready.next_expiry_ns()), (11, 110, Some(50)));
+        let first = ready.pop().unwrap();
+        assert_eq!((first.sequence, first.message, first.followers), (0, batch.message, 0));
+        let some = ready.pop_batch(3).unwrap();
+        assert_eq!((some.sequence, some.message, some.followers), (1, batch.message.after(1), 2));
+        assert_eq!((ready.len(), ready.body_bytes()), (7, 70));
+        // What came back stands before the rest of its batch, and while it is there all leave one by one.
+        ready.put_back(first);
+        assert_eq!(ready.pop_batch(100).unwrap().sequence, 0);
+        assert_eq!(ready.pop_expired(50).unwrap().message, batch.message.after(4));
+        let rest = ready.pop_batch(100).unwrap();
+        assert_eq!((rest.sequence, rest.message, rest.followers), (5, batch.message.after(5), 4));
+        assert_eq!((ready.len(), ready.may_expire()), (1, false));
+        assert_eq!(drain(&mut ready), [10]);
     }
 
     #[test]

@@ -96,7 +96,8 @@ mod tests {
             item: Item {
                 sequence: 1,
                 expires_ns: NEVER_NS,
-                message: MessageId(0),
+                message: MessageId::alone(0),
+                followers: 0,
                 body_bytes: 0,
                 priority: 0,
                 redelivered: false,

@@ -210,19 +210,30 @@ impl Shard {
         let budget = budget.min(queue.consumers.allowance(key));
         let room_bytes = self.accounts.room_bytes(account);
         let (from, mut count, mut bytes) = (queue.id(), 0, 0);
+        // What has to be settled is handed out one by one.
+        let most_at_once = if no_ack { u16::MAX } else { 1 };
         while count < budget && bytes < room_bytes {
-            let Some(item) = queue.pop() else { break };
-            let Item { message, redelivered, .. } = item;
-            bytes += self.store.get(message).total_bytes() as u64;
+            let most = u16::try_from(budget - count).unwrap_or(u16::MAX).min(most_at_once);
+            let Some(item) = queue.pop_batch(most) else { break };
+            let Item { message, followers, redelivered, .. } = item;
+            bytes += (item.messages() * self.store.get(message).total_bytes()) as u64;
             let mut tag = 0;
             if !no_ack {
                 self.store.retain(message);
                 tag = queue.hand_out(item, Some(key));
             }
-            let delivery =
-                Delivery { owner, channel, redelivered, consumer: number, queue: from, tag, message };
+            let delivery = Delivery {
+                owner,
+                channel,
+                redelivered,
+                consumer: number,
+                queue: from,
+                tag,
+                message,
+                followers,
+            };
             self.outputs.push_back((id, Output::Delivery(delivery)));
-            count += 1;
+            count += item.messages();
         }
         if !no_ack {
             session.passed(count as u32);

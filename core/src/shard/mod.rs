@@ -111,6 +111,8 @@ pub struct Delivery {
     pub tag: u64,
     /// The message. The receiver releases it once encoded.
     pub message: MessageId,
+    /// How many of its batch follow it, for the same consumer, to be released with it. None of them needs settlement.
+    pub followers: u16,
 }
 
 /// What a shard has to tell the connections that live on it.

@@ -93,8 +93,10 @@ impl Shard {
             match output {
                 other if session != id => self.outputs.push_back((session, other)),
                 Output::Delivery(delivery) => {
-                    self.stats.delivered -= 1;
-                    self.put_back(delivery.queue, delivery.tag, delivery.message);
+                    for place in 0..=delivery.followers {
+                        self.stats.delivered -= 1;
+                        self.put_back(delivery.queue, delivery.tag, delivery.message.after(place));
+                    }
                 }
                 Output::Reply { result, .. } => self.give_back_reply(*result),
                 Output::Confirmed { .. } | Output::ConsumerCancelled { .. } => {}

@@ -46,13 +46,26 @@ impl Shard {
     }
 
     /// A look at a message that the caller holds.
+    #[inline]
     pub fn message(&self, message: MessageId) -> MessageView<'_> {
         self.store.view(message)
+    }
+
+    /// The bodies of what follows in the batch of a delivered message; all else is as in that one.
+    #[inline]
+    pub fn bodies_after(&self, message: MessageId, followers: u16) -> impl Iterator<Item = &[u8]> {
+        self.store.bodies_after(message, followers)
     }
 
     /// Gives a message back.
     pub fn release(&mut self, message: MessageId) {
         self.store.release(message);
+    }
+
+    /// Gives a delivered message back, and those that followed it.
+    #[inline]
+    pub fn release_all(&mut self, message: MessageId, followers: u16) {
+        self.store.release_many(message, u32::from(followers) + 1);
     }
 
     /// Routes a complete message and hands it to its queues. Takes the message over, except as
@@ -71,7 +84,9 @@ impl Shard {
         confirm: Option<u64>,
     ) -> Result<Published, Refusal> {
         self.stats.published += 1;
-        if let Some(queue) = self.usual_queue(session_id, vhost, message) {
+        let content = self.store.get(message);
+        let usual = self.usual_queue(session_id, vhost, content.has_headers(), content.address());
+        if let Some(queue) = usual {
             let accepted = self.enqueue(queue, message);
             self.bury_dead();
             return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
@@ -79,12 +94,47 @@ impl Shard {
         self.publish_anywhere(session_id, vhost, message, mandatory, confirm)
     }
 
-    /// The queue at home here that is all of the message's route, if the session's last message went there too.
+    /// Publishes messages that differ in their bodies alone, at most [`batch_limit`](crate::message::batch_limit) of
+    /// them, if they all go where the session's last message went, and that is one queue at home here which takes
+    /// whatever comes. Their publish is confirmed then. `false`: nothing was done, each has to be published by itself.
+    ///
+    /// # Panics
+    /// If there are no bodies, or one is not of `body_bytes`.
     #[inline]
-    fn usual_queue(&self, session: SessionId, vhost: VhostId, message: MessageId) -> Option<QueueId> {
-        let content = self.store.get(message);
+    pub fn publish_alike<'a>(
+        &mut self,
+        session: SessionId,
+        vhost: VhostId,
+        head: &MessageHead,
+        body_bytes: usize,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) -> bool {
+        let Some(id) = self.usual_queue(session, vhost, head.has_headers(), head.address()) else {
+            return false;
+        };
+        let Some(queue) = self.queues.get_mut(id).filter(|queue| !queue.is_bounded()) else { return false };
+        let messages = bodies.len();
+        let first = self.store.batch(head, body_bytes, bodies);
+        let content = self.store.get(first);
+        let (priority, ttl_ms) = (content.priority(), content.ttl_ms());
+        queue.push(first, (messages - 1) as u16, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
+        note_push(queue, &mut self.ready, &mut self.timers);
+        self.stats.published += messages as u64;
+        self.enqueued += messages;
+        true
+    }
+
+    /// The queue at home here that is all of a message's route, if the session's last message went there too.
+    #[inline]
+    fn usual_queue(
+        &self,
+        session: SessionId,
+        vhost: VhostId,
+        has_headers: bool,
+        address: (&[u8], usize),
+    ) -> Option<QueueId> {
         let last = &self.sessions.get(session.index, session.generation)?.last_route;
-        if content.has_headers() || !last.is(self.topology.epoch(), vhost, content.address()) {
+        if has_headers || !last.is(self.topology.epoch(), vhost, address) {
             return None;
         }
         last.route.only_local()
@@ -137,7 +187,7 @@ impl Shard {
                 let content = self.store.get(message);
                 let (body_bytes, priority, ttl_ms) =
                     (content.body_bytes(), content.priority(), content.ttl_ms());
-                queue.push(message, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
+                queue.push(message, 0, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
                 note_push(queue, &mut self.ready, &mut self.timers);
                 true
             }
@@ -163,7 +213,7 @@ impl Shard {
             self.refuse(id, message);
             return false;
         }
-        queue.push(message, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
+        queue.push(message, 0, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
         self.after_push(id);
         self.enforce_limits(id);
         true

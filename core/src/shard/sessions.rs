@@ -319,7 +319,7 @@ impl Shard {
         let bytes = self.store.get(message).total_bytes();
         self.note_taken(connection, queue.home, bytes);
         self.stats.delivered += 1;
-        let delivery = Delivery { owner, channel, redelivered, consumer, queue, tag, message };
+        let delivery = Delivery { owner, channel, redelivered, consumer, queue, tag, message, followers: 0 };
         self.outputs.push_back((session, Output::Delivery(delivery)));
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use fulmar_amqp_0_9_1::codec::Method;
+use fulmar_transport::sim::Random;
 
 use crate::ledger::{Key, Promise};
 use crate::run::{Env, QUEUES, Route};
@@ -23,6 +24,8 @@ pub struct Publisher {
     committing: Option<bool>,
     left: u32,
     rest_steps: u32,
+    /// Where the next messages go, their length, and how many: some publishers repeat themselves.
+    habit: (Route, usize, u32),
 }
 
 impl Publisher {
@@ -37,6 +40,7 @@ impl Publisher {
             committing: None,
             left: messages,
             rest_steps: 0,
+            habit: (Route::Queue(0), 0, 0),
         }
     }
 
@@ -131,11 +135,7 @@ impl Publisher {
     }
 
     fn publish_one(&mut self, env: &mut Env<'_>) {
-        let mut route = Route::any(env.random);
-        // A full queue's refusal leaves a transaction's outcome open; the confirming publishers test it.
-        while self.transactional && route.may_refuse() {
-            route = Route::any(env.random);
-        }
+        let (route, bytes) = self.next_like(env.random);
         let number = self.next;
         self.next += 1;
         self.left -= 1;
@@ -144,14 +144,32 @@ impl Publisher {
             .map(|queue| Key { queue, publisher: self.life, number })
             .collect();
         keys.iter().for_each(|key| env.ledger.sent(*key));
-        let bytes = match env.random.below(20) {
-            0 => env.random.below(12_000),
-            1..5 => env.random.below(1000),
-            _ => env.random.below(80),
-        };
         let (exchange, key) = route.address();
         self.wire.as_mut().unwrap().publish(exchange, key, &body(self.life, number, bytes));
         self.open.push_back((u64::from(number) + 1, keys));
+    }
+
+    /// Where the next message goes, and its length.
+    fn next_like(&mut self, random: &mut Random) -> (Route, usize) {
+        let (route, bytes, left) = self.habit;
+        if left > 0 {
+            self.habit.2 -= 1;
+            return (route, bytes);
+        }
+        let mut route = Route::any(random);
+        // A full queue's refusal leaves a transaction's outcome open; the confirming publishers test it.
+        while self.transactional && route.may_refuse() {
+            route = Route::any(random);
+        }
+        let bytes = match random.below(20) {
+            0 => random.below(12_000),
+            1..5 => random.below(1000),
+            _ => random.below(80),
+        };
+        if random.chance(100_000) {
+            self.habit = (route, bytes, random.below(60) as u32);
+        }
+        (route, bytes)
     }
 
     fn lose(&mut self, env: &mut Env<'_>) {

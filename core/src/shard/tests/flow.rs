@@ -341,6 +341,49 @@ fn a_run_of_deliveries_ends_with_its_channel() {
 }
 
 #[test]
+fn a_batch_goes_only_where_its_like_went() {
+    let mut broker = Broker::new(2);
+    let client = broker.client(0);
+    broker.declare(client, "here", QueueOptions { home: Some(0), ..Default::default() });
+    broker.declare(client, "there", QueueOptions { home: Some(1), ..Default::default() });
+    broker.declare(
+        client,
+        "short",
+        QueueOptions { home: Some(0), max_length: Some(2), ..Default::default() },
+    );
+    broker.subscribe(client, "here", 1, ConsumerOptions { no_ack: true, ..Default::default() });
+    for (queue, expected) in [("here", true), ("there", false), ("short", false)] {
+        let header = MessageHeader {
+            encoding: &Plain,
+            exchange: b"",
+            routing_key: queue.as_bytes(),
+            properties: b"",
+            body_bytes: 0,
+            priority: 0,
+            ttl_ms: None,
+            persistent: false,
+            has_headers: false,
+        };
+        let head = MessageHead::new(&header);
+        let alike = |broker: &mut Broker, head: &MessageHead| {
+            let bodies = [b"a", b"b", b"c"].iter().map(|body| &body[..]);
+            broker.shards[0].publish_alike(client.session, VHOST, head, 1, bodies)
+        };
+        assert!(!alike(&mut broker, &head), "nothing like it went anywhere yet");
+        broker.publish(client, "", queue, "x");
+        assert_eq!(alike(&mut broker, &head), expected, "{queue}");
+        let marked = MessageHead::new(&MessageHeader { has_headers: true, ..header });
+        assert!(!alike(&mut broker, &marked), "headers may say where to");
+    }
+    assert_eq!(broker.shards[0].stats().published, 3 + 3);
+    // A delivery of several that is not taken goes back as a whole.
+    broker.shards[0].turn();
+    broker.shards[0].close_session(client.session);
+    assert_eq!(broker.shards[0].stats().undelivered, 4);
+    broker.end(&[client]);
+}
+
+#[test]
 fn pressure_is_told_to_everybody_and_taken_back() {
     let mut broker = Broker::with_limits(2, Limits::tiny());
     let client = broker.client(0);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::mesh::Wake;
-use crate::message::MessageHeader;
+use crate::message::{MessageHead, MessageHeader};
 use crate::request::{ConsumerOptions, DestinationKind, ExchangeOptions, Got, QueueOptions, Request};
 use crate::test_support::Plain;
 use crate::{Table, Value};
@@ -299,8 +299,16 @@ impl Broker {
         let Ok(Reply::Got(got)) = reply else { panic!("a get was answered with {reply:?}") };
         let Got { queue, tag, message, redelivered, remaining } = got?;
         let shard = &mut self.shards[client.shard];
-        let delivery =
-            Delivery { owner: client.owner, channel: 1, redelivered, consumer: 0, queue, tag, message };
+        let delivery = Delivery {
+            owner: client.owner,
+            channel: 1,
+            redelivered,
+            consumer: 0,
+            queue,
+            tag,
+            message,
+            followers: 0,
+        };
         let received = look(shard, &delivery);
         shard.release(message);
         Some((received, remaining))

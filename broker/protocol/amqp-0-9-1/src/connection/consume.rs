@@ -170,22 +170,29 @@ impl Channel {
         self.reply(env, Method::BasicQosOk)
     }
 
-    /// A message for a consumer.
+    /// A message for a consumer, and those of its batch that follow.
     pub fn deliver(&mut self, env: &mut Env<'_>, delivered: &Delivery) {
         let Some(consumer) = self.consumers.get_mut(delivered.consumer as usize) else {
             env.shard.settle(self.session, delivered.queue, delivered.tag, Settlement::Requeue);
-            return env.shard.release(delivered.message);
+            return env.shard.release_all(delivered.message, delivered.followers);
         };
         self.last_delivery_tag += 1;
         if !consumer.no_ack {
             self.unacked.push(self.last_delivery_tag, delivered.queue, delivered.tag);
         }
+        let first_tag = self.last_delivery_tag;
+        self.last_delivery_tag += u64::from(delivered.followers);
         let message = env.shard.message(delivered.message);
         consumer.head.address_to(&message);
         let frame_max = env.link.frame_max;
-        consumer.head.write(self.last_delivery_tag, delivered.redelivered, &message, frame_max, env.out);
-        env.shard.release(delivered.message);
-        env.link.counters.delivered += 1;
+        let redelivered = delivered.redelivered;
+        consumer.head.write(first_tag, redelivered, &message, frame_max, env.out);
+        if delivered.followers > 0 {
+            let bodies = env.shard.bodies_after(delivered.message, delivered.followers);
+            consumer.head.write_followers(first_tag, redelivered, &message, bodies, frame_max, env.out);
+        }
+        env.shard.release_all(delivered.message, delivered.followers);
+        env.link.counters.delivered += u64::from(delivered.followers) + 1;
     }
 
     /// `basic.get`.

@@ -91,8 +91,7 @@ impl Head {
             *mark = redelivered.into();
         }
         out.extend_from_slice(properties);
-        // Too long for one frame, or for none.
-        if body.len().wrapping_sub(1) >= (frame_max as usize).wrapping_sub(OVERHEAD_BYTES) {
+        if !fits_one_frame(body.len(), frame_max) {
             out.push(END);
             return self.write_body(body, frame_max, out);
         }
@@ -102,6 +101,39 @@ impl Head {
         out.extend_from_slice(&between);
         out.extend_from_slice(body);
         out.push(END);
+    }
+
+    /// Appends the frames of deliveries that follow the one of `message`, which was just written, and differ in tag and
+    /// body alone.
+    pub fn write_followers<'a>(
+        &self,
+        mut delivery_tag: u64,
+        redelivered: bool,
+        message: &MessageView<'_>,
+        bodies: impl Iterator<Item = &'a [u8]>,
+        frame_max: u32,
+        out: &mut Vec<u8>,
+    ) {
+        let body_bytes = message.body.len();
+        if !fits_one_frame(body_bytes, frame_max) {
+            for body in bodies {
+                delivery_tag += 1;
+                self.write(delivery_tag, redelivered, &MessageView { body, ..*message }, frame_max, out);
+            }
+            return;
+        }
+        let before_body_bytes = self.bytes.len() + message.properties.len() + OVERHEAD_BYTES;
+        let first = out.len() - before_body_bytes - body_bytes - 1;
+        for body in bodies {
+            delivery_tag += 1;
+            let start = out.len();
+            out.extend_from_within(first..first + before_body_bytes);
+            if let Some(tag) = out[start + self.numbers_at..].first_chunk_mut() {
+                *tag = delivery_tag.to_be_bytes();
+            }
+            out.extend_from_slice(body);
+            out.push(END);
+        }
     }
 
     /// Appends a body in as many frames as it needs.
@@ -117,6 +149,12 @@ impl Head {
             Frame { kind: FrameKind::Body, channel: self.channel, payload }.encode(out);
         }
     }
+}
+
+/// Whether a body is neither too long for one frame nor too short for any.
+#[inline(always)]
+fn fits_one_frame(body_bytes: usize, frame_max: u32) -> bool {
+    body_bytes.wrapping_sub(1) < (frame_max as usize).wrapping_sub(OVERHEAD_BYTES)
 }
 
 /// The content header's frame from its size to the properties.
@@ -165,6 +203,32 @@ mod tests {
             let mut expected = b"before".to_vec();
             fast::deliver(2047, b"ctag", 1 << 40, true, exchange, key, &mut expected);
             frame::encode_content(2047, properties, body, frame_max, &mut expected);
+            assert_eq!(written, expected);
+        }
+    }
+
+    #[test]
+    fn followers_are_written_like_the_first() {
+        for (body_bytes, frame_max) in
+            [(1, 4096), (64, 4096), (4088, 4096), (4089, 4096), (9_000, 0), (0, 4096)]
+        {
+            let bodies: Vec<Vec<u8>> = (0..4).map(|n| vec![n; body_bytes]).collect();
+            let message = |body| MessageView {
+                encoding: &ENCODING,
+                exchange: b"x",
+                routing_key: b"key",
+                properties: &[0x10, 0, 2],
+                body,
+            };
+            let mut head = Head::new(7, b"ctag");
+            head.address_to(&message(&bodies[0]));
+            let (mut written, mut expected) = (b"before".to_vec(), b"before".to_vec());
+            for (tag, body) in (9..).zip(&bodies) {
+                head.write(tag, true, &message(body), frame_max, &mut expected);
+            }
+            head.write(9, true, &message(&bodies[0]), frame_max, &mut written);
+            let others = bodies[1..].iter().map(Vec::as_slice);
+            head.write_followers(9, true, &message(&bodies[0]), others, frame_max, &mut written);
             assert_eq!(written, expected);
         }
     }

@@ -1,8 +1,8 @@
 //! What a connection remembers of a message, for others like it. Most publishers repeat themselves: channel, address,
 //! properties and length are the same again, and only the body differs. Such a message costs one comparison of bytes
-//! instead of being read.
+//! instead of being read, and those that come together become a batch.
 
-use fulmar_core::message::{MessageHead, MessageHeader};
+use fulmar_core::message::{MessageHead, MessageHeader, batch_limit};
 
 use crate::codec::frame::END;
 
@@ -50,12 +50,30 @@ impl LastPublish {
         self.head.set(header);
     }
 
-    /// If `input` begins with a message like this one: its body, and the length of its frames.
+    /// How many messages like this one `input` begins with, as far as one batch goes.
     #[inline]
-    pub fn body_of_another<'a>(&self, input: &'a [u8]) -> Option<(&'a [u8], usize)> {
-        let (frames, rest) = input.split_at_checked(self.frames.len())?;
-        let (body, rest) = rest.split_at_checked(self.body_bytes)?;
-        let same = rest.first() == Some(&END) && frames == self.frames;
-        same.then_some((body, frames.len() + body.len() + 1))
+    pub fn others_in(&self, input: &[u8]) -> usize {
+        let messages = input.chunks_exact(self.message_bytes()).take(batch_limit(self.body_bytes));
+        messages
+            .take_while(|message| message.last() == Some(&END) && message.starts_with(&self.frames))
+            .count()
+    }
+
+    /// The bodies of the messages like this one that `input` consists of.
+    #[inline]
+    pub fn bodies<'a>(&self, input: &'a [u8]) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        let body_at = self.frames.len();
+        input.chunks_exact(self.message_bytes()).map(move |message| &message[body_at..message.len() - 1])
+    }
+
+    /// Length of the frames of a message like this one.
+    #[inline]
+    pub fn message_bytes(&self) -> usize {
+        self.frames.len() + self.body_bytes + 1
+    }
+
+    /// Length of the body of a message like this one.
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes
     }
 }

@@ -329,8 +329,8 @@ impl Connection {
         let channel = match self.channels.get_mut(usize::from(first.channel)) {
             Some(Some(channel)) if !channel.closing => channel,
             _ => {
-                cx.shard.release(first.message);
-                return 1;
+                cx.shard.release_all(first.message, first.followers);
+                return u64::from(first.followers) + 1;
             }
         };
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
@@ -339,7 +339,7 @@ impl Connection {
         let mut count = 0;
         while let Some(delivery) = next {
             channel.deliver(&mut env, &delivery);
-            count += 1;
+            count += u64::from(delivery.followers) + 1;
             next = env.shard.next_delivery(owner, number);
         }
         count

@@ -9,6 +9,7 @@ use super::channel::{Channel, Flow, Mode};
 use super::consume::REPLY_QUEUE;
 use super::errors::{Exception, type_name};
 use super::handshake::malformed;
+use super::last::LastPublish;
 use crate::codec::method::class::BASIC;
 use crate::codec::properties::{ENCODING, Properties, scan};
 use crate::codec::{ContentHeader, Scan, fast, frame, reply_code as code};
@@ -232,6 +233,27 @@ impl Channel {
             env.link.confirming.push(self.number);
         }
         Ok(Flow::Done)
+    }
+
+    /// Publishes the messages like `last` that `input` consists of, if the shard takes them together. `false`: nothing
+    /// was done.
+    #[inline]
+    pub fn publish_alike(&mut self, env: &mut Env<'_>, last: &LastPublish, input: &[u8]) -> bool {
+        let (vhost, bodies) = (env.link.vhost, last.bodies(input));
+        let messages = bodies.len();
+        if !env.shard.publish_alike(self.session, vhost, &last.head, last.body_bytes(), bodies) {
+            return false;
+        }
+        env.link.counters.published += messages as u64;
+        if let Mode::Confirm(confirms) = &mut self.mode {
+            for _ in 0..messages {
+                let sequence = confirms.begin();
+                if confirms.resolve(sequence, true) {
+                    env.link.confirming.push(self.number);
+                }
+            }
+        }
+        true
     }
 
     /// Sends a mandatory message back that no queue takes.

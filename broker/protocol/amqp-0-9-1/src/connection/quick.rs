@@ -65,19 +65,25 @@ impl Connection {
         Some(())
     }
 
-    /// A message like the one remembered, but for its body.
+    /// Messages like the one remembered, but for their bodies.
     #[inline]
     fn publish_again(&mut self, cx: &mut Context<'_>, input: &[u8]) -> Option<usize> {
         let last = self.last_publish.as_deref()?;
-        let (body, bytes) = last.body_of_another(input)?;
+        let messages = last.others_in(input);
         let number = last.channel;
         let channel = self.channels.get_mut(usize::from(number))?.as_deref_mut()?;
-        if !channel.expects_method() || matches!(channel.mode, Mode::Tx(_)) {
+        if messages == 0 || !channel.expects_method() || matches!(channel.mode, Mode::Tx(_)) {
             return None;
         }
-        let message = cx.shard.whole_message(&last.head, body);
         channel.current = (BASIC.into(), PUBLISH.into());
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        let input = &input[..messages * last.message_bytes()];
+        if channel.publish_alike(&mut env, last, input) {
+            return Some(input.len());
+        }
+        let body = last.bodies(input).next()?;
+        let message = env.shard.whole_message(&last.head, body);
+        let bytes = last.message_bytes();
         let result = channel.publish(&mut env, message, last.mandatory);
         if !matches!(result, Ok(Flow::Done)) {
             self.finish(cx, number, result);

@@ -21,8 +21,14 @@ fn act(world: &mut World, client: Client, (what, which, number, whether): Op) {
             let exchange = if number % 16 == 15 { "nowhere" } else { "" };
             let key = if number % 16 == 14 { "nowhere" } else { queue };
             let properties = Properties { priority: Some(number), ..Properties::default() };
-            let body = vec![number; usize::from(number) * 50];
-            let bytes = publication(channel, exchange, key, whether, properties, &body);
+            // Some come in numbers, and alike but for their bodies.
+            let copies = if number % 4 == 0 { 1 + number } else { 1 };
+            let bytes: Vec<u8> = (0..copies)
+                .flat_map(|n| {
+                    let body = vec![n; usize::from(number) * 50];
+                    publication(channel, exchange, key, whether, properties, &body)
+                })
+                .collect();
             return world.send_bytes(client, &bytes);
         }
         6 | 7 => {
