@@ -52,13 +52,23 @@ pub(crate) fn listen(addr: SocketAddr, backlog: u32) -> io::Result<(OwnedFd, Soc
 /// A socket that is ready to be connected.
 pub(crate) fn unconnected(addr: SocketAddr) -> io::Result<OwnedFd> {
     let socket = stream_socket(addr)?;
-    set_no_delay(socket.as_raw_fd());
+    send_at_once(socket.as_raw_fd(), addr.ip().is_loopback());
     Ok(socket)
 }
 
-/// Switches off the collecting of small segments. Fails only for a socket that is dead anyway.
-pub(crate) fn set_no_delay(fd: RawFd) {
+/// Readies a socket that was accepted.
+pub(crate) fn accepted(fd: RawFd, peer: SocketAddr, local: SocketAddr) {
+    send_at_once(fd, peer.ip().is_loopback() || peer.ip() == local.ip());
+}
+
+/// Switches off the collecting of small segments, and, towards a peer on the same host, pacing: there is no path to
+/// probe, and where the system's congestion control is one that paces (BBR), every send sets a timer of the kernel's.
+/// Reno is in every kernel and allowed to everybody. Fails only for a socket that is dead anyway.
+fn send_at_once(fd: RawFd, same_host: bool) {
     let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1i32);
+    if same_host {
+        let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"reno");
+    }
 }
 
 /// Makes the coming close drop what is unsent and reset the peer.
@@ -164,5 +174,39 @@ impl From<SocketAddr> for RawAddr {
                 sin6_scope_id: addr.scope_id(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn congestion_control(fd: RawFd) -> String {
+        let mut name = [0u8; 16];
+        let mut len = name.len() as libc::socklen_t;
+        // SAFETY: `name` and `len` are valid places of the sizes given.
+        check(unsafe {
+            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name.as_mut_ptr().cast(), &mut len)
+        })
+        .unwrap();
+        String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+    }
+
+    #[test]
+    fn nothing_is_paced_within_a_host() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = TcpStream::connect(addr).unwrap();
+        let usual = congestion_control(client.as_raw_fd());
+        let (server, peer) = listener.accept().unwrap();
+        let elsewhere = "192.0.2.1:1".parse().unwrap();
+        accepted(server.as_raw_fd(), elsewhere, addr);
+        assert_eq!(congestion_control(server.as_raw_fd()), usual);
+        accepted(server.as_raw_fd(), peer, addr);
+        assert_eq!(congestion_control(server.as_raw_fd()), "reno");
+        assert_eq!(congestion_control(unconnected(addr).unwrap().as_raw_fd()), "reno");
+        assert_eq!(congestion_control(unconnected(elsewhere).unwrap().as_raw_fd()), usual);
     }
 }

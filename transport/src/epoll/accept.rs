@@ -58,7 +58,7 @@ impl EpollTransport {
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         // A socket that its peer has already reset has no addresses any more.
         let (Ok(peer), Ok(local)) = (socket::peer_addr(fd), socket::local_addr(fd)) else { return true };
-        socket::set_no_delay(fd);
+        socket::accepted(fd, peer, local);
         match self.add(socket, State::Open) {
             Ok(conn) => {
                 events.push(Event::Accepted { listener: ListenerId(index as u32), conn, peer, local })

@@ -179,7 +179,7 @@ impl UringTransport {
         else {
             return;
         };
-        socket::set_no_delay(socket.as_raw_fd());
+        socket::accepted(socket.as_raw_fd(), peer, local);
         match self.conns.insert(Conn::new(socket, State::Open)) {
             Ok(conn) => {
                 events.push(Event::Accepted { listener: ListenerId(index), conn, peer, local });
