@@ -18,6 +18,7 @@ pub mod histogram;
 pub mod load;
 pub mod measure;
 pub mod options;
+pub mod plot;
 pub mod poll;
 pub mod ratio;
 pub mod report;
