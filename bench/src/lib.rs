@@ -7,6 +7,8 @@
 //!   reactor, so that what a broker's logic costs can be told from what the kernel costs.
 //! * [`measure`], [`report`]: one run and its figures; [`ratio`] interleaves runs against several targets.
 //! * [`workload`], [`result`]: what is asked and what is left behind, as data.
+//! * [`group`], [`metric`], [`statistics`]: results sorted for looking at, their figures, what can be said of a few rounds.
+//! * [`page`], [`plot`]: results as a page and as plots. [`regress`]: two results against each other.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod batch;
@@ -14,19 +16,26 @@ pub mod broker;
 pub mod clock;
 pub mod driver;
 pub mod floor;
+pub mod group;
 pub mod histogram;
 pub mod load;
 pub mod measure;
+pub mod metric;
 pub mod options;
+pub mod page;
 pub mod plot;
 pub mod poll;
 pub mod ratio;
+pub mod regress;
 pub mod report;
 pub mod result;
 pub mod scale;
 pub mod schedule;
 pub mod socket;
+pub mod statistics;
 pub mod target;
+#[cfg(test)]
+mod test_results;
 pub mod timeline;
 pub mod tracker;
 pub mod url;
@@ -95,6 +104,11 @@ enum Command {
     Declare(scale::DeclareArgs),
     /// Deletes a queue with many bindings beside a publisher and tells how long that holds up its messages.
     DeleteStall(scale::DeleteStallArgs),
+    /// Makes a page with tables and plots of results.
+    Report(page::ReportArgs),
+    /// Compares two results and says what changed beyond the noise. Exits with 0 if nothing is worse, with 1 if
+    /// something is, with 2 if they cannot be compared.
+    Regress(regress::RegressArgs),
 }
 
 /// Why there is no figure.
@@ -109,6 +123,9 @@ pub enum BenchError {
     /// The load ended early.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A result cannot be used.
+    #[error(transparent)]
+    Result(#[from] result::ResultError),
     /// The system refused something.
     #[error(transparent)]
     System(#[from] std::io::Error),
@@ -145,6 +162,8 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Command::Connections(args) => scale::connections(&args).map(|report| done(&report, json)),
         Command::Declare(args) => scale::declare(&args).map(|report| done(&report, json)),
         Command::DeleteStall(args) => scale::delete_stall(&args).map(|report| done(&report, json)),
+        Command::Report(args) => page::run(&args),
+        Command::Regress(args) => Ok(regress::run(&args, json)),
     }
 }
 

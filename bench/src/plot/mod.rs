@@ -44,6 +44,8 @@ pub struct Plot {
     pub slug: String,
     /// What it shows.
     pub title: String,
+    /// What else there is to say of it, beneath.
+    pub note: String,
     /// What the axes are called, without the unit where ticks have it.
     pub x: Axis,
     /// Upwards.
@@ -165,7 +167,7 @@ impl Plot {
     fn draw(&self, style: Option<&str>) -> Option<Markup> {
         let (x, y) = self.axes()?;
         let legend = Legend::of(self);
-        let top = MARGIN + LINE + legend.rows as f64 * LINE + LINE + 8.0;
+        let top = MARGIN + LINE + legend.rows as f64 * LINE + LINE + 14.0;
         let labels = y.ticks().into_iter().map(|tick| width(&self.y.quantity.write(tick), TEXT));
         let left = MARGIN + labels.fold(0.0, f64::max) + 6.0;
         let last = x.ticks().into_iter().fold(0.0, f64::max);
@@ -178,6 +180,7 @@ impl Plot {
         Some(html! {
             svg.plot xmlns="http://www.w3.org/2000/svg" role="img" viewBox=(format!("0 0 {WIDTH} {height:.0}"))
                 aria-label=(title) {
+                @if !self.note.is_empty() { desc { (clean(&self.note)) } }
                 @if let Some(style) = style {
                     style { (PreEscaped(style)) }
                     rect.ground width=(WIDTH) height=(format!("{height:.0}")) {}

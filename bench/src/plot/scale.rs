@@ -62,7 +62,7 @@ impl Scale {
         }
         let (low, high) = match quantity {
             Quantity::Percentile => (1.0, high.max(10.0)),
-            Quantity::Seconds => (0.0, if high > 0.0 { high } else { 1.0 }),
+            Quantity::Seconds => (0.0, if high > 20.0 { high } else { high.ceil().max(1.0) }),
             Quantity::Memory => (0.0, round_up_binary(high)),
             Quantity::Rate => (0.0, round_up(high)),
             Quantity::SizeLog => (low / 1.5, high * 1.5),

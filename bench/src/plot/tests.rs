@@ -16,6 +16,7 @@ fn percentiles(curves: Vec<Curve>) -> Plot {
     Plot {
         slug: "percentiles".into(),
         title: "Latency by percentile".into(),
+        note: String::new(),
         x: Axis::new("percentile", Quantity::Percentile),
         y: Axis::new("latency, log scale", Quantity::LatencyNs),
         curves,
@@ -28,7 +29,8 @@ fn rising(from_ns: f64, nines: i32) -> Vec<(f64, f64)> {
 
 fn text_boxes(document: &Document) -> Vec<(String, TextBox)> {
     let number = |node: &Node, name| node.attribute(name).unwrap_or("0").parse::<f64>().unwrap();
-    let texts = document.descendants().filter(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "text")));
+    let texts =
+        document.descendants().filter(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "text")));
     texts
         .map(|node| {
             let anchor = match node.attribute("text-anchor") {
@@ -36,8 +38,15 @@ fn text_boxes(document: &Document) -> Vec<(String, TextBox)> {
                 Some("end") => Anchor::End,
                 _ => Anchor::Start,
             };
-            let text: String = node.children().filter(|child| child.is_text()).filter_map(|child| child.text()).collect();
-            let own = TextBox::of(&text, number(&node, "x"), number(&node, "y"), number(&node, "font-size"), anchor);
+            let text: String =
+                node.children().filter(|child| child.is_text()).filter_map(|child| child.text()).collect();
+            let own = TextBox::of(
+                &text,
+                number(&node, "x"),
+                number(&node, "y"),
+                number(&node, "font-size"),
+                anchor,
+            );
             (text, own)
         })
         .collect()
@@ -47,12 +56,20 @@ fn text_boxes(document: &Document) -> Vec<(String, TextBox)> {
 fn check(svg: &str) {
     let document = Document::parse(svg).expect("it is XML");
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-    let view: Vec<f64> =
-        document.root_element().attribute("viewBox").unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
+    let view: Vec<f64> = document
+        .root_element()
+        .attribute("viewBox")
+        .unwrap()
+        .split(' ')
+        .map(|n| n.parse().unwrap())
+        .collect();
     let boxes = text_boxes(&document);
     for (index, (text, own)) in boxes.iter().enumerate() {
         assert!(
-            own.x >= 0.0 && own.y >= 0.0 && own.x + own.width <= view[2] + 0.5 && own.y + own.height <= view[3],
+            own.x >= 0.0
+                && own.y >= 0.0
+                && own.x + own.width <= view[2] + 0.5
+                && own.y + own.height <= view[3],
             "'{text}' is outside: {own:?} of {view:?}"
         );
         for (other_text, other) in &boxes[..index] {
@@ -95,7 +112,9 @@ fn hostile_names_stay_text() {
 #[test]
 fn bad_points_are_left_out() {
     let points = [(1.0, f64::NAN), (f64::INFINITY, 1e3), (2.0, 0.0), (3.0, 1e4), (10.0, 2e4), (0.0, 1e3)];
-    let svg = percentiles(vec![curve("one", 0, "", &points), curve("nothing", 1, "", &[(1.0, -1.0)])]).file().unwrap();
+    let svg = percentiles(vec![curve("one", 0, "", &points), curve("nothing", 1, "", &[(1.0, -1.0)])])
+        .file()
+        .unwrap();
     check(&svg);
     assert!(!svg.contains(">nothing<"), "a legend without a curve");
 }
@@ -108,9 +127,14 @@ fn nothing_to_show_is_no_plot() {
 
 #[test]
 fn extreme_and_lonely_values_make_sound_plots() {
-    for quantity in [Quantity::LatencyNs, Quantity::Rate, Quantity::RateLog, Quantity::Memory, Quantity::SizeLog] {
-        for values in [vec![(1.0, 1.0)], vec![(0.0, 0.0)], vec![(1.0, 1.0), (2.0, 1e15)], vec![(1.0, 7e7), (2.0, 7e7)]] {
-            let mut plot = percentiles(vec![curve("one", 0, "p99", &values), curve("two", 1, "p50", &values)]);
+    for quantity in
+        [Quantity::LatencyNs, Quantity::Rate, Quantity::RateLog, Quantity::Memory, Quantity::SizeLog]
+    {
+        for values in
+            [vec![(1.0, 1.0)], vec![(0.0, 0.0)], vec![(1.0, 1.0), (2.0, 1e15)], vec![(1.0, 7e7), (2.0, 7e7)]]
+        {
+            let mut plot =
+                percentiles(vec![curve("one", 0, "p99", &values), curve("two", 1, "p50", &values)]);
             plot.x = Axis::new("time (s)", Quantity::Seconds);
             plot.y = Axis::new("value", quantity);
             if let Some(svg) = plot.file() {
@@ -138,7 +162,8 @@ fn spreads_are_bands_or_whiskers() {
 #[test]
 fn many_groups_have_a_legend_of_several_rows() {
     let curves = (0..12).flat_map(|n| {
-        ["p50", "p99", "max"].map(|what| curve(&format!("broker number {n}"), n, what, &rising(1e3 * (n + 1) as f64, 2)))
+        ["p50", "p99", "max"]
+            .map(|what| curve(&format!("broker number {n}"), n, what, &rising(1e3 * (n + 1) as f64, 2)))
     });
     let svg = percentiles(curves.collect()).file().unwrap();
     check(&svg);

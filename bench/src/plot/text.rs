@@ -64,7 +64,8 @@ pub fn width(text: &str, size: f64) -> f64 {
 /// Width of a character, as a share of the font's size.
 fn share(character: char) -> f64 {
     match character {
-        'i' | 'j' | 'l' | 't' | 'f' | 'r' | 'I' | ' ' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '(' | ')' => 0.4,
+        'i' | 'j' | 'l' | 't' | 'f' | 'r' | 'I' | ' ' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '('
+        | ')' => 0.4,
         'm' | 'w' | 'M' | 'W' | '%' | '@' | '…' => 0.98,
         'A'..='Z' => 0.74,
         ascii if ascii.is_ascii() => 0.62,

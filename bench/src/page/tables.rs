@@ -1,0 +1,171 @@
+//! The tables of the page.
+
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::figures::{typical_round, written};
+use crate::group::{Group, Section};
+use crate::metric::{Better, Metric, faults, metrics};
+use crate::plot::scale::{bytes, digits, duration, thousands};
+use crate::plot::text::clean;
+use crate::result::{ResultFile, RunResult};
+
+/// Medians, spreads and ratios: a row for each figure, a column for each target.
+pub fn figures(section: &Section) -> Markup {
+    let groups = &section.groups;
+    let rows: Vec<&Metric> = metrics(section.workload)
+        .filter(|metric| groups.iter().any(|group| group.summary(metric).is_some()))
+        .collect();
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th { (rounds(section)) }
+                @for group in groups { th { (clean(&group.label)) } }
+                @for group in &groups[1..] { th { (clean(&group.label)) " / " (clean(&groups[0].label)) } }
+            } }
+            tbody {
+                @for metric in rows { tr {
+                    th scope="row" { (metric.name) }
+                    @for group in groups { (cell(metric, group)) }
+                    @for group in &groups[1..] { td { (ratio(metric, group, &groups[0])) } }
+                } }
+                tr {
+                    th scope="row" { "messages at fault" }
+                    @for group in groups { (fault_cell(group)) }
+                    @for _ in &groups[1..] { td {} }
+                }
+            }
+        } }
+    }
+}
+
+fn rounds(section: &Section) -> String {
+    let counts: Vec<usize> = section.groups.iter().map(|group| group.rounds.len()).collect();
+    match counts.iter().max() {
+        Some(1) | None => "one round".into(),
+        Some(most) if counts.iter().all(|count| count == most) => format!("median of {most} rounds"),
+        _ => "median of rounds".into(),
+    }
+}
+
+fn cell(metric: &Metric, group: &Group) -> Markup {
+    let Some(found) = group.summary(metric) else { return html! { td { "–" } } };
+    let spread = found.rounds > 1 && found.least < found.greatest;
+    html! {
+        td {
+            (written(metric, found.median))
+            @if spread { small { (written(metric, found.least)) " to " (written(metric, found.greatest)) } }
+        }
+    }
+}
+
+fn ratio(metric: &Metric, group: &Group, first: &Group) -> String {
+    let medians = (group.summary(metric), first.summary(metric));
+    let (Some(own), Some(first)) = medians else { return String::new() };
+    let told = metric.better != Better::Neither || metric.name != "rate asked";
+    if told && first.median > 0.0 {
+        format!("× {}", digits(own.median / first.median))
+    } else {
+        String::new()
+    }
+}
+
+fn fault_cell(group: &Group) -> Markup {
+    let found: u64 = group.rounds.iter().map(|run| faults(run)).sum();
+    html! { td class=[(found > 0).then_some("bad")] { (found) } }
+}
+
+/// Every run with its circumstances, folded away.
+pub fn runs(section: &Section) -> Markup {
+    let runs = || section.groups.iter().flat_map(|group| group.rounds.iter().map(move |run| (group, *run)));
+    html! {
+        details {
+            summary { "Every run: counts and disturbances" }
+            div.scroll { table {
+                thead { tr {
+                    th { "target" } th { "round" } th { "began" } th { "published/s" } th { "consumed/s" } th { "schedule" }
+                    th { "p50" } th { "p99" } th { "max" }
+                    th { "lost" } th { "refused" } th { "doubled" } th { "out of order" } th { "left in queues" }
+                    th { "generator without a core" } th { "stolen" } th { "load average" } th { "generator's ceiling" }
+                } }
+                tbody { @for (group, run) in runs() { (run_row(group, run)) } }
+            } }
+            @for group in &section.groups { p.soft { (target(group)) } }
+        }
+    }
+}
+
+fn run_row(group: &Group, run: &RunResult) -> Markup {
+    let counts = &run.counts;
+    let latency = |read: fn(&crate::result::Distribution) -> u64| {
+        run.latency.as_ref().map_or("–".into(), |found| duration(read(found) as f64))
+    };
+    let schedule = match (run.offered_hz, run.kept_schedule) {
+        (None, _) => "none",
+        (Some(_), true) => "kept",
+        (Some(_), false) => "missed",
+    };
+    let shown = group.rounds.len() > 1 && std::ptr::eq(typical_round(group), run);
+    html! {
+        tr {
+            td { (clean(&group.label)) @if shown { small { "shown over time" } } }
+            td { (run.round + 1) }
+            td { (clean(&run.started_at)) }
+            td { (thousands(run.published_hz)) }
+            td { (thousands(run.consumed_hz)) }
+            td class=[(!run.kept_schedule).then_some("bad")] { (schedule) }
+            td { (latency(|found| found.p50_ns)) }
+            td { (latency(|found| found.p99_ns)) }
+            td { (latency(|found| found.max_ns)) }
+            @for count in [counts.lost, counts.refused, counts.duplicated, counts.out_of_order] {
+                td class=[(count > 0).then_some("bad")] { (count) }
+            }
+            td { (counts.left) }
+            td { (duration(run.disturbance.core_wait_ns as f64)) }
+            td { (duration(run.disturbance.steal_ns as f64)) }
+            td { (digits(run.disturbance.load_average)) }
+            td { (run.ceiling_hz.map_or("–".into(), |hz| format!("{}/s", thousands(hz)))) }
+        }
+    }
+}
+
+/// What a target is, in one line.
+fn target(group: &Group) -> String {
+    let target = &group.rounds[0].target;
+    let version = target.version.as_deref().unwrap_or("of unknown version");
+    let idle = target.idle.as_ref().map_or(String::new(), |idle| format!(", idle {idle}"));
+    clean(&format!(
+        "{}: {} {version}, {} over {}{idle}, {}",
+        group.label, target.name, target.protocol, target.transport, target.options
+    ))
+}
+
+/// The host of a file, whatever facts there are of it.
+pub fn host(several: bool, name: &str, file: &ResultFile) -> Markup {
+    let facts = serde_json::to_value(&file.host).unwrap_or(Value::Null);
+    let facts: Vec<(String, String)> = match facts {
+        Value::Object(facts) => facts
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.replace('_', " ").replace(" bytes", ""), fact(key, value)))
+            .collect(),
+        _ => Vec::new(),
+    };
+    html! {
+        @if several { h3 { (clean(name)) } }
+        @if facts.is_empty() { p.soft { "Nothing is known of it." } }
+        dl { @for (key, value) in facts { dt { (clean(&key)) } dd { (clean(&value)) } } }
+    }
+}
+
+fn fact(key: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => "none".into(),
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::Number(number) if key.ends_with("_bytes") => bytes(number.as_f64().unwrap_or(f64::NAN)),
+        Value::Array(values) => values.iter().map(|value| fact(key, value)).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
