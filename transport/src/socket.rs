@@ -195,6 +195,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs sockets")]
     fn nothing_is_paced_within_a_host() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -208,5 +209,36 @@ mod tests {
         assert_eq!(congestion_control(server.as_raw_fd()), "reno");
         assert_eq!(congestion_control(unconnected(addr).unwrap().as_raw_fd()), "reno");
         assert_eq!(congestion_control(unconnected(elsewhere).unwrap().as_raw_fd()), usual);
+    }
+
+    /// Hands an address over as the kernel does.
+    fn there_and_back(addr: SocketAddr) -> SocketAddr {
+        let raw = RawAddr::from(addr);
+        RawAddr::receive(|place, len| {
+            // SAFETY: both are live, apart from each other, and as long as said.
+            unsafe {
+                assert!(raw.len() <= *len);
+                std::ptr::copy_nonoverlapping(raw.as_ptr().cast::<u8>(), place.cast(), raw.len() as usize);
+                *len = raw.len();
+            }
+            0
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn addresses_pass_unchanged() {
+        for addr in ["127.0.0.1:5672", "[2001:db8::1]:443"] {
+            let addr = addr.parse().unwrap();
+            assert_eq!(there_and_back(addr), addr);
+        }
+        let scoped = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 1, 2, 3).into();
+        assert_eq!(there_and_back(scoped), scoped);
+    }
+
+    #[test]
+    fn an_address_that_was_not_given_is_an_error() {
+        assert!(RawAddr::receive(|_, _| 0).is_err());
+        assert!(RawAddr::receive(|_, _| -1).is_err());
     }
 }

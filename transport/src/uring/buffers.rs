@@ -178,4 +178,52 @@ mod tests {
         buffers.post();
         assert_eq!(buffers.posted(), 256);
     }
+
+    /// What stands in the ring for the kernel: address and id of every entry before the tail.
+    fn entries(buffers: &Buffers) -> Vec<(u64, u16)> {
+        let base = buffers.ring.base().cast::<BufRingEntry>();
+        let places = 0..usize::from(buffers.tail.min(buffers.count));
+        // SAFETY: below `count`, so inside the mapping, which was zeroed at first.
+        let read = |place: usize| unsafe { ((*base.add(place)).addr(), (*base.add(place)).bid()) };
+        places.map(read).collect()
+    }
+
+    #[test]
+    fn posted_entries_name_buffers_of_their_own_and_the_tail_tells_of_them() {
+        let mut buffers = Buffers::new(8, 16).unwrap();
+        buffers.post();
+        let base = buffers.ring.base().cast::<BufRingEntry>();
+        // SAFETY: the tail lies in the first entry.
+        let told = unsafe { (*BufRingEntry::tail(base).cast::<AtomicU16>()).load(Ordering::Acquire) };
+        assert_eq!(told, 8);
+        let entries = entries(&buffers);
+        for (n, &(address, id)) in entries.iter().enumerate() {
+            assert_eq!(address, buffers.data.base() as u64 + u64::from(id) * 16);
+            assert!(entries[..n].iter().all(|(_, other)| *other != id), "posted once");
+        }
+        // Around the ring: the first entry is written again, and the tail beside it stays.
+        buffers.taken(16);
+        buffers.recycle(u32::from(entries[3].1));
+        buffers.post();
+        // SAFETY: as above.
+        let told = unsafe { (*BufRingEntry::tail(base).cast::<AtomicU16>()).load(Ordering::Acquire) };
+        assert_eq!(told, 9);
+        assert_eq!(self::entries(&buffers)[0].1, entries[3].1);
+    }
+
+    #[test]
+    fn the_bytes_of_a_buffer_are_what_was_received_into_it() {
+        let mut buffers = Buffers::new(4, 16).unwrap();
+        buffers.post();
+        for (_, id) in entries(&buffers) {
+            // SAFETY: this is the kernel, and the buffer is posted.
+            unsafe { buffers.data.base().add(usize::from(id) * 16).write_bytes(id as u8 + 1, 16) };
+            buffers.taken(16);
+        }
+        for id in 0..4 {
+            let (whole, end) = (RecvBuf { id, offset: 0, len: 16 }, RecvBuf { id, offset: 15, len: 1 });
+            assert_eq!(buffers.bytes(&whole), [id as u8 + 1; 16]);
+            assert_eq!(buffers.bytes(&end), [id as u8 + 1]);
+        }
+    }
 }
