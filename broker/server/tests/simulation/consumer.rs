@@ -104,7 +104,7 @@ impl Consumer {
                 self.last.clear();
                 self.subscribe();
             }
-            Heard::Message { tag, redelivered, body, died_in } => {
+            Heard::Message { tag, redelivered, body, died_in, .. } => {
                 self.asked = false;
                 self.message(tag, redelivered, &body, died_in, env);
             }

@@ -52,6 +52,8 @@ pub struct Ledger {
     pub redelivered: u64,
     pub dead: u64,
     pub resets: u64,
+    /// Requests of gardeners that were answered or refused.
+    pub tended: u64,
 }
 
 impl Ledger {

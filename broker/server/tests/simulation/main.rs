@@ -6,6 +6,7 @@
 
 mod broker;
 mod consumer;
+mod gardener;
 mod ledger;
 mod publisher;
 mod run;
@@ -67,6 +68,10 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
     assert!(failed.is_empty(), "failed; to replay:\n{}", failed.join("\n"));
     assert!(total.0.consumed > 10 * seeds, "hardly anything was consumed: {:?}", total.0);
     if seeds >= 100 {
-        assert!(total.0.resets > 0 && total.0.redelivered > 0, "no fault had an effect: {:?}", total.0);
+        assert!(
+            total.0.resets > 0 && total.0.redelivered > 0 && total.0.tended > 0,
+            "no fault had an effect: {:?}",
+            total.0
+        );
     }
 }

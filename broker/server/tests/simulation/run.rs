@@ -9,6 +9,7 @@ use fulmar_transport::sim::{Faults, Network, Random};
 
 use crate::broker::Broker;
 use crate::consumer::Consumer;
+use crate::gardener::Gardener;
 use crate::ledger::Ledger;
 use crate::publisher::Publisher;
 use crate::wire::{Heard, Line, Wire};
@@ -101,6 +102,8 @@ pub struct Report {
     pub redelivered: u64,
     pub dead: u64,
     pub resets: u64,
+    /// Requests of gardeners that were answered or refused.
+    pub tended: u64,
     pub steps: u64,
 }
 
@@ -111,6 +114,7 @@ impl Report {
         self.redelivered += other.redelivered;
         self.dead += other.dead;
         self.resets += other.resets;
+        self.tended += other.tended;
         self.steps += other.steps;
     }
 }
@@ -132,11 +136,13 @@ pub fn run(seed: u64, trace: bool) -> Report {
     };
     world.declare(shards);
     let (publishers, consumers) = world.clients();
-    world.play(publishers, consumers);
+    let gardeners =
+        (0..world.random.below(4)).map(|_| Gardener::new(shards, world.random.below(200) as u32)).collect();
+    world.play(publishers, consumers, gardeners);
     world.broker.check_sockets();
     world.ledger.check_kept();
-    let Ledger { published, consumed, redelivered, dead, resets, .. } = world.ledger;
-    Report { published, consumed, redelivered, dead, resets, steps: u64::from(world.steps) }
+    let Ledger { published, consumed, redelivered, dead, resets, tended, .. } = world.ledger;
+    Report { published, consumed, redelivered, dead, resets, tended, steps: u64::from(world.steps) }
 }
 
 struct World {
@@ -275,7 +281,12 @@ impl World {
     }
 
     /// Publishes and consumes under faults; then, without, until every queue is empty; then stops the broker.
-    fn play(&mut self, mut publishers: Vec<Publisher>, mut consumers: Vec<Consumer>) {
+    fn play(
+        &mut self,
+        mut publishers: Vec<Publisher>,
+        mut consumers: Vec<Consumer>,
+        mut gardeners: Vec<Gardener>,
+    ) {
         let resets = if self.random.chance(700_000) { self.random.below(1_000) as u32 } else { 0 };
         self.network.set_faults(Faults { reset_chance: resets, ..Faults::default() });
         let mut chaos = true;
@@ -287,6 +298,9 @@ impl World {
             for consumer in &mut consumers {
                 consumer.step(&mut self.env(chaos));
             }
+            for gardener in &mut gardeners {
+                gardener.step(&mut self.env(chaos));
+            }
             self.step();
             let published = publishers.iter().all(Publisher::is_done);
             if published && chaos {
@@ -294,8 +308,15 @@ impl World {
                 self.network.set_faults(Faults::none());
             }
             // What is on its way between shards stands in no queue for a moment.
-            let quiet = published && consumers.iter().all(Consumer::is_idle) && self.broker.queued() == 0;
+            let idle = published
+                && gardeners.iter().all(Gardener::is_done)
+                && consumers.iter().all(Consumer::is_idle);
+            let quiet = idle && self.broker.queued() == 0;
             quiet_steps = if quiet { quiet_steps + 1 } else { 0 };
+            // What a gardener sent before it vanished may have come after the others had cleared up.
+            if idle && !quiet && self.random.chance(10_000) {
+                gardeners.iter_mut().take(1).for_each(Gardener::clear_again);
+            }
         }
         if self.random.chance(700_000) {
             publishers.iter_mut().for_each(Publisher::leave);

@@ -26,6 +26,7 @@ pub enum Heard {
     },
     /// A delivery, or the answer to a `get`. `died_in`: the first queue that it was dead-lettered from.
     Message {
+        fetched: bool,
         tag: u64,
         redelivered: bool,
         body: Vec<u8>,
@@ -33,6 +34,18 @@ pub enum Heard {
     },
     GetEmpty,
     Cancelled,
+    /// The channel is closed, as was asked.
+    Closed,
+    /// The broker closes the channel.
+    Refused {
+        code: u16,
+        text: String,
+    },
+    /// The broker closes the connection.
+    Expelled {
+        code: u16,
+        text: String,
+    },
     Committed,
     RolledBack,
     /// A declaration or subscription was answered.
@@ -58,6 +71,7 @@ pub struct Wire {
 }
 
 struct Partial {
+    fetched: bool,
     tag: u64,
     redelivered: bool,
     body_bytes: usize,
@@ -155,20 +169,29 @@ impl Wire {
             Method::BasicDeliver { delivery_tag: tag, redelivered, .. }
             | Method::BasicGetOk { delivery_tag: tag, redelivered, .. } => {
                 assert!(self.partial.is_none(), "a message within a message");
-                let partial = Partial { tag, redelivered, body_bytes: 0, body: Vec::new(), died_in: None };
-                self.partial = Some(partial);
+                let fetched = matches!(method, Method::BasicGetOk { .. });
+                let body = Vec::new();
+                self.partial =
+                    Some(Partial { fetched, tag, redelivered, body_bytes: 0, body, died_in: None });
             }
             Method::BasicGetEmpty => heard.push(Heard::GetEmpty),
             Method::BasicCancelOk { .. } => heard.push(Heard::Cancelled),
+            Method::ChannelCloseOk => heard.push(Heard::Closed),
             Method::TxCommitOk => heard.push(Heard::Committed),
             Method::TxRollbackOk => heard.push(Heard::RolledBack),
             Method::ConnectionClose { reply_code: 320, .. } => {
                 Method::ConnectionCloseOk.encode(0, &mut self.output);
                 heard.push(Heard::Goodbye);
             }
-            Method::ConnectionClose { reply_code, reply_text, .. }
-            | Method::ChannelClose { reply_code, reply_text, .. } => {
-                panic!("the broker closed: {reply_code} {}", String::from_utf8_lossy(reply_text));
+            Method::ConnectionClose { reply_code, reply_text, .. } => {
+                let text = String::from_utf8_lossy(reply_text).into_owned();
+                heard.push(Heard::Expelled { code: reply_code, text });
+            }
+            Method::ChannelClose { reply_code: code, reply_text, .. } => {
+                // What was begun on the channel is not finished.
+                self.partial = None;
+                let text = String::from_utf8_lossy(reply_text).into_owned();
+                heard.push(Heard::Refused { code, text });
             }
             Method::ConnectionCloseOk => heard.push(Heard::Goodbye),
             Method::ConnectionBlocked { .. } | Method::ConnectionUnblocked => {}
@@ -189,10 +212,10 @@ impl Wire {
     }
 
     fn finish_message(&mut self, heard: &mut Vec<Heard>) {
-        if let Some(Partial { tag, redelivered, body, died_in, .. }) =
+        if let Some(Partial { fetched, tag, redelivered, body, died_in, .. }) =
             self.partial.take_if(|partial| partial.body.len() == partial.body_bytes)
         {
-            heard.push(Heard::Message { tag, redelivered, body, died_in });
+            heard.push(Heard::Message { fetched, tag, redelivered, body, died_in });
         }
     }
 }
