@@ -1,12 +1,14 @@
 //! The broker to measure: one that runs, or this program's own, started for the measurement.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::BenchError;
+use crate::driver::tls::Trust;
 use crate::target::Target;
 use crate::url::Url;
 
@@ -16,11 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The broker to measure.
 #[derive(Clone, Debug, Args)]
 pub struct BrokerOptions {
-    /// The broker: amqp://user:password@host:port/vhost.
+    /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS.
     #[arg(long, default_value_t = Url::default())]
     pub url: Url,
+    /// With amqps://, believe the certificates of this PEM file instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// With amqps://, believe any server: no protection against one in between.
+    #[arg(long, conflicts_with = "ca_file")]
+    pub insecure: bool,
     /// Start a broker of this program on a free port instead, with these options of `fulmar serve`.
-    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, default_missing_value = "", allow_hyphen_values = true)]
+    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub serve: Option<String>,
 }
 
@@ -39,9 +47,24 @@ impl BrokerOptions {
     /// It did not start.
     pub fn start(&self, further: &[&str]) -> Result<Broker, BenchError> {
         match &self.serve {
-            None => Ok(Broker { url: self.url.clone(), child: None }),
+            None => Ok(Broker { url: self.url(), child: None }),
             Some(options) => serve(options.split_whitespace().chain(further.iter().copied())),
         }
+    }
+}
+
+impl BrokerOptions {
+    /// The URL, with whom to believe.
+    fn url(&self) -> Url {
+        let mut url = self.url.clone();
+        if let Some(trust) = &mut url.tls {
+            if self.insecure {
+                *trust = Trust::Anybody;
+            } else if let Some(path) = &self.ca_file {
+                *trust = Trust::File(path.clone());
+            }
+        }
+        url
     }
 }
 

@@ -14,7 +14,7 @@ use fulmar_transport::{
     AnyTransport, Config, ConnId, Event, Idle, IoChoice, RecvBuf, Transport, Wait, Waker,
 };
 
-use crate::driver::FRAME_MAX_BYTES;
+use crate::driver::amqp::FRAME_MAX_BYTES;
 use crate::options::{FloorIo, FloorMode, FloorOptions};
 use crate::poll::pin_to_last_processor;
 use crate::target::Target;
@@ -315,7 +315,7 @@ mod tests {
                         Err(refused) if io == FloorIo::Uring => return eprintln!("skipped: {refused}"),
                         Err(error) => panic!("{error}"),
                     };
-                    let run = measure(&floor.target(), &load, rate).unwrap();
+                    let run = measure(&floor.target(), &load.workload("test", rate).unwrap()).unwrap();
                     assert!(run.is_sound(), "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
                     assert!(run.outcome.published > 50, "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
                     assert_eq!(run.latencies().count > 50, rate.is_some());

@@ -2,31 +2,14 @@
 
 use hdrhistogram::Histogram;
 
+use crate::result::Distribution;
+
 /// Longest latency told apart; longer ones count as this.
 const HIGHEST_NS: u64 = 100_000_000_000;
 
-/// Latencies of one consumer or of a whole run, three digits exact.
+/// Latencies of one thread or of a whole run, three digits exact.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
-
-/// What is reported of [`Latencies`], in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Percentiles {
-    /// How many.
-    pub count: u64,
-    /// Half were at most this.
-    pub p50_ns: u64,
-    /// 90 % were at most this.
-    pub p90_ns: u64,
-    /// 99 % were at most this.
-    pub p99_ns: u64,
-    /// 99.9 % were at most this.
-    pub p999_ns: u64,
-    /// 99.99 % were at most this.
-    pub p9999_ns: u64,
-    /// The longest.
-    pub max_ns: u64,
-}
 
 impl Default for Latencies {
     fn default() -> Self {
@@ -37,7 +20,16 @@ impl Default for Latencies {
 }
 
 impl Latencies {
+    /// Empty, with its memory touched, lest the first values wait for it.
+    pub fn touched() -> Self {
+        let mut latencies = Latencies::default();
+        // Resetting writes all counts.
+        latencies.0.reset();
+        latencies
+    }
+
     /// Counts one.
+    #[inline]
     pub fn record(&mut self, latency_ns: u64) {
         self.0.saturating_record(latency_ns);
     }
@@ -47,18 +39,38 @@ impl Latencies {
         self.0.add(&other.0).expect("all have the same bounds");
     }
 
-    /// The figures to report.
-    pub fn percentiles(&self) -> Percentiles {
-        let at = |percentile| self.0.value_at_percentile(percentile);
-        Percentiles {
-            count: self.0.len(),
-            p50_ns: at(50.0),
-            p90_ns: at(90.0),
-            p99_ns: at(99.0),
-            p999_ns: at(99.9),
-            p9999_ns: at(99.99),
-            max_ns: self.0.max(),
-        }
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Most of `percentile` percent of them.
+    pub fn at_ns(&self, percentile: f64) -> u64 {
+        self.0.value_at_percentile(percentile)
+    }
+
+    /// The histogram.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
+    /// The usual percentiles; nothing if nothing was counted.
+    pub fn percentiles(&self) -> Option<Distribution> {
+        (self.count() > 0).then(|| Distribution::plain(&self.0))
+    }
+
+    /// The usual percentiles with the histogram; nothing if nothing was counted.
+    pub fn distribution(&self) -> Option<Distribution> {
+        (self.count() > 0).then(|| Distribution::whole(&self.0))
+    }
+}
+
+impl From<Histogram<u64>> for Latencies {
+    /// Of one that has the bounds of all.
+    fn from(histogram: Histogram<u64>) -> Self {
+        let mut latencies = Latencies::default();
+        latencies.0.add(&histogram).expect("it has the same bounds");
+        latencies
     }
 }
 
@@ -73,7 +85,7 @@ mod tests {
     #[test]
     fn merged_halves_report_like_the_whole() {
         let (mut odd, mut even, mut whole) =
-            (Latencies::default(), Latencies::default(), Latencies::default());
+            (Latencies::touched(), Latencies::default(), Latencies::default());
         for i in 1..=10_000u64 {
             let half = if i % 2 == 0 { &mut even } else { &mut odd };
             half.record(i * 1_000);
@@ -81,7 +93,7 @@ mod tests {
         }
         odd.merge(&even);
         assert_eq!(odd.percentiles(), whole.percentiles());
-        let figures = odd.percentiles();
+        let figures = odd.percentiles().unwrap();
         assert_eq!(figures.count, 10_000);
         near(figures.p50_ns, 5_000_000);
         near(figures.p99_ns, 9_900_000);
@@ -92,8 +104,9 @@ mod tests {
     #[test]
     fn what_is_too_long_to_tell_apart_still_counts() {
         let mut latencies = Latencies::default();
+        assert!(latencies.percentiles().is_none());
         latencies.record(u64::MAX);
-        assert_eq!(latencies.percentiles().count, 1);
-        assert!(latencies.percentiles().max_ns >= HIGHEST_NS);
+        assert_eq!(latencies.count(), 1);
+        assert!(latencies.at_ns(100.0) >= HIGHEST_NS);
     }
 }

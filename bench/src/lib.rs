@@ -1,37 +1,39 @@
 //! Fulmar's load and latency harness: `fulmar bench`.
 //!
-//! * [`schedule`], [`histogram`], [`tracker`], [`timeline`]: when messages are due, and what became of them.
-//! * [`driver`], [`wire`], [`batch`]: AMQP 0-9-1 for setting up, for reading and for writing at speed.
-//! * [`load`]: publishers and consumers on threads. The same for every target.
+//! * [`workload`], [`result`]: what is asked and what is left behind, as data. [`plan`] gives the names.
+//! * [`schedule`], [`stamp`], [`histogram`], [`tracker`], [`timeline`]: when messages are due, and what became of them.
+//! * [`driver`]: protocols that can be measured. [`load`]: publishers and consumers on threads, the same for each.
 //! * [`target`], [`broker`], [`floor`]: what is put under load; the floor is a server that only moves bytes, on the broker's own
 //!   reactor, so that what a broker's logic costs can be told from what the kernel costs.
 //! * [`measure`], [`report`]: one run and its figures; [`ratio`] interleaves runs against several targets.
-//! * [`workload`], [`result`]: what is asked and what is left behind, as data.
 //! * [`group`], [`metric`], [`statistics`]: results sorted for looking at, their figures, what can be said of a few rounds.
 //! * [`page`], [`plot`]: results as a page and as plots. [`regress`]: two results against each other.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
-pub mod batch;
 pub mod broker;
 pub mod clock;
+pub mod draw;
 pub mod driver;
 pub mod floor;
 pub mod group;
 pub mod histogram;
 pub mod load;
+pub mod machine;
 pub mod measure;
 pub mod metric;
 pub mod options;
 pub mod page;
+pub mod plan;
 pub mod plot;
 pub mod poll;
+pub mod progress;
 pub mod ratio;
 pub mod regress;
 pub mod report;
 pub mod result;
 pub mod scale;
 pub mod schedule;
-pub mod socket;
+pub mod stamp;
 pub mod statistics;
 pub mod target;
 #[cfg(test)]
@@ -39,7 +41,6 @@ mod test_results;
 pub mod timeline;
 pub mod tracker;
 pub mod url;
-pub mod wire;
 pub mod workload;
 
 use std::process::ExitCode;
@@ -47,11 +48,12 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use crate::broker::BrokerOptions;
-use crate::driver::DriverError;
+use crate::driver::amqp::DriverError;
 use crate::floor::Floor;
 use crate::load::LoadError;
 use crate::measure::{Measured, measure};
 use crate::options::{FloorOptions, LoadOptions};
+use crate::workload::WorkloadError;
 
 /// Exit status when a schedule could not be kept.
 const SCHEDULE_MISSED: u8 = 3;
@@ -117,6 +119,9 @@ pub enum BenchError {
     /// The options do not go together.
     #[error("{0}")]
     Options(String),
+    /// The workload cannot be run.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
     /// The broker could not be set up for the load.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -147,13 +152,13 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
     match args.command {
         Command::Throughput { broker, load } => {
             let broker = broker.start(&[])?;
-            let measured = measure(&broker.target(), &load, None)?;
+            let measured = measure(&broker.target(), &load.workload("throughput", None)?)?;
             measured.report("throughput").print(json);
             Ok(verdict(&measured))
         }
         Command::Latency { broker, rate, load } => {
             let broker = broker.start(&[])?;
-            let measured = measure(&broker.target(), &load, Some(rate))?;
+            let measured = measure(&broker.target(), &load.workload("latency", Some(rate))?)?;
             measured.report("latency").print(json);
             Ok(verdict(&measured))
         }
@@ -175,9 +180,10 @@ fn run_floor(
 ) -> Result<ExitCode, BenchError> {
     let mut code = ExitCode::SUCCESS;
     for rate in [None, Some(rate)] {
-        let floor = Floor::start(options, load.publishers)?;
-        let measured = measure(&floor.target(), load, rate)?;
         let what = if rate.is_some() { "latency" } else { "throughput" };
+        let workload = load.workload(what, rate)?;
+        let floor = Floor::start(options, load.publishers as usize)?;
+        let measured = measure(&floor.target(), &workload)?;
         measured
             .report(&format!(
                 "floor, {} on {}, {}, {what}",

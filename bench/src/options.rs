@@ -3,15 +3,13 @@
 use clap::Args;
 use fulmar_transport::IdleStrategy;
 
-use crate::BenchError;
 use crate::load::ClientWait;
-use crate::wire::STAMP_BYTES;
-use crate::workload::Ack;
+use crate::workload::{Ack, Client, Exchange, ExchangeKind, Size, Workload, WorkloadError};
 
 /// The shape of a load.
 #[derive(Clone, Debug, Args)]
 pub struct LoadOptions {
-    /// Bytes of a message's body, at least 16.
+    /// Bytes of a message's body, at least 24.
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     pub size: usize,
     /// Seconds to measure.
@@ -25,17 +23,17 @@ pub struct LoadOptions {
     pub warmup: f64,
     /// Publishers, one connection each.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub publishers: usize,
+    pub publishers: u32,
     /// Consumers, one connection each.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub consumers: usize,
+    pub consumers: u32,
     /// Queues; publishers and consumers are dealt out to them.
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub queues: usize,
-    /// Threads of the load generator: 1, or 2 with the consumers on the second [default: 2 for throughput, 1 for
-    /// latency].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
-    pub threads: Option<u8>,
+    pub queues: u32,
+    /// Threads of the load generator; with more than one, publishers and consumers share none [default: 2 for
+    /// throughput, 1 for latency].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
     /// What the load generator does between two things to do [default: block for throughput, spin for latency].
     #[arg(long, value_enum)]
     pub client: Option<ClientWait>,
@@ -60,51 +58,42 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// Refuses what cannot be run.
+    /// As a workload, at a rate or as a flood.
     ///
     /// # Errors
-    /// Which option is wrong.
-    pub fn check(&self) -> Result<(), BenchError> {
-        let wrong = |text: &str| Err(BenchError::Options(text.into()));
-        if self.size < STAMP_BYTES {
-            return wrong("--size: a body has at least 16 bytes, for the time and number that it carries");
-        }
-        if !(self.seconds > 0.0 && self.seconds <= 86_400.0 && (0.0..=86_400.0).contains(&self.warmup)) {
-            return wrong("--seconds and --warmup: between 0 and a day");
-        }
-        if self.publishers == 0 || self.publishers > 65_536 || self.consumers == 0 || self.queues == 0 {
-            return wrong(
-                "--publishers, --consumers and --queues: at least 1 each, at most 65536 publishers",
-            );
-        }
-        if self.consumers < self.queues || self.publishers < self.queues {
-            return wrong("--queues: no more than publishers and consumers");
-        }
-        if self.confirm == Some(0) || self.max_in_flight == 0 {
-            return wrong("--confirm and --max-in-flight: at least 1");
-        }
-        if let (Ack::Batch(every), 1..) = (self.ack, self.prefetch)
-            && every > u64::from(self.prefetch)
-        {
-            return wrong("--ack: consumers would wait for more messages than --prefetch lets them have");
-        }
-        Ok(())
-    }
-
-    /// Refuses what needs a broker.
-    ///
-    /// # Errors
-    /// Which option is wrong.
-    pub fn check_pairs(&self) -> Result<(), BenchError> {
-        let plain = self.confirm.is_none() && self.ack == Ack::Auto;
-        if plain && self.publishers == self.consumers && self.publishers == self.queues {
-            Ok(())
-        } else {
-            Err(BenchError::Options(
-                "the floor knows neither confirms nor acknowledgements, and as many publishers as consumers and queues"
-                    .into(),
-            ))
-        }
+    /// It cannot be run.
+    pub fn workload(&self, name: &str, rate_hz: Option<u64>) -> Result<Workload, WorkloadError> {
+        let exchange = match self.exchange.as_str() {
+            "" => Exchange::default(),
+            name => Exchange {
+                kind: ExchangeKind::Direct,
+                name: Some(name.into()),
+                key: "{queue}".into(),
+                binding: "{queue}".into(),
+                ..Exchange::default()
+            },
+        };
+        let workload = Workload {
+            name: name.into(),
+            publishers: self.publishers,
+            consumers: self.consumers,
+            queues: self.queues,
+            exchange,
+            size: Size::Fixed(self.size),
+            persistent: self.persistent,
+            confirm_window: self.confirm,
+            prefetch: self.prefetch,
+            ack: self.ack,
+            rate_hz,
+            warmup_s: self.warmup,
+            seconds: self.seconds,
+            messages: self.messages,
+            in_flight: (rate_hz.is_none() && self.confirm.is_none()).then_some(self.max_in_flight),
+            client: Client { threads: self.threads, wait: self.client, processes: 1 },
+            ..Workload::default()
+        };
+        workload.check()?;
+        Ok(workload)
     }
 }
 
@@ -169,16 +158,18 @@ pub(crate) mod tests {
 
     #[test]
     fn what_cannot_be_run_is_refused() {
-        assert!(options([]).check().is_ok());
-        assert!(options(["--ack", "5", "--prefetch", "5"]).check().is_ok());
+        let check = |options: LoadOptions| options.workload("test", None);
+        assert!(check(options([])).is_ok());
+        assert!(check(options(["--ack", "5", "--prefetch", "5"])).is_ok());
         for wrong in [
-            ["--size", "15", "--queues", "1"],
+            ["--size", "23", "--queues", "1"],
             ["--seconds", "0", "--queues", "1"],
             ["--queues", "2", "--publishers", "2"],
             ["--ack", "6", "--prefetch", "5"],
         ] {
-            assert!(options(wrong).check().is_err(), "{wrong:?}");
+            assert!(check(options(wrong)).is_err(), "{wrong:?}");
         }
-        assert!(options(["--confirm", "5"]).check_pairs().is_err());
+        let confirms = options(["--confirm", "5"]).workload("test", None).unwrap();
+        assert!(crate::driver::pairs::check(&confirms).is_err());
     }
 }

@@ -177,7 +177,7 @@ impl RatioArgs {
         let mut runs = Runs::default();
         let options = FloorOptions { mode: self.floor_mode, io: self.io, idle: case.idle };
         for _ in 0..self.interleave {
-            let floor = Floor::start(options, case.load.publishers)?;
+            let floor = Floor::start(options, case.load.publishers as usize)?;
             runs.floor.push(self.undisturbed(case, &floor.target(), Some(std::process::id()))?);
             drop(floor);
             // Not before: a broker that spins would take a core from the floor.
@@ -199,7 +199,7 @@ impl RatioArgs {
         let limit_ns = DISTURBED * 1e9 * (case.load.seconds + case.load.warmup);
         for _ in 0..=self.patience {
             let before_ns = server.map_or(0, process_core_wait_ns);
-            let run = measure(target, &case.load, case.rate)?;
+            let run = measure(target, &case.load.workload(&case.name, case.rate)?)?;
             let server_wait_ns = server.map_or(0, process_core_wait_ns).saturating_sub(before_ns);
             let wait_ns = run.outcome.core_wait_ns.max(server_wait_ns);
             if best.as_ref().is_none_or(|(least_ns, _)| wait_ns < *least_ns) {

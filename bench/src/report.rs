@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::histogram::Percentiles;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::result::Distribution;
 
 /// One run's figures, in the order in which they were added.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +49,7 @@ impl Report {
     }
 
     /// Adds percentiles, in microseconds.
-    pub fn percentiles(&mut self, latencies: Percentiles) -> &mut Self {
+    pub fn percentiles(&mut self, latencies: &Distribution) -> &mut Self {
         let figures = [
             ("p50", latencies.p50_ns),
             ("p90", latencies.p90_ns),
@@ -81,22 +83,7 @@ impl Report {
 
     /// For programs: one object, units in the names.
     pub fn to_json(&self) -> String {
-        let mut json = format!("{{\"title\":{}", quoted(&self.title));
-        for (name, figure) in &self.figures {
-            let unit = match figure {
-                Figure::Measure(_, unit) if !unit.is_empty() => format!(" ({unit})"),
-                _ => String::new(),
-            };
-            let value = match figure {
-                Figure::Text(word) => quoted(word),
-                Figure::Count(count) => count.to_string(),
-                Figure::Measure(value, _) if value.is_finite() => value.to_string(),
-                Figure::Measure(..) => "null".into(),
-            };
-            write!(json, ",{}:{value}", quoted(&format!("{name}{unit}"))).expect("strings take everything");
-        }
-        json.push('}');
-        json
+        serde_json::to_string(self).expect("its keys are text")
     }
 
     /// Writes it to standard output.
@@ -120,19 +107,20 @@ pub fn grouped(value: f64, decimals: usize) -> String {
     text + fraction
 }
 
-fn quoted(text: &str) -> String {
-    let mut json = String::from('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => json.extend(['\\', character]),
-            control if control < ' ' => {
-                write!(json, "\\u{:04x}", u32::from(control)).expect("strings take everything");
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1 + self.figures.len()))?;
+        map.serialize_entry("title", &self.title)?;
+        for (name, figure) in &self.figures {
+            match figure {
+                Figure::Text(word) => map.serialize_entry(name, word)?,
+                Figure::Count(count) => map.serialize_entry(name, count)?,
+                Figure::Measure(value, "") => map.serialize_entry(name, value)?,
+                Figure::Measure(value, unit) => map.serialize_entry(&format!("{name} ({unit})"), value)?,
             }
-            other => json.push(other),
         }
+        map.end()
     }
-    json.push('"');
-    json
 }
 
 #[cfg(test)]
@@ -152,7 +140,7 @@ mod tests {
         report.count("n", 3).measure("rate", 1.5, "msg/s").measure("none", f64::NAN, "").text("why", "\\");
         assert_eq!(
             report.to_json(),
-            r#"{"title":"a \"b\"\u000a","n":3,"rate (msg/s)":1.5,"none":null,"why":"\\"}"#
+            r#"{"title":"a \"b\"\n","n":3,"rate (msg/s)":1.5,"none":null,"why":"\\"}"#
         );
     }
 

@@ -9,13 +9,14 @@ use fulmar_amqp_0_9_1::codec::{Method, TableRef};
 use crate::BenchError;
 use crate::broker::BrokerOptions;
 use crate::clock::Clock;
-use crate::driver::{CHANNEL, Session, queue_declare};
+use crate::driver::amqp::session::queue_declare;
+use crate::driver::amqp::{CHANNEL, Session};
 use crate::load::Window;
+use crate::machine::{raise_descriptor_limit_for, resident_bytes};
 use crate::measure::{Extras, Measured, measure_with};
 use crate::options::LoadOptions;
-use crate::poll::raise_descriptor_limit;
+use crate::plan::unique_prefix;
 use crate::report::Report;
-use crate::target::unique_prefix;
 
 /// Latencies count to a deletion until so long after its answer.
 const AFTERMATH_NS: u64 = 50_000_000;
@@ -38,11 +39,7 @@ pub struct ConnectionsArgs {
 /// # Errors
 /// A connection was refused, or the process cannot be read.
 pub fn connections(args: &ConnectionsArgs) -> Result<Report, BenchError> {
-    let descriptors = raise_descriptor_limit();
-    if descriptors < args.count as u64 + 100 {
-        let text = format!("--count: this process may have {descriptors} descriptors only (ulimit -Hn)");
-        return Err(BenchError::Options(text));
-    }
+    raise_descriptor_limit_for(args.count as u64 + 100)?;
     let broker = args.broker.start(&[])?;
     let pid = args.pid.or(broker.pid());
     // What the first connection brings about once is not a connection's cost.
@@ -65,16 +62,6 @@ pub fn connections(args: &ConnectionsArgs) -> Result<Report, BenchError> {
         report.count("memory per connection (B)", after.saturating_sub(before) / args.count.max(1) as u64);
     }
     Ok(report)
-}
-
-/// Resident memory of a process.
-fn resident_bytes(pid: u32) -> Result<u64, BenchError> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map(|kibibytes| kibibytes * 1024)
-        .ok_or_else(|| BenchError::Options(format!("--pid: process {pid} tells no memory")))
 }
 
 /// Options of `fulmar bench declare`.
@@ -183,8 +170,8 @@ pub fn delete_stall(args: &DeleteStallArgs) -> Result<Report, BenchError> {
         let mut session = session.lock().expect("only this thread uses it");
         *deletions.lock().expect("only this thread uses it") = delete(&mut session, &victims, clock, window);
     };
-    let extras = Extras { timeline: true, beside: Some(&beside) };
-    let measured = measure_with(&broker.target(), &load, Some(args.rate), &extras)?;
+    let extras = Extras { timeline: true, beside: Some(&beside), ..Extras::default() };
+    let measured = measure_with(&broker.target(), &load.workload("delete-stall", Some(args.rate))?, &extras)?;
     let deletions = deletions.into_inner().expect("no thread panicked")?;
     Ok(stall_report(args, &measured, &deletions))
 }

@@ -1,8 +1,10 @@
-//! `amqp://user:password@host:port/vhost`.
+//! `amqp://user:password@host:port/vhost`, and `amqps://` for TLS.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
+
+use crate::driver::tls::Trust;
 
 /// Where a broker is and who asks.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Url {
     pub port: u16,
     /// Virtual host.
     pub vhost: String,
+    /// Over TLS, believing these; plain TCP without.
+    pub tls: Option<Trust>,
 }
 
 impl Default for Url {
@@ -27,6 +31,7 @@ impl Default for Url {
             host: "127.0.0.1".into(),
             port: 5672,
             vhost: "/".into(),
+            tls: None,
         }
     }
 }
@@ -48,7 +53,11 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("amqp://").ok_or("a URL begins with amqp://")?;
+        let (rest, tls, usual_port) = match (text.strip_prefix("amqp://"), text.strip_prefix("amqps://")) {
+            (Some(rest), _) => (rest, None, 5672),
+            (_, Some(rest)) => (rest, Some(Trust::default()), 5671),
+            _ => return Err("a URL begins with amqp:// or amqps://".into()),
+        };
         let (authority, vhost) = match rest.split_once('/') {
             Some((authority, vhost)) if !vhost.is_empty() => (authority, decode(vhost)?),
             Some((authority, _)) => (authority, "/".into()),
@@ -60,20 +69,22 @@ impl FromStr for Url {
             Some((host, port)) if !port.ends_with(']') => {
                 (host, port.parse().map_err(|_| format!("{port:?} is not a port"))?)
             }
-            _ => (host, 5672),
+            _ => (host, usual_port),
         };
         if host.is_empty() {
             return Err("a URL names a host".into());
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
-        Ok(Url { user: decode(user)?, password: decode(password)?, host, port, vhost })
+        Ok(Url { user: decode(user)?, password: decode(password)?, host, port, vhost, tls })
     }
 }
 
 impl fmt::Display for Url {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "amqp://{}@{}:{}/{}", self.user, self.host, self.port, self.vhost.replace('/', "%2f"))
+        let scheme = if self.tls.is_some() { "amqps" } else { "amqp" };
+        let vhost = self.vhost.replace('/', "%2f");
+        write!(f, "{scheme}://{}@{}:{}/{vhost}", self.user, self.host, self.port)
     }
 }
 
@@ -112,12 +123,14 @@ mod tests {
         let url: Url = "amqp://localhost".parse().unwrap();
         assert_eq!((url.user.as_str(), url.port, url.vhost.as_str()), ("guest", 5672, "/"));
         let url: Url = "amqp://guest:guest@127.0.0.1:1/".parse().unwrap();
-        assert_eq!((url.port, url.vhost.as_str()), (1, "/"));
+        assert_eq!((url.port, url.vhost.as_str(), url.tls.is_some()), (1, "/", false));
+        let url: Url = "amqps://broker.example".parse().unwrap();
+        assert_eq!((url.port, url.tls), (5671, Some(Trust::System)));
     }
 
     #[test]
     fn refuses_what_is_no_url() {
-        for text in ["localhost", "amqps://x", "amqp://", "amqp://h:x1/", "amqp://h/%2", "amqp://h/%zz"] {
+        for text in ["localhost", "http://x", "amqp://", "amqp://h:x1/", "amqp://h/%2", "amqp://h/%zz"] {
             assert!(text.parse::<Url>().is_err(), "{text}");
         }
     }

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::load::ClientWait;
-use crate::wire::STAMP_BYTES;
+use crate::stamp::STAMP_BYTES;
 
 pub use size::{Size, Weighted};
 

@@ -1,29 +1,28 @@
-//! One consumer: walks deliveries, counts them, and acknowledges if it must.
+//! One consumer: takes messages, counts them, and acknowledges if it must.
 
 use std::sync::atomic::Ordering;
 
-use fulmar_amqp_0_9_1::codec::fast;
-
-use super::{LoadError, Meter, Shared};
-use crate::driver::CHANNEL;
-use crate::histogram::Latencies;
+use super::{LoadError, Recorder, Shared};
+use crate::driver::ConsumeLink;
 use crate::poll::PollSet;
-use crate::socket::Socket;
-use crate::timeline::Timeline;
-use crate::tracker::Tracker;
-use crate::wire::{Item, Walker};
+use crate::tracker::Order;
 
 /// A consumer under load.
 #[derive(Debug)]
-pub struct Consumer {
-    socket: Socket,
-    walker: Walker,
-    tracker: Tracker,
-    meter: Meter,
-    timed: bool,
-    latencies: Latencies,
-    timeline: Option<Timeline>,
+pub struct Consumer<L> {
+    link: L,
+    /// Number of its queue.
+    queue: usize,
+    order: Order,
+    received: u64,
+    pacing: Option<Pacing>,
     acks: Option<Acks>,
+}
+
+/// Lets a consumer take so many messages a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Pacing {
+    rate_hz: u64,
 }
 
 #[derive(Debug)]
@@ -32,92 +31,117 @@ struct Acks {
     /// Highest tag received, and acknowledged.
     received: u64,
     acknowledged: u64,
-    output: Vec<u8>,
 }
 
-impl Consumer {
-    /// Counts what `socket` brings. `timed`: also latencies. `ack_every`: acknowledges so many at a time.
-    pub fn new(socket: Socket, timed: bool, ack_every: Option<u64>) -> Self {
+impl Pacing {
+    /// So many messages a second.
+    pub fn new(rate_hz: u64) -> Self {
+        Pacing { rate_hz }
+    }
+
+    /// How many may be taken now, if so many have been.
+    fn room(&self, taken: u64, now_ns: u64) -> u64 {
+        let allowed = u128::from(now_ns) * u128::from(self.rate_hz) / 1_000_000_000;
+        (allowed as u64).saturating_sub(taken)
+    }
+
+    fn next_ns(&self, taken: u64) -> u64 {
+        ((u128::from(taken) + 1) * 1_000_000_000).div_ceil(u128::from(self.rate_hz)) as u64
+    }
+}
+
+impl<L: ConsumeLink> Consumer<L> {
+    /// Of the `queue`th queue. `ack_every`: acknowledges so many at a time.
+    pub fn new(link: L, queue: usize, ack_every: Option<u64>, pacing: Option<Pacing>) -> Self {
         Consumer {
-            socket,
-            walker: Walker::new(crate::driver::FRAME_MAX_BYTES as usize),
-            tracker: Tracker::default(),
-            meter: Meter::default(),
-            timed,
-            latencies: Latencies::default(),
-            timeline: None,
-            acks: ack_every.map(|every| Acks { every, received: 0, acknowledged: 0, output: Vec::new() }),
+            link,
+            queue,
+            order: Order::default(),
+            received: 0,
+            pacing,
+            acks: ack_every.map(|every| Acks { every, received: 0, acknowledged: 0 }),
         }
     }
 
-    /// Records also when the worst latencies were.
-    pub fn with_timeline(mut self, timeline: Timeline) -> Self {
-        self.timeline = Some(timeline);
-        self
-    }
-
-    pub(super) fn tracker(&self) -> &Tracker {
-        &self.tracker
-    }
-
-    pub(super) fn latencies(&self) -> &Latencies {
-        &self.latencies
-    }
-
-    pub(super) fn meter(&self) -> &Meter {
-        &self.meter
-    }
-
-    pub(super) fn into_timeline(self) -> Option<Timeline> {
-        self.timeline
+    /// Messages that came after a later one of the same publisher.
+    pub fn out_of_order(&self) -> u64 {
+        self.order.out_of_order
     }
 
     /// Consumes what has come. Returns whether anything has.
-    pub(super) fn step(&mut self, shared: &Shared) -> Result<bool, LoadError> {
-        let before = self.tracker.received;
-        let Consumer { walker, tracker, timed, latencies, timeline, acks, .. } = self;
-        let mut now_ns = 0;
-        let moved = self.socket.read_frames(|input| {
-            now_ns = shared.clock.now_ns();
-            walker.walk(input, |item| {
-                let Item::Message { stamp, delivery_tag } = item else { return };
-                tracker.see(stamp.publisher, stamp.sequence);
-                if *timed && stamp.time_ns >= shared.window.from_ns {
-                    let latency_ns = now_ns.saturating_sub(stamp.time_ns);
-                    latencies.record(latency_ns);
-                    if let Some(timeline) = timeline {
-                        timeline.record(stamp.time_ns, latency_ns);
-                    }
-                }
-                if let Some(acks) = acks {
-                    acks.received = delivery_tag;
-                }
-            })
-        })?;
-        if moved {
-            self.meter.note(shared.window, now_ns, self.tracker.received);
-            shared.consumed.fetch_add(self.tracker.received - before, Ordering::Relaxed);
+    pub(super) fn step(&mut self, shared: &Shared, recorder: &mut Recorder) -> Result<bool, LoadError> {
+        let limit = self.pacing.map_or(u64::MAX, |pacing| pacing.room(self.received, shared.clock.now_ns()));
+        if limit == 0 {
+            return Ok(false);
         }
-        self.acknowledge()?;
+        let Consumer { link, queue, order, acks, .. } = self;
+        let (mut now_ns, mut count, mut last_tag) = (0, 0, 0);
+        let moved = link.receive(limit, |message| {
+            if now_ns == 0 {
+                now_ns = shared.clock.now_ns();
+            }
+            let stamp = message.stamp;
+            if !recorder.trackers[*queue].see(stamp.publisher, stamp.sequence) {
+                order.see(stamp.publisher, stamp.sequence);
+            }
+            recorder.received(stamp.due_ns, stamp.sent_ns, now_ns);
+            count += 1;
+            last_tag = message.tag;
+        })?;
+        if count > 0 {
+            self.received += count;
+            recorder.count_consumed(count, now_ns);
+            shared.consumed.fetch_add(count, Ordering::Relaxed);
+            if let Some(acks) = acks {
+                acks.received = last_tag;
+            }
+        }
+        self.acknowledge(false)?;
         Ok(moved)
     }
 
-    fn acknowledge(&mut self) -> Result<(), LoadError> {
+    /// Acknowledges the rest, so that nothing which was received counts as left in a queue.
+    pub(super) fn finish(&mut self) -> Result<(), LoadError> {
+        self.acknowledge(true)
+    }
+
+    fn acknowledge(&mut self, all: bool) -> Result<(), LoadError> {
         let Some(acks) = &mut self.acks else { return Ok(()) };
-        if acks.received - acks.acknowledged >= acks.every {
-            fast::ack(CHANNEL, acks.received, true, &mut acks.output);
+        let unacknowledged = acks.received - acks.acknowledged;
+        if unacknowledged >= acks.every || (all && unacknowledged > 0) {
+            self.link.acknowledge(acks.received);
             acks.acknowledged = acks.received;
         }
-        if !acks.output.is_empty() {
-            let written = self.socket.write(&acks.output)?;
-            acks.output.drain(..written);
+        if self.link.unflushed() {
+            self.link.flush()?;
         }
         Ok(())
     }
 
-    /// Adds what this consumer waits for.
-    pub(super) fn interests(&self, set: &mut PollSet) {
-        let unwritten = self.acks.as_ref().is_some_and(|acks| !acks.output.is_empty());
-        set.add(&self.socket, true, unwritten);
+    /// Adds what this consumer waits for; returns whether it needs not wait.
+    pub(super) fn interests(&self, set: &mut PollSet, now_ns: u64) -> bool {
+        let may_read = self.pacing.is_none_or(|pacing| pacing.room(self.received, now_ns) > 0);
+        if may_read || self.link.unflushed() {
+            set.add(&self.link, may_read, self.link.unflushed());
+        }
+        may_read && self.link.has_input()
+    }
+
+    /// When this consumer has something to do even if no socket is ready.
+    pub(super) fn next_due_ns(&self) -> Option<u64> {
+        self.pacing.map(|pacing| pacing.next_ns(self.received))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_consumer_takes_its_rate() {
+        let pacing = Pacing::new(1_000);
+        assert_eq!([0, 999_999, 1_000_000, 5_500_000].map(|now_ns| pacing.room(0, now_ns)), [0, 0, 1, 5]);
+        assert_eq!((pacing.room(5, 5_500_000), pacing.next_ns(5)), (0, 6_000_000));
+        assert_eq!(pacing.room(5, pacing.next_ns(5)), 1);
     }
 }

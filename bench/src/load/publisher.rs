@@ -1,15 +1,14 @@
-//! One publisher: writes stamped copies of one message, as fast as it may or on a schedule.
+//! One publisher: puts stamped messages, as fast as it may or on a schedule.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use super::{LoadError, Meter, Shared};
-use crate::batch::{Batch, Template};
-use crate::histogram::Latencies;
+use super::{LoadError, Recorder, Shared};
+use crate::driver::{Answer, PublishLink};
+use crate::plan::Copies;
 use crate::poll::PollSet;
 use crate::schedule::Schedule;
-use crate::socket::Socket;
-use crate::wire::{Item, Stamp, Walker};
+use crate::stamp::Stamp;
 
 /// When a publisher publishes.
 #[derive(Debug)]
@@ -22,53 +21,42 @@ pub enum Pace {
 
 /// A publisher under load.
 #[derive(Debug)]
-pub struct Publisher {
+pub struct Publisher<L> {
     id: u16,
-    socket: Socket,
-    batch: Batch,
+    link: L,
     pace: Pace,
+    copies: Copies,
     /// Messages to publish in all.
     limit: u64,
-    /// Messages stamped into the batch that is being written.
-    in_batch: usize,
-    /// Bytes of it that the kernel took.
-    written_bytes: usize,
+    /// Messages put, and of them those that were taken.
+    put: u64,
     published: u64,
-    meter: Meter,
     confirms: Option<Confirms>,
+    /// Messages returned.
     returned: u64,
+    /// Messages put before the window, and taken before its end.
+    put_before: u64,
+    taken_in_time: Option<u64>,
     done: bool,
 }
 
-impl Publisher {
-    /// Publishes copies of `template`. `confirm_window`: most unconfirmed messages, where confirms are on.
-    pub fn new(
-        id: u16,
-        socket: Socket,
-        template: &Template,
-        pace: Pace,
-        confirm_window: Option<u64>,
-    ) -> Self {
+impl<L: PublishLink> Publisher<L> {
+    /// Publishes at most `limit` messages, of so many copies.
+    pub fn new(id: u16, link: L, pace: Pace, copies: Copies, limit: u64, confirms: Option<Confirms>) -> Self {
         Publisher {
             id,
-            socket,
-            batch: Batch::new(template),
+            link,
             pace,
-            limit: u64::MAX,
-            in_batch: 0,
-            written_bytes: 0,
+            copies,
+            limit,
+            put: 0,
             published: 0,
-            meter: Meter::default(),
-            confirms: confirm_window.map(Confirms::new),
+            confirms,
             returned: 0,
+            put_before: 0,
+            taken_in_time: None,
             done: false,
         }
-    }
-
-    /// Ends after so many messages.
-    pub fn with_limit(mut self, messages: u64) -> Self {
-        self.limit = messages;
-        self
     }
 
     /// Messages written so far.
@@ -76,9 +64,14 @@ impl Publisher {
         self.published
     }
 
+    /// Copies that they make.
+    pub fn expected(&self) -> u64 {
+        self.copies.of_first(self.published)
+    }
+
     /// Messages confirmed so far.
     pub fn confirmed(&self) -> u64 {
-        self.confirms.as_ref().map_or(0, |confirms| confirms.settled)
+        self.confirms.as_ref().map_or(0, |confirms| confirms.settled - confirms.refused)
     }
 
     /// Messages refused or returned.
@@ -86,14 +79,21 @@ impl Publisher {
         self.returned + self.confirms.as_ref().map_or(0, |confirms| confirms.refused)
     }
 
-    /// From due to confirmed.
-    pub fn confirm_latencies(&self) -> &Latencies {
-        static NONE: std::sync::LazyLock<Latencies> = std::sync::LazyLock::new(Latencies::default);
-        self.confirms.as_ref().map_or(&NONE, |confirms| &confirms.latencies)
+    /// Messages that were due in the window.
+    pub fn due(&self) -> u64 {
+        match self.pace {
+            Pace::Flood => 0,
+            Pace::Scheduled(_) => self.put - self.put_before,
+        }
     }
 
-    pub(super) fn meter(&self) -> &Meter {
-        &self.meter
+    /// Messages of those that had not left when the window ended.
+    pub fn late(&self) -> u64 {
+        match self.pace {
+            Pace::Flood => 0,
+            Pace::Scheduled(_) if !self.done => self.put.max(1),
+            Pace::Scheduled(_) => self.put - self.taken_in_time.unwrap_or(self.put),
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -101,60 +101,71 @@ impl Publisher {
     }
 
     /// Publishes what may be published now. Returns whether anything moved.
-    pub(super) fn step(&mut self, shared: &Shared) -> Result<bool, LoadError> {
-        let mut moved = self.read_confirms(shared)?;
+    pub(super) fn step(&mut self, shared: &Shared, recorder: &mut Recorder) -> Result<bool, LoadError> {
+        let mut moved = self.read_answers(shared, recorder)?;
         if self.done {
             return Ok(moved);
         }
-        if self.written_bytes == 0 && self.in_batch == 0 {
+        if !self.link.unflushed() {
             self.fill(shared);
         }
-        let bytes = &self.batch.bytes(self.in_batch)[self.written_bytes..];
-        if !bytes.is_empty() {
-            let written = self.socket.write(bytes)?;
-            self.written_bytes += written;
-            moved |= written > 0;
-            if written == bytes.len() {
-                self.published += self.in_batch as u64;
-                shared.published.fetch_add(self.in_batch as u64, Ordering::Relaxed);
-                self.meter.note(shared.window, shared.clock.now_ns(), self.published);
-                (self.in_batch, self.written_bytes) = (0, 0);
+        if self.link.unflushed() {
+            moved |= self.link.flush()?;
+            if !self.link.unflushed() {
+                self.taken(shared, recorder);
             }
         } else if self.ended(shared) {
             self.done = true;
-            // Release pairs with the acquire in `Shared::drained`.
+            // Release pairs with the acquire in `Shared::all_published`.
             shared.publishers_left.fetch_sub(1, Ordering::Release);
         }
         Ok(moved)
     }
 
-    /// Stamps as many messages as may leave now.
+    /// Puts as many messages as may leave now.
     fn fill(&mut self, shared: &Shared) {
         let now_ns = shared.clock.now_ns();
-        let room = match (&self.confirms, &self.pace) {
-            (Some(confirms), _) => confirms.room(self.published),
-            (None, Pace::Flood) => shared.room(),
-            (None, Pace::Scheduled(_)) => u64::MAX,
-        };
-        let room = room.min(self.batch.capacity() as u64).min(self.limit - self.published);
-        let count = match &self.pace {
-            Pace::Flood if now_ns < shared.window.to_ns => room,
-            Pace::Flood => 0,
-            Pace::Scheduled(schedule) => room.min(schedule.due(now_ns)),
-        };
-        for index in 0..count as usize {
-            let time_ns = match &mut self.pace {
-                Pace::Flood => now_ns,
-                Pace::Scheduled(schedule) if schedule.next_due_ns() < shared.window.to_ns => schedule.take(),
-                Pace::Scheduled(_) => break,
-            };
-            let sequence = self.published + index as u64;
-            self.batch.stamp(index, Stamp { publisher: self.id, sequence, time_ns });
-            if let Some(confirms) = &mut self.confirms {
-                confirms.sent(time_ns);
-            }
-            self.in_batch = index + 1;
+        if now_ns >= shared.window.to_ns {
+            self.taken_in_time.get_or_insert(self.published);
         }
+        let window = self.confirms.as_ref().map_or(u64::MAX, |confirms| confirms.room(self.published));
+        let in_flight = match shared.room() {
+            u64::MAX => u64::MAX,
+            copies => copies.div_ceil(self.copies.most().max(1)),
+        };
+        let capacity = self.link.capacity() as u64;
+        let room = window.min(in_flight).min(capacity).min(self.limit - self.published);
+        for _ in 0..room {
+            let due_ns = match &mut self.pace {
+                Pace::Flood if now_ns < shared.window.to_ns => now_ns,
+                Pace::Scheduled(schedule)
+                    if schedule.next_due_ns() <= now_ns && schedule.next_due_ns() < shared.window.to_ns =>
+                {
+                    schedule.take()
+                }
+                _ => break,
+            };
+            self.link.put(Stamp { publisher: self.id, sequence: self.put, due_ns, sent_ns: now_ns });
+            self.put += 1;
+            if due_ns < shared.window.from_ns {
+                self.put_before = self.put;
+            }
+            if let Some(confirms) = &mut self.confirms {
+                confirms.sent(due_ns);
+            }
+        }
+    }
+
+    /// The kernel took what was put.
+    fn taken(&mut self, shared: &Shared, recorder: &mut Recorder) {
+        let now_ns = shared.clock.now_ns();
+        if now_ns >= shared.window.to_ns {
+            self.taken_in_time.get_or_insert(self.published);
+        }
+        let copies = self.copies.of_first(self.put) - self.copies.of_first(self.published);
+        shared.count_published(self.put - self.published, copies);
+        recorder.count_published(self.put - self.published, now_ns);
+        self.published = self.put;
     }
 
     fn ended(&self, shared: &Shared) -> bool {
@@ -166,81 +177,77 @@ impl Publisher {
             && self.confirms.as_ref().is_none_or(|confirms| confirms.settled >= self.published)
     }
 
-    fn read_confirms(&mut self, shared: &Shared) -> Result<bool, LoadError> {
+    fn read_answers(&mut self, shared: &Shared, recorder: &mut Recorder) -> Result<bool, LoadError> {
         let Some(confirms) = &mut self.confirms else { return Ok(false) };
-        if confirms.settled == self.published + self.in_batch as u64 {
+        if confirms.settled == self.put {
             return Ok(false);
         }
-        let (walker, returned) = (&mut confirms.walker, &mut self.returned);
-        let (now, settling) = (shared.clock, &mut confirms.settling);
-        settling.clear();
-        let moved = self.socket.read_frames(|input| {
-            walker.walk(input, |item| match item {
-                Item::Confirmed { tag, multiple, refused } => settling.push((tag, multiple, refused)),
-                Item::Returned => *returned += 1,
-                Item::Message { .. } => {}
-            })
-        })?;
-        if moved {
-            let now_ns = now.now_ns();
-            for (tag, multiple, refused) in std::mem::take(&mut confirms.settling) {
-                confirms.settle(tag, multiple, refused, now_ns);
+        let returned = &mut self.returned;
+        let mut now_ns = 0;
+        self.link.receive(|answer| match answer {
+            Answer::Confirmed { tag, multiple, refused } => {
+                if now_ns == 0 {
+                    now_ns = shared.clock.now_ns();
+                }
+                confirms.settle(tag, multiple, refused, |due_ns| recorder.confirmed(due_ns, now_ns));
             }
-        }
-        Ok(moved)
+            Answer::Returned => *returned += 1,
+        })
     }
 
-    /// Adds what this publisher waits for.
-    pub(super) fn interests(&self, set: &mut PollSet) {
-        let unwritten = self.in_batch > 0;
+    /// Adds what this publisher waits for; returns whether it needs not wait.
+    pub(super) fn interests(&self, set: &mut PollSet) -> bool {
+        let unwritten = self.link.unflushed();
         let unconfirmed = self.confirms.as_ref().is_some_and(|confirms| confirms.settled < self.published);
         if unwritten || unconfirmed {
-            set.add(&self.socket, unconfirmed, unwritten);
+            set.add(&self.link, unconfirmed, unwritten);
         }
+        unconfirmed && self.link.has_input()
     }
 
     /// When this publisher has something to do even if no socket is ready.
     pub(super) fn next_due_ns(&self, shared: &Shared) -> Option<u64> {
+        let now_ns = shared.clock.now_ns();
+        let soon_ns = now_ns + 50_000;
         match &self.pace {
-            _ if self.done || self.in_batch > 0 || self.published == self.limit => None,
-            Pace::Scheduled(schedule) => Some(schedule.next_due_ns().min(shared.window.to_ns)),
-            Pace::Flood if self.confirms.is_some() => Some(shared.window.to_ns),
-            // Waits for consumers on another thread, who do not tell.
-            Pace::Flood => Some(shared.clock.now_ns() + 50_000),
+            _ if self.done || self.link.unflushed() || self.published == self.limit => None,
+            Pace::Scheduled(schedule) => {
+                let due_ns = schedule.next_due_ns().min(shared.window.to_ns);
+                let window_full =
+                    self.confirms.as_ref().is_some_and(|confirms| confirms.room(self.published) == 0);
+                match due_ns > now_ns {
+                    true => Some(due_ns),
+                    // Held up by confirms, which a socket tells, or by consumers on another thread, who do not tell.
+                    false if window_full => None,
+                    false => Some(soon_ns),
+                }
+            }
+            Pace::Flood if self.confirms.is_some() && shared.room() > 0 => Some(shared.window.to_ns),
+            Pace::Flood => Some(soon_ns),
         }
     }
 }
 
 /// What a publisher knows of its confirms.
 #[derive(Debug)]
-struct Confirms {
-    walker: Walker,
+pub struct Confirms {
     window: u64,
     /// Everything up to this tag is settled.
     low: u64,
-    /// Settled tags above.
-    above: BTreeSet<u64>,
+    /// When each message was due, from tag `low + 1` on; [`SETTLED`] if it is settled already.
+    due_ns: VecDeque<u64>,
     settled: u64,
     refused: u64,
-    /// When each unsettled message was due, from tag `low + 1` on.
-    due_ns: VecDeque<u64>,
-    latencies: Latencies,
-    settling: Vec<(u64, bool, bool)>,
 }
 
+/// Stands for the time of a message that is settled.
+const SETTLED: u64 = u64::MAX;
+
 impl Confirms {
-    fn new(window: u64) -> Self {
-        Confirms {
-            walker: Walker::new(crate::driver::FRAME_MAX_BYTES as usize),
-            window,
-            low: 0,
-            above: BTreeSet::new(),
-            settled: 0,
-            refused: 0,
-            due_ns: VecDeque::new(),
-            latencies: Latencies::default(),
-            settling: Vec::new(),
-        }
+    /// At most so many unconfirmed.
+    pub fn new(window: u64) -> Self {
+        let room = window.min(1 << 20) as usize;
+        Confirms { window, low: 0, due_ns: VecDeque::with_capacity(room), settled: 0, refused: 0 }
     }
 
     fn room(&self, published: u64) -> u64 {
@@ -251,29 +258,25 @@ impl Confirms {
         self.due_ns.push_back(due_ns);
     }
 
-    fn settle(&mut self, tag: u64, multiple: bool, refused: bool, now_ns: u64) {
-        let before = self.settled;
-        if !multiple && tag > self.low && self.above.insert(tag) {
-            self.record(tag, now_ns);
-        }
-        let reaches = if multiple { tag } else { self.low };
-        while self.low < reaches || self.above.first() == Some(&(self.low + 1)) {
-            let next = self.low + 1;
-            if !self.above.remove(&next) {
-                self.record(next, now_ns);
+    fn settle(&mut self, tag: u64, multiple: bool, refused: bool, mut each: impl FnMut(u64)) {
+        let known = self.due_ns.len();
+        let Some(place) = tag.checked_sub(self.low + 1).map(|place| place as usize) else { return };
+        let places = match multiple {
+            true => 0..known.min(place + 1),
+            false if place < known => place..place + 1,
+            false => return,
+        };
+        for due_ns in self.due_ns.range_mut(places) {
+            if *due_ns != SETTLED {
+                each(*due_ns);
+                *due_ns = SETTLED;
+                self.settled += 1;
+                self.refused += u64::from(refused);
             }
-            self.low = next;
+        }
+        while self.due_ns.front() == Some(&SETTLED) {
             self.due_ns.pop_front();
-        }
-        if refused {
-            self.refused += self.settled - before;
-        }
-    }
-
-    fn record(&mut self, tag: u64, now_ns: u64) {
-        if let Some(due_ns) = self.due_ns.get((tag - self.low - 1) as usize) {
-            self.latencies.record(now_ns.saturating_sub(*due_ns));
-            self.settled += 1;
+            self.low += 1;
         }
     }
 }
@@ -285,20 +288,20 @@ mod tests {
     #[test]
     fn confirms_settle_once_in_whatever_order_they_come() {
         let mut confirms = Confirms::new(10);
-        for tag in 1..=6 {
-            confirms.sent(tag);
-        }
+        let mut told = Vec::new();
+        (1..=6).for_each(|tag| confirms.sent(tag));
         assert_eq!(confirms.room(6), 4);
-        confirms.settle(2, false, false, 100);
-        confirms.settle(2, false, false, 100);
+        confirms.settle(2, false, false, |due_ns| told.push(due_ns));
+        confirms.settle(2, false, false, |due_ns| told.push(due_ns));
         assert_eq!((confirms.settled, confirms.low), (1, 0));
-        confirms.settle(3, true, false, 100);
+        confirms.settle(3, true, false, |due_ns| told.push(due_ns));
         assert_eq!((confirms.settled, confirms.low), (3, 3));
-        confirms.settle(5, false, true, 100);
-        confirms.settle(4, false, false, 100);
+        confirms.settle(5, false, true, |due_ns| told.push(due_ns));
+        confirms.settle(4, false, false, |due_ns| told.push(due_ns));
         assert_eq!((confirms.settled, confirms.low, confirms.refused), (5, 5, 1));
-        confirms.settle(99, true, false, 100);
+        confirms.settle(99, true, false, |due_ns| told.push(due_ns));
         assert_eq!((confirms.settled, confirms.room(6)), (6, 10));
-        assert_eq!(confirms.latencies.percentiles().max_ns, 99);
+        confirms.settle(3, true, false, |due_ns| told.push(due_ns));
+        assert_eq!(told, [2, 1, 3, 5, 4, 6]);
     }
 }

@@ -1,56 +1,114 @@
 //! The threads of a run.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{ClientWait, Consumer, LoadError, Outcome, Publisher, Shared};
+use super::{ClientWait, Consumer, LoadError, Outcome, Publisher, Recorder, Shared};
+use crate::driver::{Driver, Link, RespondLink};
 use crate::poll::{PollSet, core_wait_ns, wake_on_time};
 
 /// Longest wait for a socket, so that the end of a run is noticed.
 const MAX_WAIT_NS: u64 = 10_000_000;
 
-/// Runs the load to its end: everything on this thread, or with `threads` 2 the consumers on a second one.
-///
-/// # Errors
-/// The first error of any connection; the others are then given up.
-pub fn run(
-    shared: &Shared,
-    publishers: Vec<Publisher>,
-    consumers: Vec<Consumer>,
-    threads: usize,
-) -> Result<Outcome, LoadError> {
-    let mut here = Worker { publishers, consumers, ..Worker::default() };
-    let mut there = Worker::default();
-    if threads > 1 {
-        there.consumers = std::mem::take(&mut here.consumers);
-    }
-    let mut outcome = Outcome::default();
-    std::thread::scope(|scope| {
-        let other = (threads > 1).then(|| scope.spawn(|| there.run(shared)));
-        let mine = here.run(shared);
-        let others = other.map_or(Ok(()), |thread| thread.join().expect("a load thread panicked"));
-        mine.and(others)
-    })?;
-    for worker in [here, there] {
-        outcome.core_wait_ns = outcome.core_wait_ns.max(worker.core_wait_ns);
-        worker.publishers.iter().for_each(|publisher| outcome.add_publisher(publisher));
-        worker.consumers.into_iter().for_each(|consumer| outcome.add_consumer(consumer));
-    }
-    Ok(outcome)
-}
-
-#[derive(Default)]
-struct Worker {
-    publishers: Vec<Publisher>,
-    consumers: Vec<Consumer>,
+/// What runs on one thread.
+pub struct Crew<D: Driver> {
+    publishers: Vec<Publisher<D::Publisher>>,
+    consumers: Vec<Consumer<D::Consumer>>,
+    responders: Vec<D::Responder>,
+    recorder: Recorder,
     set: PollSet,
     core_wait_ns: u64,
 }
 
-impl Worker {
+/// Runs the load to its end, each crew on a thread of its own. Beside it `watch` runs on this one; it is given a wait for
+/// at most a time that tells whether the end has come.
+///
+/// # Errors
+/// The first error of any connection; the others are then given up.
+pub fn run<D: Driver>(
+    shared: &Shared,
+    mut crews: Vec<Crew<D>>,
+    watch: impl FnOnce(&dyn Fn(Duration) -> bool),
+) -> Result<Outcome, LoadError> {
+    let (left, watcher) = (AtomicUsize::new(crews.len()), std::thread::current());
+    std::thread::scope(|scope| {
+        let (left, watcher) = (&left, &watcher);
+        let start = move |crew: &'_ mut Crew<D>| {
+            let result = crew.run(shared);
+            left.fetch_sub(1, Ordering::Relaxed);
+            watcher.unpark();
+            result
+        };
+        let threads: Vec<_> = crews.iter_mut().map(|crew| scope.spawn(move || start(crew))).collect();
+        watch(&|timeout| {
+            if left.load(Ordering::Relaxed) > 0 {
+                std::thread::park_timeout(timeout);
+            }
+            left.load(Ordering::Relaxed) == 0
+        });
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a load thread panicked"))
+            .fold(Ok(()), Result::and)
+    })?;
+    let mut outcome = Outcome::default();
+    for crew in crews {
+        outcome.core_wait_ns = outcome.core_wait_ns.max(crew.core_wait_ns);
+        for publisher in &crew.publishers {
+            outcome.published += publisher.published();
+            outcome.expected += publisher.expected();
+            outcome.confirmed += publisher.confirmed();
+            outcome.refused += publisher.refused();
+            outcome.due += publisher.due();
+            outcome.late += publisher.late();
+        }
+        outcome.out_of_order += crew.consumers.iter().map(Consumer::out_of_order).sum::<u64>();
+        outcome.add_recorder(crew.recorder);
+    }
+    outcome.sum_up();
+    Ok(outcome)
+}
+
+impl<D: Driver> Crew<D> {
+    /// Deals connections out to so many threads: with more than one, no thread has both publishers and consumers.
+    /// `recorder` is told whether its thread receives.
+    pub fn deal(
+        publishers: Vec<Publisher<D::Publisher>>,
+        consumers: Vec<Consumer<D::Consumer>>,
+        responders: Vec<D::Responder>,
+        threads: usize,
+        recorder: impl Fn(bool) -> Recorder,
+    ) -> Vec<Self> {
+        // The first threads publish, the others consume; a single one does both.
+        let publishing = threads.div_ceil(2).min(publishers.len().max(1));
+        let consuming_from = if threads == 1 { 0 } else { publishing };
+        let consuming = threads - consuming_from;
+        let empty = |n| Crew {
+            publishers: Vec::new(),
+            consumers: Vec::new(),
+            responders: Vec::new(),
+            recorder: recorder(n >= consuming_from),
+            set: PollSet::default(),
+            core_wait_ns: 0,
+        };
+        let mut crews: Vec<Self> = (0..threads).map(empty).collect();
+        for (n, publisher) in publishers.into_iter().enumerate() {
+            crews[n % publishing].publishers.push(publisher);
+        }
+        for (n, consumer) in consumers.into_iter().enumerate() {
+            crews[consuming_from + n % consuming].consumers.push(consumer);
+        }
+        for (n, responder) in responders.into_iter().enumerate() {
+            crews[consuming_from + n % consuming].responders.push(responder);
+        }
+        crews
+    }
+
     fn run(&mut self, shared: &Shared) -> Result<(), LoadError> {
         let before_ns = core_wait_ns();
-        let result = self.run_until_done(shared);
+        let result = self
+            .run_until_done(shared)
+            .and_then(|()| self.consumers.iter_mut().try_for_each(Consumer::finish));
         self.core_wait_ns = core_wait_ns().saturating_sub(before_ns);
         if result.is_err() {
             shared.failed.store(true, Ordering::Relaxed);
@@ -62,27 +120,48 @@ impl Worker {
         if shared.wait == ClientWait::Block {
             wake_on_time();
         }
+        let mut moved_ns = shared.clock.now_ns();
+        let mut moved_since = false;
         loop {
-            let mut moved = false;
-            for publisher in &mut self.publishers {
-                moved |= publisher.step(shared)?;
+            let moved = self.step(shared)?;
+            moved_since |= moved;
+            if moved && !shared.cut_off {
+                continue;
             }
-            for consumer in &mut self.consumers {
-                moved |= consumer.step(shared)?;
+            let now_ns = shared.clock.now_ns();
+            if std::mem::take(&mut moved_since) {
+                moved_ns = now_ns;
+            }
+            if self.is_done(shared) || shared.is_over(now_ns, moved_ns) {
+                return Ok(());
             }
             if !moved {
-                if self.is_done(shared) {
-                    return Ok(());
-                }
                 self.wait(shared)?;
             }
         }
     }
 
+    /// Every connection once; returns whether anything moved.
+    fn step(&mut self, shared: &Shared) -> Result<bool, LoadError> {
+        let mut moved = false;
+        for publisher in &mut self.publishers {
+            moved |= publisher.step(shared, &mut self.recorder)?;
+        }
+        for responder in &mut self.responders {
+            moved |= responder.respond()?;
+            if responder.unflushed() {
+                moved |= responder.flush()?;
+            }
+        }
+        for consumer in &mut self.consumers {
+            moved |= consumer.step(shared, &mut self.recorder)?;
+        }
+        Ok(moved)
+    }
+
     fn is_done(&self, shared: &Shared) -> bool {
-        let done =
-            self.publishers.iter().all(Publisher::is_done) && (self.consumers.is_empty() || shared.drained());
-        done || shared.given_up(shared.clock.now_ns())
+        let receives = !self.consumers.is_empty() || !self.responders.is_empty();
+        self.publishers.iter().all(Publisher::is_done) && (!receives || shared.drained())
     }
 
     fn wait(&mut self, shared: &Shared) -> Result<(), LoadError> {
@@ -93,11 +172,22 @@ impl Worker {
         self.set.clear();
         let now_ns = shared.clock.now_ns();
         let mut until_ns = now_ns + MAX_WAIT_NS;
+        let mut ready = false;
         for publisher in &self.publishers {
-            publisher.interests(&mut self.set);
+            ready |= publisher.interests(&mut self.set);
             until_ns = publisher.next_due_ns(shared).map_or(until_ns, |due_ns| until_ns.min(due_ns));
         }
-        self.consumers.iter().for_each(|consumer| consumer.interests(&mut self.set));
+        for responder in &self.responders {
+            self.set.add(responder, !responder.unflushed(), responder.unflushed());
+            ready |= responder.has_input() && !responder.unflushed();
+        }
+        for consumer in &self.consumers {
+            ready |= consumer.interests(&mut self.set, now_ns);
+            until_ns = consumer.next_due_ns().map_or(until_ns, |due_ns| until_ns.min(due_ns));
+        }
+        if ready {
+            return Ok(());
+        }
         Ok(self.set.wait(Duration::from_nanos(until_ns.saturating_sub(now_ns)))?)
     }
 }

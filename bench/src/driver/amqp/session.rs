@@ -1,24 +1,16 @@
 //! AMQP 0-9-1 as a load generator needs it: opens connections and declares things, one request at a time over a
-//! blocking socket. Traffic itself is [`crate::load`]'s, which takes over the socket.
+//! blocking connection. Traffic itself is the links', which take over the stream.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use fulmar_amqp_0_9_1::codec::{
-    CodecError, FrameError, FrameKind, Method, PROTOCOL_HEADER, Properties, TableRef, frame, properties,
-};
+use fulmar_amqp_0_9_1::codec::{CodecError, FrameError, FrameKind, Method, PROTOCOL_HEADER, TableRef, frame};
 
-use crate::batch::Template;
-use crate::options::LoadOptions;
+use super::{CHANNEL, FRAME_MAX_BYTES};
+use crate::driver::stream::Stream;
+use crate::driver::tls::{self, TlsError};
 use crate::url::Url;
-use crate::wire::STAMP_BYTES;
-
-/// The channel that everything runs on.
-pub const CHANNEL: u16 = 1;
-
-/// Largest frame that this program agrees to, in bytes.
-pub const FRAME_MAX_BYTES: u32 = 128 * 1024;
 
 /// How long a broker may take to answer one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -35,6 +27,9 @@ pub enum DriverError {
     /// The broker sent no valid method.
     #[error("the broker's answer: {0}")]
     Codec(#[from] CodecError),
+    /// No TLS.
+    #[error("{0}: {1}")]
+    Tls(String, TlsError),
     /// The broker refused.
     #[error("the broker refused: {0} {1}")]
     Refused(u16, String),
@@ -43,20 +38,11 @@ pub enum DriverError {
 /// A connection with one open channel, before traffic starts on it.
 #[derive(Debug)]
 pub struct Session {
-    socket: TcpStream,
+    stream: Stream,
     name: String,
     input: Vec<u8>,
     output: Vec<u8>,
     frame_max: u32,
-}
-
-/// What remains of a session for traffic.
-#[derive(Debug)]
-pub struct Link {
-    /// The socket, non-blocking.
-    pub socket: TcpStream,
-    /// What was received with the last answer.
-    pub received: Vec<u8>,
 }
 
 impl Session {
@@ -78,7 +64,12 @@ impl Session {
         let socket = url.address().and_then(TcpStream::connect).map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
         socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
-        Ok(Session { socket, name, input: Vec::new(), output: Vec::new(), frame_max: FRAME_MAX_BYTES })
+        let stream = match &url.tls {
+            None => Stream::Tcp(socket),
+            Some(trust) => tls::connect(socket, &url.host, trust)
+                .map_err(|error| DriverError::Tls(name.clone(), error))?,
+        };
+        Ok(Session { stream, name, input: Vec::new(), output: Vec::new(), frame_max: FRAME_MAX_BYTES })
     }
 
     fn handshake(&mut self, url: &Url) -> Result<(), DriverError> {
@@ -114,7 +105,7 @@ impl Session {
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
         self.output.extend_from_slice(bytes);
-        let sent = self.socket.write_all(&self.output);
+        let sent = self.stream.write_all(&self.output).and_then(|()| self.stream.flush());
         self.output.clear();
         sent.map_err(|error| self.failed(error))
     }
@@ -173,7 +164,7 @@ impl Session {
     fn receive(&mut self) -> Result<(), DriverError> {
         let start = self.input.len();
         self.input.resize(start + 64 * 1024, 0);
-        let received = self.socket.read(&mut self.input[start..]);
+        let received = self.stream.read(&mut self.input[start..]);
         self.input.truncate(start + *received.as_ref().unwrap_or(&0));
         match received {
             Ok(0) => Err(self.failed(std::io::ErrorKind::UnexpectedEof.into())),
@@ -186,6 +177,49 @@ impl Session {
         DriverError::Socket(self.name.clone(), error)
     }
 
+    /// Declares an exchange, which does not survive the broker.
+    ///
+    /// # Errors
+    /// The socket failed, or the broker refused.
+    pub fn declare_exchange(&mut self, exchange: &str, kind: &str) -> Result<(), DriverError> {
+        let declare = Method::ExchangeDeclare {
+            exchange: exchange.as_bytes(),
+            type_: kind.as_bytes(),
+            passive: false,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            no_wait: false,
+            arguments: TableRef::EMPTY,
+        };
+        self.request(&declare, |answer| matches!(answer, Method::ExchangeDeclareOk).then_some(()))
+    }
+
+    /// Deletes an exchange.
+    ///
+    /// # Errors
+    /// The socket failed, or the broker refused.
+    pub fn delete_exchange(&mut self, exchange: &str) -> Result<(), DriverError> {
+        let delete =
+            Method::ExchangeDelete { exchange: exchange.as_bytes(), if_unused: false, no_wait: false };
+        self.request(&delete, |answer| matches!(answer, Method::ExchangeDeleteOk).then_some(()))
+    }
+
+    /// How many messages are ready in a queue.
+    ///
+    /// # Errors
+    /// The socket failed, or the broker refused.
+    pub fn message_count(&mut self, queue: &str) -> Result<u64, DriverError> {
+        let mut declare = queue_declare(queue, false);
+        if let Method::QueueDeclare { passive, .. } = &mut declare {
+            *passive = true;
+        }
+        self.request(&declare, |answer| match answer {
+            Method::QueueDeclareOk { message_count, .. } => Some(u64::from(*message_count)),
+            _ => None,
+        })
+    }
+
     /// Declares a queue.
     ///
     /// # Errors
@@ -196,17 +230,23 @@ impl Session {
         })
     }
 
-    /// Binds a queue.
+    /// Binds a queue; `arguments` as an encoded table.
     ///
     /// # Errors
     /// The socket failed, or the broker refused.
-    pub fn bind_queue(&mut self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), DriverError> {
+    pub fn bind_queue(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: &[u8],
+    ) -> Result<(), DriverError> {
         let bind = Method::QueueBind {
             queue: queue.as_bytes(),
             exchange: exchange.as_bytes(),
             routing_key: routing_key.as_bytes(),
             no_wait: false,
-            arguments: TableRef::EMPTY,
+            arguments: TableRef::new(arguments),
         };
         self.request(&bind, |answer| matches!(answer, Method::QueueBindOk).then_some(()))
     }
@@ -264,7 +304,11 @@ impl Session {
         answers: usize,
         is_answer: impl Fn(&Method<'_>) -> bool,
     ) -> Result<Duration, DriverError> {
-        let mut writing = self.socket.try_clone().map_err(|error| self.failed(error))?;
+        let socket = match &self.stream {
+            Stream::Tcp(socket) => socket.try_clone().and_then(|twin| Ok((twin, socket.try_clone()?))),
+            Stream::Tls(_) => Err(std::io::Error::other("pipelines go over plain TCP only")),
+        };
+        let (mut writing, ending) = socket.map_err(|error| self.failed(error))?;
         let started = Instant::now();
         std::thread::scope(|scope| {
             let written = scope.spawn(move || writing.write_all(requests));
@@ -275,7 +319,7 @@ impl Session {
             });
             if answered.is_err() {
                 // Ends the writer, whom nobody reads any more.
-                drop(self.socket.shutdown(std::net::Shutdown::Both));
+                drop(ending.shutdown(std::net::Shutdown::Both));
             }
             let written = written.join().expect("the writing thread panicked");
             answered.and_then(|()| written.map_err(|error| self.failed(error)))
@@ -283,14 +327,14 @@ impl Session {
         Ok(started.elapsed())
     }
 
-    /// Hands the socket over to traffic.
+    /// Hands over the stream, non-blocking, and what was received with the last answer.
     ///
     /// # Errors
     /// The socket failed.
-    pub fn into_link(self) -> Result<Link, DriverError> {
-        let Session { socket, name, input, .. } = self;
-        socket.set_nonblocking(true).map_err(|error| DriverError::Socket(name, error))?;
-        Ok(Link { socket, received: input })
+    pub fn into_stream(self) -> Result<(Stream, Vec<u8>), DriverError> {
+        let Session { stream, name, input, .. } = self;
+        stream.socket().set_nonblocking(true).map_err(|error| DriverError::Socket(name, error))?;
+        Ok((stream, input))
     }
 }
 
@@ -305,25 +349,4 @@ pub fn queue_declare(queue: &str, durable: bool) -> Method<'_> {
         no_wait: false,
         arguments: TableRef::EMPTY,
     }
-}
-
-/// One message with a body of `options.size` bytes.
-pub fn publish_template(routing_key: &str, options: &LoadOptions, frame_max: u32) -> Template {
-    assert!(options.size >= STAMP_BYTES, "a body without room for a stamp");
-    let mut frames = Vec::new();
-    Method::BasicPublish {
-        exchange: options.exchange.as_bytes(),
-        routing_key: routing_key.as_bytes(),
-        mandatory: false,
-        immediate: false,
-    }
-    .encode(CHANNEL, &mut frames);
-    let mut encoded = Vec::new();
-    let delivery_mode = options.persistent.then_some(properties::PERSISTENT);
-    Properties { delivery_mode, ..Properties::default() }.encode(&mut encoded);
-    let method_bytes = frames.len();
-    frame::encode_content(CHANNEL, &encoded, &vec![b'x'; options.size], frame_max, &mut frames);
-    // The header frame: head, class, weight, size, properties, end; then the head of the first body frame.
-    let body_offset = method_bytes + frame::OVERHEAD_BYTES + 12 + encoded.len() + frame::HEAD_BYTES;
-    Template { frames, body_offset }
 }

@@ -3,37 +3,13 @@
 //! Walks frames by their sizes and looks only at what it counts. Deliveries and publishes read the same, so that a
 //! relay may send a publisher's bytes to a consumer untouched.
 
-/// Bytes of a body that a [`Stamp`] takes; the least body size.
-pub const STAMP_BYTES: usize = 16;
+use fulmar_amqp_0_9_1::codec::{ContentHeader, Properties};
+
+use super::batch::{CORRELATION_ID_BYTES, correlation_id};
+use crate::stamp::{STAMP_BYTES, Stamp};
 
 const FRAME_HEAD_BYTES: usize = 7;
 const FRAME_END: u8 = 0xCE;
-
-/// What a publisher writes at the start of every body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Which publisher.
-    pub publisher: u16,
-    /// Count of this publisher's messages, from 0; 48 bits.
-    pub sequence: u64,
-    /// When the message was sent, or should have been.
-    pub time_ns: u64,
-}
-
-impl Stamp {
-    /// As it stands in a body.
-    pub fn to_bytes(self) -> [u8; STAMP_BYTES] {
-        let mut bytes = [0; STAMP_BYTES];
-        bytes[..8].copy_from_slice(&(u64::from(self.publisher) << 48 | self.sequence).to_le_bytes());
-        bytes[8..].copy_from_slice(&self.time_ns.to_le_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: [u8; STAMP_BYTES]) -> Self {
-        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        Stamp { publisher: (word(0) >> 48) as u16, sequence: word(0) & ((1 << 48) - 1), time_ns: word(8) }
-    }
-}
 
 /// What a walk meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +49,9 @@ pub enum WireError {
     /// A body shorter than a stamp, or content without a method.
     #[error("content that this program did not send")]
     Content,
+    /// An answer to another request than the one whose body it brings back.
+    #[error("an answer with the correlation id of another request")]
+    Correlation,
 }
 
 /// Walks the frames of one direction of one connection.
@@ -82,20 +61,44 @@ pub struct Walker {
     delivery_tag: u64,
     body_left: u64,
     stamp: Option<Stamp>,
+    /// The correlation id that the message has, where it is to be checked.
+    correlation: Option<[u8; CORRELATION_ID_BYTES]>,
+    correlated: bool,
+}
+
+/// How far a walk came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// Bytes of complete frames that were taken.
+    pub bytes: usize,
+    /// The limit stopped it, and there may be more complete frames.
+    pub stopped: bool,
 }
 
 impl Walker {
     /// For frames of at most `frame_max` bytes.
     pub fn new(frame_max: usize) -> Self {
-        Walker { frame_max, delivery_tag: 0, body_left: 0, stamp: None }
+        Walker { frame_max, delivery_tag: 0, body_left: 0, stamp: None, correlation: None, correlated: false }
     }
 
-    /// Takes all complete frames of `input`; returns how many bytes they were.
+    /// Checks also that every message has the correlation id of its stamp.
+    pub fn checking_correlation(mut self) -> Self {
+        self.correlated = true;
+        self
+    }
+
+    /// Takes the complete frames of `input`, of at most `limit` messages.
     ///
     /// # Errors
     /// The connection is of no more use.
-    pub fn walk(&mut self, input: &[u8], mut each: impl FnMut(Item)) -> Result<usize, WireError> {
-        let mut at = 0;
+    #[inline]
+    pub fn walk(
+        &mut self,
+        input: &[u8],
+        limit: u64,
+        mut each: impl FnMut(Item),
+    ) -> Result<Walked, WireError> {
+        let (mut at, mut messages) = (0, 0);
         while let Some((head, _)) = input[at..].split_first_chunk::<FRAME_HEAD_BYTES>() {
             let payload_bytes = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
             let frame_bytes = FRAME_HEAD_BYTES + payload_bytes + 1;
@@ -110,13 +113,16 @@ impl Walker {
             match head[0] {
                 1 => self.method(payload, &mut each)?,
                 2 => self.header(payload)?,
-                3 => self.body(payload, &mut each)?,
+                3 => messages += u64::from(self.body(payload, &mut each)?),
                 8 => {}
                 other => return Err(WireError::Framing(other)),
             }
             at += frame_bytes;
+            if messages == limit {
+                return Ok(Walked { bytes: at, stopped: true });
+            }
         }
-        Ok(at)
+        Ok(Walked { bytes: at, stopped: false })
     }
 
     fn method(&mut self, payload: &[u8], each: &mut impl FnMut(Item)) -> Result<(), WireError> {
@@ -146,13 +152,26 @@ impl Walker {
     fn header(&mut self, payload: &[u8]) -> Result<(), WireError> {
         self.body_left = be_u64(payload, 4)?;
         self.stamp = None;
+        if self.correlated {
+            let header = ContentHeader::parse(payload).map_err(|_| WireError::Content)?;
+            let properties = Properties::decode(header.properties).map_err(|_| WireError::Content)?;
+            self.correlation = properties.correlation_id.and_then(|id| id.try_into().ok());
+        }
         if self.body_left < STAMP_BYTES as u64 { Err(WireError::Content) } else { Ok(()) }
     }
 
-    fn body(&mut self, payload: &[u8], each: &mut impl FnMut(Item)) -> Result<(), WireError> {
+    /// Returns whether the message is complete.
+    #[inline]
+    fn body(&mut self, payload: &[u8], each: &mut impl FnMut(Item)) -> Result<bool, WireError> {
         let stamp = match self.stamp {
             Some(stamp) => stamp,
-            None => Stamp::from_bytes(*payload.first_chunk().ok_or(WireError::Content)?),
+            None => {
+                let stamp = Stamp::from_bytes(payload.first_chunk().ok_or(WireError::Content)?);
+                if self.correlated && self.correlation != Some(correlation_id(stamp)) {
+                    return Err(WireError::Correlation);
+                }
+                stamp
+            }
         };
         self.body_left = self.body_left.checked_sub(payload.len() as u64).ok_or(WireError::Content)?;
         if self.body_left == 0 {
@@ -161,7 +180,7 @@ impl Walker {
         } else {
             self.stamp = Some(stamp);
         }
-        Ok(())
+        Ok(self.body_left == 0)
     }
 }
 
@@ -194,12 +213,14 @@ mod tests {
     use fulmar_amqp_0_9_1::codec::{Method, fast, frame};
 
     use super::*;
-    use crate::driver::{CHANNEL, FRAME_MAX_BYTES};
+    use crate::driver::amqp::batch::{Batch, Contents};
+    use crate::driver::amqp::{CHANNEL, FRAME_MAX_BYTES};
+    use crate::workload::Workload;
 
     const FRAME_MAX: usize = FRAME_MAX_BYTES as usize;
 
     fn stamp(sequence: u64) -> Stamp {
-        Stamp { publisher: 7, sequence, time_ns: sequence * 1_000 }
+        Stamp { publisher: 7, sequence, due_ns: sequence * 1_000, sent_ns: sequence * 1_001 }
     }
 
     /// A delivery with a body of `body_bytes`, cut into frames of at most `frame_max`.
@@ -216,7 +237,8 @@ mod tests {
 
     fn items(input: &[u8]) -> Vec<Item> {
         let mut items = Vec::new();
-        assert_eq!(Walker::new(FRAME_MAX).walk(input, |item| items.push(item)), Ok(input.len()));
+        let walked = Walker::new(FRAME_MAX).walk(input, u64::MAX, |item| items.push(item));
+        assert_eq!(walked, Ok(Walked { bytes: input.len(), stopped: false }));
         items
     }
 
@@ -232,22 +254,58 @@ mod tests {
         for step in [1, 2, 7, 11, 100] {
             let (mut walker, mut seen, mut start) = (Walker::new(FRAME_MAX), Vec::new(), 0);
             for end in (0..input.len()).step_by(step).chain([input.len()]) {
-                start += walker.walk(&input[start..end], |item| seen.push(item)).unwrap();
+                start += walker.walk(&input[start..end], u64::MAX, |item| seen.push(item)).unwrap().bytes;
             }
             assert_eq!((start, &seen), (input.len(), &expected), "in steps of {step}");
         }
     }
 
     #[test]
+    fn a_limit_stops_between_messages_and_nothing_is_lost() {
+        let mut input = Vec::new();
+        (1..=5).for_each(|tag| delivery(tag, 300, 128, &mut input));
+        let (mut walker, mut seen, mut start) = (Walker::new(FRAME_MAX), Vec::new(), 0);
+        for (limit, stopped) in [(2, true), (1, true), (5, false), (5, false)] {
+            let walked = walker.walk(&input[start..], limit, |item| seen.push(item)).unwrap();
+            assert_eq!(walked.stopped, stopped, "{seen:?}");
+            start += walked.bytes;
+        }
+        assert_eq!((start, seen), (input.len(), (1..=5).map(message).collect()));
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_told() {
+        let mut input = Vec::new();
+        let walk = |input: &[u8]| Walker::new(FRAME_MAX).checking_correlation().walk(input, 9, |_| {});
+        for (id, sequence, fits) in [(5, 5, true), (6, 5, false)] {
+            input.clear();
+            let id = correlation_id(stamp(id));
+            let mut properties = Vec::new();
+            Properties { correlation_id: Some(&id), ..Properties::default() }.encode(&mut properties);
+            fast::deliver(CHANNEL, b"c", 1, false, b"", b"q", &mut input);
+            frame::encode_content(
+                CHANNEL,
+                &properties,
+                &stamp(sequence).to_bytes(),
+                FRAME_MAX_BYTES,
+                &mut input,
+            );
+            assert_eq!(walk(&input).is_ok(), fits);
+        }
+        input.clear();
+        delivery(1, 64, FRAME_MAX_BYTES, &mut input);
+        assert_eq!(walk(&input), Err(WireError::Correlation));
+    }
+
+    #[test]
     fn publishes_read_like_deliveries() {
-        let options = crate::options::tests::options(["--size", "100"]);
-        let template = crate::driver::publish_template("queue", &options, FRAME_MAX_BYTES);
-        let mut batch = crate::batch::Batch::new(&template);
+        let contents = Contents::new(&Workload::default(), "queue", FRAME_MAX_BYTES);
+        let mut batch = Batch::new(contents);
         assert!(batch.capacity() > 2);
-        batch.stamp(0, stamp(1));
-        batch.stamp(1, stamp(2));
+        batch.put(stamp(1));
+        batch.put(stamp(2));
         let expected = [1, 2].map(|n| Item::Message { stamp: stamp(n), delivery_tag: 0 });
-        assert_eq!(items(batch.bytes(2)), expected);
+        assert_eq!(items(batch.bytes()), expected);
     }
 
     #[test]
@@ -268,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_gone_on_with_is_an_error() {
-        let walk = |input: &[u8]| Walker::new(FRAME_MAX).walk(input, |_| {});
+        let walk = |input: &[u8]| Walker::new(FRAME_MAX).walk(input, u64::MAX, |_| {});
         assert!(matches!(walk(b"AMQP\x00\x00\x09\x01"), Err(WireError::FrameSize(_))));
         let mut input = Vec::new();
         Method::ChannelClose { reply_code: 404, reply_text: b"NOT_FOUND - x", class_id: 60, method_id: 40 }
