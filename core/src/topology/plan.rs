@@ -71,7 +71,7 @@ impl Topology {
     pub fn plan_queue_end(&mut self, queue: QueueId) -> Plan {
         let Some(slot) = self.slot_of(queue) else { return Plan::default() };
         let mut changes = vec![Change::QueueDeleted(queue)];
-        self.cascade(self.bindings.to(Destination::Queue(slot)), &mut changes);
+        self.cascade(None, self.bindings.to(Destination::Queue(slot)), &mut changes);
         Plan { changes, queue: Some(queue) }
     }
 
@@ -112,8 +112,7 @@ impl Topology {
             return Err(Refusal::Busy { object: "exchange", name: name.clone(), state: "in use" });
         }
         let mut changes = vec![Change::ExchangeDeleted(self.exchanges[slot as usize].entry.clone())];
-        let bound_to_itself = |&id: &u32| self.bindings.source(id) != slot;
-        self.cascade(self.bindings.to(Destination::Exchange(slot)).filter(bound_to_itself), &mut changes);
+        self.cascade(Some(slot), self.bindings.to(Destination::Exchange(slot)), &mut changes);
         Ok(Plan { changes, queue: None })
     }
 
@@ -193,14 +192,24 @@ impl Topology {
         }
         let Some(id) = self.find_binding(&binding) else { return Ok(Plan::default()) };
         let mut changes = vec![Change::Unbound(self.bindings.entry(id).clone())];
-        self.cascade([id], &mut changes);
+        self.cascade(None, [id], &mut changes);
         Ok(Plan { changes, queue: None })
     }
 
     /// Appends what follows when `bindings` go: the end of each auto-delete exchange that loses its last binding, and
-    /// of those that this leaves without one in turn.
-    fn cascade(&self, bindings: impl IntoIterator<Item = u32>, changes: &mut Vec<Change>) {
+    /// of those that this leaves without one in turn. Not of `deleted`, whose end is planned already: it may be bound to
+    /// itself, or in a circle.
+    fn cascade(
+        &self,
+        deleted: Option<u32>,
+        bindings: impl IntoIterator<Item = u32>,
+        changes: &mut Vec<Change>,
+    ) {
         let mut lost: Map<u32, u32> = Map::default();
+        if let Some(exchange) = deleted {
+            // More than it can lose.
+            lost.insert(exchange, self.bindings.count_from(exchange));
+        }
         let mut going = Vec::new();
         for binding in bindings {
             self.lose(binding, &mut lost, &mut going);
