@@ -62,10 +62,11 @@ impl Message {
         &bodies[at..][..self.body_bytes()]
     }
 
-    /// Whether there are others in the same buffer.
+    /// How many messages it is: more than one if it is a batch.
     #[inline]
-    fn is_batch(&self) -> bool {
-        self.bytes.len() - self.body_at as usize > self.body_bytes as usize
+    pub(crate) fn messages(&self) -> u16 {
+        let (bodies, one) = (self.bytes.len() - self.body_at as usize, self.body_bytes as usize);
+        if bodies <= one { 1 } else { (bodies / one) as u16 }
     }
 
     /// Exchange and routing key in one, and the length of the exchange's name: what a route depends on.
@@ -245,6 +246,18 @@ impl MessageStore {
         body_bytes: usize,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> MessageId {
+        let message = self.compose(head, body_bytes, bodies);
+        self.insert(message)
+    }
+
+    /// The same as a value.
+    #[inline]
+    pub(crate) fn compose<'a>(
+        &mut self,
+        head: &MessageHead,
+        body_bytes: usize,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) -> Message {
         let messages = bodies.len();
         let mut bytes = self.buffer(head.bytes.len() + messages * body_bytes);
         bytes.extend_from_slice(&head.bytes);
@@ -253,7 +266,7 @@ impl MessageStore {
             bytes.len() == head.bytes.len() + messages * body_bytes,
             "the bodies of a batch are of one length"
         );
-        let message = Message {
+        Message {
             encoding: head.encoding,
             bytes,
             key_at: head.key_at,
@@ -264,8 +277,7 @@ impl MessageStore {
             origin: self.shard,
             priority: head.priority,
             has_headers: head.has_headers,
-        };
-        self.insert_counted(message, messages as u32)
+        }
     }
 
     /// Adds to the body of a message that nobody shares yet.
@@ -279,14 +291,10 @@ impl MessageStore {
         self.entries[id.slot as usize].message.bytes.extend_from_slice(body);
     }
 
-    /// Takes in a message made elsewhere, with one reference.
+    /// Takes in a message made elsewhere, with one reference; a batch, with one for each message.
     #[inline]
     pub(crate) fn insert(&mut self, message: Message) -> MessageId {
-        self.insert_counted(message, 1)
-    }
-
-    #[inline]
-    fn insert_counted(&mut self, message: Message, references: u32) -> MessageId {
+        let references = message.messages().into();
         self.held_bytes += message.bytes.capacity() as u64;
         self.live += 1;
         let index = self.free;
@@ -328,9 +336,14 @@ impl MessageStore {
 
     /// One more reference.
     pub fn retain(&mut self, id: MessageId) {
+        self.retain_many(id, 1);
+    }
+
+    /// So many references more: one for each of as many messages of a batch.
+    pub(crate) fn retain_many(&mut self, id: MessageId, references: u32) {
         let entry = &mut self.entries[id.slot as usize];
         assert!(entry.references > 0, "a message is shared only while it is held");
-        entry.references += 1;
+        entry.references += references;
     }
 
     /// One reference less. After the last one the buffer stays in the slot, for the next message.
@@ -379,13 +392,18 @@ impl MessageStore {
     /// Gives up one reference and returns the message as a value: itself if that was the last reference, a copy
     /// otherwise, or if there were others in its batch.
     pub(crate) fn extract(&mut self, id: MessageId) -> Message {
+        self.extract_batch(id, 1)
+    }
+
+    /// The same for as many messages of a batch.
+    pub(crate) fn extract_batch(&mut self, id: MessageId, messages: u16) -> Message {
         let entry = &self.entries[id.slot as usize];
-        if entry.references > 1 || entry.message.is_batch() {
-            let copy = self.copy(id);
-            self.release(id);
+        if entry.references > messages.into() || entry.message.messages() > messages {
+            let copy = self.copy_batch(id, messages);
+            self.release_many(id, messages.into());
             return copy;
         }
-        self.drop_references(id, 1);
+        self.drop_references(id, messages.into());
         let message = &mut self.entries[id.slot as usize].message;
         let bytes = std::mem::take(&mut message.bytes);
         self.held_bytes -= bytes.capacity() as u64;
@@ -394,10 +412,17 @@ impl MessageStore {
 
     /// A copy of a message as a value, in a buffer of this shard's pool.
     pub(crate) fn copy(&mut self, id: MessageId) -> Message {
+        self.copy_batch(id, 1)
+    }
+
+    fn copy_batch(&mut self, id: MessageId, messages: u16) -> Message {
         let message = &self.entries[id.slot as usize].message;
-        let mut bytes = self.pool.take(message.total_bytes());
-        bytes.extend_from_slice(&message.bytes[..message.body_at as usize]);
-        bytes.extend_from_slice(message.body(id.part));
+        let (head_bytes, body_bytes) = (message.body_at as usize, message.body_bytes());
+        let from = head_bytes + usize::from(id.part) * body_bytes;
+        let bodies = &message.bytes[from..from + usize::from(messages) * body_bytes];
+        let mut bytes = self.pool.take(head_bytes + bodies.len());
+        bytes.extend_from_slice(&message.bytes[..head_bytes]);
+        bytes.extend_from_slice(bodies);
         Message { bytes, origin: self.shard, ..*message }
     }
 
@@ -587,8 +612,31 @@ mod tests {
         // Alone by now, and yet in a buffer with the others.
         store.release(third);
         let moved = store.extract(third);
-        assert_eq!((moved.view().body, moved.total_bytes()), (&b"ef"[..], 11));
+        assert_eq!((moved.view().body, moved.total_bytes(), moved.messages()), (&b"ef"[..], 11, 1));
         assert_eq!((store.live(), store.held_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_batch_moves_whole_or_as_a_copy_of_its_part() {
+        let mut here = store();
+        let mut there = MessageStore::new(ShardId(1), &Limits::default());
+        let head = MessageHead::new(&header(0));
+        let first = here.batch(&head, 2, [b"ab", b"cd", b"ef"].iter().map(|body| &body[..]));
+        here.release(first);
+        let part = here.extract_batch(first.after(1), 2);
+        assert_eq!((part.messages(), here.live()), (2, 0));
+        let moved = there.insert(part);
+        let bodies = |store: &MessageStore, id: MessageId| {
+            [store.view(id).body.to_vec(), store.view(id.after(1)).body.to_vec()]
+        };
+        assert_eq!(bodies(&there, moved), [b"cd", b"ef"]);
+        let address = there.view(moved).exchange.as_ptr();
+        let whole = there.extract_batch(moved, 2);
+        assert_eq!((whole.view().exchange.as_ptr(), whole.messages(), there.live()), (address, 2, 0));
+        let back = here.insert(whole);
+        assert_eq!(bodies(&here, back), [b"cd", b"ef"]);
+        here.release_many(back, 2);
+        assert_eq!(here.live(), 0);
     }
 
     #[test]

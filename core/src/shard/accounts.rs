@@ -59,6 +59,11 @@ impl Accounts {
         Some(account.connection)
     }
 
+    /// Whose account it is.
+    pub(super) fn connection(&self, index: u32) -> ConnectionId {
+        self.accounts[index as usize].connection
+    }
+
     /// How many bytes may be begun now: one message may go beyond.
     #[inline]
     pub(super) fn room_bytes(&self, index: u32) -> u64 {

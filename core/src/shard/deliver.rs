@@ -190,8 +190,9 @@ impl Shard {
         }
     }
 
-    /// Hands messages that do not expire to the only consumer, if its session is here and lets everything pass: what
-    /// holds for the first message holds for all, and is looked at once. Returns how many; 0 says nothing.
+    /// Hands messages that do not expire to the only consumer, if its session is here and lets everything pass, or is
+    /// elsewhere and settles nothing: what holds for the first message holds for all, and is looked at once. Returns
+    /// how many; 0 says nothing.
     fn dispatch_run(&mut self, queue: &mut Queue, budget: usize) -> usize {
         if queue.may_expire() {
             return 0;
@@ -200,7 +201,7 @@ impl Shard {
         let (id, number, no_ack, account) =
             (consumer.session, consumer.id, consumer.no_ack, consumer.account);
         if id.shard != self.config.id {
-            return 0;
+            return if no_ack { self.dispatch_run_elsewhere(queue, budget) } else { 0 };
         }
         let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return 0 };
         if !session.is_ungated() {
@@ -245,6 +246,29 @@ impl Shard {
         count
     }
 
+    /// [`Shard::dispatch_run`] for a consumer whose session is on another shard.
+    fn dispatch_run_elsewhere(&mut self, queue: &mut Queue, budget: usize) -> usize {
+        let Some((_, consumer)) = queue.consumers.sole() else { return 0 };
+        let (session, consumer, account) = (consumer.session, consumer.id, consumer.account);
+        let connection = self.accounts.connection(account);
+        let room_bytes = self.accounts.room_bytes(account);
+        let (from, mut count, mut bytes) = (queue.id(), 0, 0);
+        while count < budget && bytes < room_bytes {
+            let most = u16::try_from(budget - count).unwrap_or(u16::MAX);
+            let Some(item) = queue.pop_batch(most) else { break };
+            let messages = item.followers + 1;
+            bytes += (item.messages() * self.store.get(item.message).total_bytes()) as u64;
+            let message = self.store.extract_batch(item.message, messages);
+            let redelivered = item.redelivered;
+            let delivery =
+                RemoteDelivery { session, connection, consumer, queue: from, tag: 0, redelivered, message };
+            self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
+            count += usize::from(messages);
+        }
+        self.accounts.add(account, bytes);
+        count
+    }
+
     /// One message, or one step towards it. `false`: nothing to hand out, or nobody to take it.
     #[inline]
     fn dispatch_one(&mut self, queue: &mut Queue) -> bool {
@@ -269,7 +293,16 @@ impl Shard {
         queue.consumers.served(key);
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
         let (queue, message, redelivered) = (queue.id(), item.message, item.redelivered);
-        self.deliver(Handed { session, connection, consumer, queue, tag, message, redelivered });
+        self.deliver(Handed {
+            session,
+            connection,
+            consumer,
+            queue,
+            tag,
+            message,
+            followers: 0,
+            redelivered,
+        });
         true
     }
 
@@ -283,7 +316,7 @@ impl Shard {
             }
             return self.hand_over(handed);
         }
-        let Handed { session, connection, consumer, queue, tag, message, redelivered } = handed;
+        let Handed { session, connection, consumer, queue, tag, message, redelivered, .. } = handed;
         let message = if needs_settlement { self.store.copy(message) } else { self.store.extract(message) };
         let delivery = RemoteDelivery { session, connection, consumer, queue, tag, redelivered, message };
         self.send(session.shard, Lane::Data, Letter::Delivery(delivery));

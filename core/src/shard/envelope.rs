@@ -36,7 +36,7 @@ impl Targets {
     }
 }
 
-/// A message on its way to a session.
+/// A message on its way to a session; a batch, if none of it needs settlement.
 pub(super) struct RemoteDelivery {
     pub(super) message: Message,
     /// 0 if it needs no settlement.
@@ -106,6 +106,7 @@ const _: () = assert!(size_of::<Letter>() <= 128);
 
 pub(super) enum Letter {
     // Data lane: to a queue's home, in the order in which the session did it.
+    /// A message or a batch; `confirm` is the first one's number.
     Publish {
         targets: Targets,
         message: Message,

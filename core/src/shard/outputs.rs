@@ -16,8 +16,10 @@ pub(super) struct Handed {
     pub(super) queue: QueueId,
     /// 0 if it needs no settlement.
     pub(super) tag: u64,
-    /// One reference is the delivery's.
+    /// One reference is the delivery's, and one for each follower.
     pub(super) message: MessageId,
+    /// How many of its batch follow it, none of which needs settlement.
+    pub(super) followers: u16,
     pub(super) redelivered: bool,
 }
 
@@ -93,10 +95,8 @@ impl Shard {
             match output {
                 other if session != id => self.outputs.push_back((session, other)),
                 Output::Delivery(delivery) => {
-                    for place in 0..=delivery.followers {
-                        self.stats.delivered -= 1;
-                        self.put_back(delivery.queue, delivery.tag, delivery.message.after(place));
-                    }
+                    self.stats.delivered -= u64::from(delivery.followers) + 1;
+                    self.put_back(delivery.queue, delivery.tag, delivery.message, delivery.followers);
                 }
                 Output::Reply { result, .. } => self.give_back_reply(*result),
                 Output::Confirmed { .. } | Output::ConsumerCancelled { .. } => {}

@@ -85,8 +85,8 @@ impl Shard {
     ) -> Result<Published, Refusal> {
         self.stats.published += 1;
         let content = self.store.get(message);
-        let usual = self.usual_queue(session_id, vhost, content.has_headers(), content.address());
-        if let Some(queue) = usual {
+        let usual = self.usual_route(session_id, vhost, content.has_headers(), content.address());
+        if let Some(queue) = usual.and_then(Route::only_local) {
             let accepted = self.enqueue(queue, message);
             self.bury_dead();
             return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
@@ -95,8 +95,10 @@ impl Shard {
     }
 
     /// Publishes messages that differ in their bodies alone, at most [`batch_limit`](crate::message::batch_limit) of
-    /// them, if they all go where the session's last message went, and that is one queue at home here which takes
-    /// whatever comes. Their publish is confirmed then. `false`: nothing was done, each has to be published by itself.
+    /// them, if they all go where the session's last message went, and that is one queue, which takes whatever comes if
+    /// it is at home here. `confirm` is as in [`Shard::publish`], the first one's; the others' follow it. The outcome is
+    /// [`Published::Confirmed`] or [`Published::Pending`] for all. `None`: nothing was done, each has to be published by
+    /// itself.
     ///
     /// # Panics
     /// If there are no bodies, or one is not of `body_bytes`.
@@ -108,36 +110,69 @@ impl Shard {
         head: &MessageHead,
         body_bytes: usize,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
-    ) -> bool {
-        let Some(id) = self.usual_queue(session, vhost, head.has_headers(), head.address()) else {
-            return false;
+        confirm: Option<u64>,
+    ) -> Option<Published> {
+        let messages = bodies.len() as u64;
+        let route = self.usual_route(session, vhost, head.has_headers(), head.address())?;
+        let published = match (&route.local[..], &route.remote[..]) {
+            (&[queue], []) => {
+                if self.queues.get_mut(queue).is_none_or(|queue| queue.is_bounded()) {
+                    return None;
+                }
+                let first = self.store.batch(head, body_bytes, bodies);
+                self.enqueue_batch(queue, first);
+                Published::Confirmed
+            }
+            ([], [(shard, Targets::One(queue))]) => {
+                let (shard, targets) = (*shard, Targets::One(*queue));
+                let message = self.store.compose(head, body_bytes, bodies);
+                self.send_publish(shard, &targets, message, confirm.map(|sequence| (session, sequence)));
+                self.expect_confirms(session, confirm, messages)
+            }
+            _ => return None,
         };
-        let Some(queue) = self.queues.get_mut(id).filter(|queue| !queue.is_bounded()) else { return false };
-        let messages = bodies.len();
-        let first = self.store.batch(head, body_bytes, bodies);
+        self.stats.published += messages;
+        Some(published)
+    }
+
+    /// Notes confirms that one other shard owes.
+    fn expect_confirms(&mut self, id: SessionId, first: Option<u64>, messages: u64) -> Published {
+        let (Some(first), Some(session)) = (first, self.session_mut(id)) else { return Published::Confirmed };
+        let open = |sequence| OpenConfirm { sequence, missing: 1, accepted: true };
+        session.confirms.extend((first..first + messages).map(open));
+        Published::Pending
+    }
+
+    /// Appends a whole batch to a queue at home here. Takes the batch over. `false`: nothing was done, since the queue
+    /// has limits.
+    pub(super) fn enqueue_batch(&mut self, id: QueueId, first: MessageId) -> bool {
         let content = self.store.get(first);
-        let (priority, ttl_ms) = (content.priority(), content.ttl_ms());
-        queue.push(first, (messages - 1) as u16, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
-        note_push(queue, &mut self.ready, &mut self.timers);
-        self.stats.published += messages as u64;
-        self.enqueued += messages;
+        let messages = content.messages();
+        let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
+        match self.queues.get_mut(id) {
+            Some(queue) if queue.is_bounded() => return false,
+            Some(queue) => {
+                queue.push(first, messages - 1, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
+                note_push(queue, &mut self.ready, &mut self.timers);
+            }
+            // Deleted while the messages were on their way.
+            None => self.store.release_many(first, messages.into()),
+        }
+        self.enqueued += usize::from(messages);
         true
     }
 
-    /// The queue at home here that is all of a message's route, if the session's last message went there too.
+    /// A message's route, if the session's last message took it too.
     #[inline]
-    fn usual_queue(
+    fn usual_route(
         &self,
         session: SessionId,
         vhost: VhostId,
         has_headers: bool,
         address: (&[u8], usize),
-    ) -> Option<QueueId> {
+    ) -> Option<&Route> {
         let last = &self.sessions.get(session.index, session.generation)?.last_route;
-        if has_headers || !last.is(self.topology.epoch(), vhost, address) {
-            return None;
-        }
-        last.route.only_local()
+        (!has_headers && last.is(self.topology.epoch(), vhost, address)).then_some(&last.route)
     }
 
     /// [`Shard::publish`], but for its short way.

@@ -1,6 +1,6 @@
 //! The lanes: what is sent to other shards and what they send.
 
-use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query};
+use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query, Targets};
 use super::outputs::Handed;
 use super::{Output, Shard, ShardId};
 use crate::mesh::Lane;
@@ -144,10 +144,17 @@ impl Shard {
     fn receive_data(&mut self, from: ShardId, letter: Letter) {
         match letter {
             Letter::Publish { targets, message, confirm } => {
-                let message = self.store.insert(message);
-                let accepted = self.enqueue_all(targets.as_slice(), message);
-                if let Some((session, sequence)) = confirm {
-                    self.collect_confirm(from, session, sequence, accepted);
+                let messages = message.messages();
+                let first = self.store.insert(message);
+                let whole = match targets {
+                    Targets::One(queue) if messages > 1 => self.enqueue_batch(queue, first),
+                    _ => false,
+                };
+                for place in 0..messages {
+                    let accepted = whole || self.enqueue_all(targets.as_slice(), first.after(place));
+                    if let Some((session, sequence)) = confirm {
+                        self.collect_confirm(from, session, sequence + u64::from(place), accepted);
+                    }
                 }
             }
             Letter::Query(query) => self.receive_query(from, query),
@@ -163,6 +170,7 @@ impl Shard {
             }
             Letter::ConnectionClosed(connection) => self.accounts.close(connection),
             Letter::Delivery(delivery) => {
+                let followers = delivery.message.messages() - 1;
                 let message = self.store.insert(delivery.message);
                 self.hand_over(Handed {
                     session: delivery.session,
@@ -171,6 +179,7 @@ impl Shard {
                     queue: delivery.queue,
                     tag: delivery.tag,
                     message,
+                    followers,
                     redelivered: delivery.redelivered,
                 });
             }

@@ -297,16 +297,19 @@ impl Shard {
 
     /// A delivery that its client will not see: its message returns to the queue.
     pub(super) fn give_back(&mut self, handed: Handed) {
-        let bytes = self.store.get(handed.message).total_bytes();
-        self.note_taken(handed.connection, handed.queue.home, bytes);
-        self.put_back(handed.queue, handed.tag, handed.message);
+        let Handed { connection, queue, tag, message, followers, .. } = handed;
+        let bytes = self.store.get(message).total_bytes() * (usize::from(followers) + 1);
+        self.note_taken(connection, queue.home, bytes);
+        self.put_back(queue, tag, message, followers);
     }
 
-    /// A message that its client will not see returns to its queue. Without a tag it is not the queue's any more.
-    pub(super) fn put_back(&mut self, queue: QueueId, tag: u64, message: MessageId) {
-        self.store.release(message);
+    /// A message that its client will not see returns to its queue. Without a tag it is not the queue's any more, nor
+    /// are those that follow it.
+    pub(super) fn put_back(&mut self, queue: QueueId, tag: u64, message: MessageId, followers: u16) {
+        let messages = u32::from(followers) + 1;
+        self.store.release_many(message, messages);
         if tag == 0 {
-            self.stats.undelivered += 1;
+            self.stats.undelivered += u64::from(messages);
         } else {
             self.settle_anywhere(queue, tag, Settlement::Requeue);
         }
@@ -315,11 +318,12 @@ impl Shard {
     /// Has a delivery told, which counts as taken by its connection.
     #[inline]
     fn tell_delivery(&mut self, owner: u32, channel: u16, handed: Handed) {
-        let Handed { session, connection, consumer, queue, tag, message, redelivered } = handed;
-        let bytes = self.store.get(message).total_bytes();
+        let Handed { session, connection, consumer, queue, tag, message, followers, redelivered } = handed;
+        let messages = usize::from(followers) + 1;
+        let bytes = self.store.get(message).total_bytes() * messages;
         self.note_taken(connection, queue.home, bytes);
-        self.stats.delivered += 1;
-        let delivery = Delivery { owner, channel, redelivered, consumer, queue, tag, message, followers: 0 };
+        self.stats.delivered += messages as u64;
+        let delivery = Delivery { owner, channel, redelivered, consumer, queue, tag, message, followers };
         self.outputs.push_back((session, Output::Delivery(delivery)));
     }
 

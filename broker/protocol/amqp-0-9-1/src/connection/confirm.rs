@@ -48,10 +48,16 @@ impl Default for Confirms {
 }
 
 impl Confirms {
+    /// The number of the next publish.
+    pub fn next(&self) -> u64 {
+        self.first + self.states.len() as u64
+    }
+
     /// Numbers a new publish.
     pub fn begin(&mut self) -> u64 {
+        let number = self.next();
         self.states.push_back(State::Pending);
-        self.first + self.states.len() as u64 - 1
+        number
     }
 
     /// The end of a publish. Returns whether this is the first one since the last flush.

@@ -241,14 +241,18 @@ impl Channel {
     pub fn publish_alike(&mut self, env: &mut Env<'_>, last: &LastPublish, input: &[u8]) -> bool {
         let (vhost, bodies) = (env.link.vhost, last.bodies(input));
         let messages = bodies.len();
-        if !env.shard.publish_alike(self.session, vhost, &last.head, last.body_bytes(), bodies) {
-            return false;
-        }
+        let first = match &self.mode {
+            Mode::Confirm(confirms) => Some(confirms.next()),
+            _ => None,
+        };
+        let body_bytes = last.body_bytes();
+        let published = env.shard.publish_alike(self.session, vhost, &last.head, body_bytes, bodies, first);
+        let Some(published) = published else { return false };
         env.link.counters.published += messages as u64;
         if let Mode::Confirm(confirms) = &mut self.mode {
             for _ in 0..messages {
                 let sequence = confirms.begin();
-                if confirms.resolve(sequence, true) {
+                if published == Published::Confirmed && confirms.resolve(sequence, true) {
                     env.link.confirming.push(self.number);
                 }
             }
