@@ -74,7 +74,7 @@ impl CpuSet {
     }
 
     /// In ascending order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + '_ {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = u32> + Clone + '_ {
         self.0.iter().copied()
     }
 
@@ -142,21 +142,22 @@ fn number(text: &str) -> Option<u32> {
 impl fmt::Display for CpuSet {
     /// As a list, neighbours joined to ranges.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.iter().peekable();
-        let mut separator = "";
-        while let Some(first) = rest.next() {
-            let mut last = first;
-            while rest.peek() == Some(&(last + 1)) {
-                last = rest.next().unwrap_or(last);
-            }
-            match last {
-                _ if last == first => write!(f, "{separator}{first}")?,
-                _ => write!(f, "{separator}{first}-{last}")?,
-            }
-            separator = ",";
-        }
-        Ok(())
+        f.write_str(&ranges(self.iter()))
     }
+}
+
+/// Ascending numbers as a list, neighbours joined to ranges: `0-3,8`.
+pub fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
+    let mut rest = numbers.into_iter().peekable();
+    let mut parts = Vec::new();
+    while let Some(first) = rest.next() {
+        let mut last = first;
+        while let Some(next) = rest.next_if(|&next| last.checked_add(1) == Some(next)) {
+            last = next;
+        }
+        parts.push(if last == first { first.to_string() } else { format!("{first}-{last}") });
+    }
+    parts.join(",")
 }
 
 #[cfg(test)]

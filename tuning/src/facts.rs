@@ -181,7 +181,8 @@ fn from_command_line(root: &Root, name: &str) -> Option<CpuSet> {
     }
 }
 
-fn mitigations(root: &Root) -> Option<String> {
+/// What the kernel says of each known leak, counted.
+pub(crate) fn mitigations(root: &Root) -> Option<String> {
     let directory = "/sys/devices/system/cpu/vulnerabilities";
     let names = root.list(directory);
     let states: Vec<(String, String)> = names
@@ -228,13 +229,20 @@ pub(crate) fn container(root: &Root) -> Option<String> {
     kinds.iter().find(|kind| cgroup.contains(**kind)).map(|kind| format!("{kind} (/proc/1/cgroup)"))
 }
 
-fn io_uring(root: &Root) -> Option<IoUring> {
+/// The switch, where the kernel has one.
+pub(crate) fn io_uring(root: &Root) -> Option<IoUring> {
     match root.number("/proc/sys/kernel/io_uring_disabled")? {
         0 => Some(IoUring::Allowed),
         1 => Some(IoUring::GroupOnly),
         2 => Some(IoUring::Disabled),
         _ => None,
     }
+}
+
+/// Whether a filter restricts the system calls of the process that asks.
+pub(crate) fn seccomp_filtered(root: &Root) -> bool {
+    let status = root.read("/proc/self/status").unwrap_or_default();
+    field(&status, "Seccomp") == Some("2")
 }
 
 fn load_average(root: &Root) -> Option<[f64; 3]> {

@@ -78,7 +78,9 @@ impl Root {
     /// # Errors
     /// The system's; the kernel refuses values that it does not take.
     pub fn write(&self, path: &str, value: &str) -> io::Result<()> {
-        self.open_for_writing(path)?.write_all(format!("{value}\n").as_bytes())
+        // What is shorter than before leaves nothing behind in a file that is not the kernel's.
+        let mut file = OpenOptions::new().write(true).truncate(true).open(self.path(path))?;
+        file.write_all(format!("{value}\n").as_bytes())
     }
 
     /// Whether a file could be written, found out without writing.
@@ -86,11 +88,7 @@ impl Root {
     /// # Errors
     /// The system's reason why not.
     pub fn writable(&self, path: &str) -> io::Result<()> {
-        self.open_for_writing(path).map(drop)
-    }
-
-    fn open_for_writing(&self, path: &str) -> io::Result<File> {
-        OpenOptions::new().write(true).open(self.path(path))
+        OpenOptions::new().write(true).open(self.path(path)).map(drop)
     }
 }
 

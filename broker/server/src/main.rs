@@ -7,6 +7,7 @@ use fulmar_bench::BenchArgs;
 use fulmar_server::tools::{receive, send};
 use fulmar_server::user::UserArgs;
 use fulmar_server::{serve, settings, user};
+use fulmar_tuning::TuneArgs;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         Some(("receive", matches)) => receive::run(&parsed(matches)),
         Some(("user", matches)) => user::run(parsed(matches)),
         Some(("bench", matches)) => fulmar_bench::run(parsed(matches)),
+        Some(("tune", matches)) => fulmar_tuning::run(parsed(matches), &fulmar_policy::default_state_dir()),
         _ => unreachable!("clap insists on a subcommand"),
     }
 }
@@ -37,6 +39,7 @@ fn command() -> Command {
         .subcommand(receive::Args::augment_args(Command::new("receive")))
         .subcommand(UserArgs::augment_args(Command::new("user")))
         .subcommand(BenchArgs::augment_args(Command::new("bench")))
+        .subcommand(TuneArgs::augment_args(Command::new("tune")))
 }
 
 /// What a subcommand was given. The program ends where it is not what the subcommand takes.
