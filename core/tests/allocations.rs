@@ -75,3 +75,16 @@ fn two_shards_publish_deliver_settle() {
 fn two_shards_with_confirms() {
     steady(2, true, true);
 }
+
+#[test]
+fn batches() {
+    for shards in [1, 2] {
+        let mut relay = Relay::new(shards);
+        relay.consume("one", 1, true);
+        relay.relay_alike(2_000, b"one");
+        let allocations = counted(|| relay.relay_alike(10_000, b"one"));
+        // The head that the publisher keeps is made for each run.
+        assert!(allocations <= 1, "{allocations} in 10,000 messages over {shards} shards");
+        relay.end();
+    }
+}

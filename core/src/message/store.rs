@@ -139,6 +139,7 @@ impl MessageHead {
 
     fn in_memory(header: &MessageHeader<'_>, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
+        bytes.reserve(header.exchange.len() + header.routing_key.len() + header.properties.len());
         header.append_head(&mut bytes);
         // The last offset is the largest: the others fit if it does.
         offset(bytes.len());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fulmar_core::mesh::Wake;
-use fulmar_core::message::{Edit, MessageHeader};
+use fulmar_core::message::{Edit, MessageHead, MessageHeader};
 use fulmar_core::request::{ConsumerOptions, QueueOptions};
 use fulmar_core::shard::{Delivery, Published, Settlement};
 use fulmar_core::{
@@ -98,17 +98,7 @@ impl Relay {
     }
 
     fn publish(&mut self, key: &[u8], body: &[u8], confirm: Option<u64>) {
-        let header = MessageHeader {
-            encoding: &Opaque,
-            exchange: b"",
-            routing_key: key,
-            properties: b"\x10\x00\x01",
-            body_bytes: body.len() as u64,
-            priority: 0,
-            ttl_ms: None,
-            persistent: false,
-            has_headers: false,
-        };
+        let header = header(key, body.len());
         let shard = &mut self.shards[0];
         let message = shard.begin_message(&header);
         shard.append_body(message, body);
@@ -129,9 +119,9 @@ impl Relay {
             shard.turn();
             while let Some(output) = shard.next_output() {
                 match output {
-                    Output::Delivery(Delivery { queue, tag, message, .. }) => {
-                        deliveries += 1;
-                        shard.release(message);
+                    Output::Delivery(Delivery { queue, tag, message, followers, .. }) => {
+                        deliveries += u64::from(followers) + 1;
+                        shard.release_all(message, followers);
                         if let Some(settlement) = settle {
                             shard.settle(self.session, queue, tag, settlement);
                         }
@@ -166,6 +156,32 @@ impl Relay {
         assert_eq!(self.confirmed - first, if confirm { messages } else { 0 });
     }
 
+    /// Publishes messages to one queue that differ in their bodies alone, a batch a turn, until `messages` have come
+    /// back.
+    pub fn relay_alike(&mut self, messages: u64, key: &[u8]) {
+        const BODY: &[u8] = &[b'x'; 64];
+        let head = MessageHead::new(&header(key, BODY.len()));
+        // The first one finds the way.
+        self.publish(key, BODY, None);
+        let (mut sent, mut received) = (1, 0);
+        for _ in 0..messages {
+            let bodies = [BODY; 32];
+            let bodies = bodies.iter().copied().take((messages - sent).min(32) as usize);
+            if bodies.len() > 0 {
+                sent += bodies.len() as u64;
+                let shard = &mut self.shards[0];
+                let published =
+                    shard.publish_alike(self.session, VhostId(0), &head, BODY.len(), bodies, None);
+                assert_eq!(published, Some(Published::Confirmed));
+            }
+            received += self.turn(None);
+            if received == messages {
+                return;
+            }
+        }
+        panic!("{received} of {messages} messages came back");
+    }
+
     /// Ends the client; nothing may be left.
     pub fn end(mut self) {
         self.shards[0].close_connection(self.connection);
@@ -176,5 +192,19 @@ impl Relay {
             let stats = shard.stats();
             assert_eq!((stats.messages, stats.memory_bytes, stats.consumers), (0, 0, 0));
         }
+    }
+}
+
+fn header(key: &[u8], body_bytes: usize) -> MessageHeader<'_> {
+    MessageHeader {
+        encoding: &Opaque,
+        exchange: b"",
+        routing_key: key,
+        properties: b"\x10\x00\x01",
+        body_bytes: body_bytes as u64,
+        priority: 0,
+        ttl_ms: None,
+        persistent: false,
+        has_headers: false,
     }
 }

@@ -166,6 +166,13 @@ impl Gardener {
                 arguments,
             }),
             6 => wire.write(&Method::ExchangeDelete { exchange, if_unused: one, no_wait }),
+            7 if one => wire.write(&Method::ExchangeBind {
+                destination: EXCHANGES[random.below(EXCHANGES.len())],
+                source: exchange,
+                routing_key: b"k",
+                no_wait,
+                arguments,
+            }),
             7 => wire.write(&Method::QueueBind { queue, exchange, routing_key: b"k", no_wait, arguments }),
             8 => wire.write(&Method::QueueUnbind { queue, exchange, routing_key: b"k", arguments }),
             9..11 => wire.write(&Method::BasicConsume {
