@@ -216,7 +216,7 @@ impl Gardener {
         } else if let Some(&exchange) = EXCHANGES.get(self.cleared - QUEUES.len()) {
             wire.write(&Method::ExchangeDelete { exchange, if_unused, no_wait });
         } else {
-            self.wire = None;
+            (self.wire, self.ready) = (None, false);
             return;
         }
         self.cleared += 1;
