@@ -28,6 +28,7 @@ pub mod plot;
 pub mod poll;
 pub mod progress;
 pub mod ratio;
+pub mod recipe;
 pub mod regress;
 pub mod report;
 pub mod result;
