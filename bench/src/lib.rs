@@ -8,10 +8,12 @@
 //! * [`measure`], [`report`]: one run and its figures; [`ratio`] interleaves runs against several targets.
 //! * [`group`], [`metric`], [`statistics`]: results sorted for looking at, their figures, what can be said of a few rounds.
 //! * [`page`], [`plot`]: results as a page and as plots. [`regress`]: two results against each other.
+//! * [`compare`], [`recipe`]: several brokers in turn, and how each is started.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod broker;
 pub mod clock;
+pub mod compare;
 pub mod draw;
 pub mod driver;
 pub mod floor;
@@ -107,6 +109,9 @@ enum Command {
     Declare(scale::DeclareArgs),
     /// Deletes a queue with many bindings beside a publisher and tells how long that holds up its messages.
     DeleteStall(scale::DeleteStallArgs),
+    /// Runs workloads against several brokers in turn, interleaved: medians, spread and ratios. Exits with 1 if messages
+    /// were lost, refused, doubled or reordered.
+    Compare(compare::CompareArgs),
     /// Makes a page with tables and plots of results.
     Report(page::ReportArgs),
     /// Compares two results and says what changed beyond the noise. Exits with 0 if nothing is worse, with 1 if
@@ -129,6 +134,9 @@ pub enum BenchError {
     /// The load ended early.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A broker cannot be started.
+    #[error(transparent)]
+    Start(#[from] recipe::StartError),
     /// A result cannot be used.
     #[error(transparent)]
     Result(#[from] result::ResultError),
@@ -168,6 +176,7 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Command::Connections(args) => scale::connections(&args).map(|report| done(&report, json)),
         Command::Declare(args) => scale::declare(&args).map(|report| done(&report, json)),
         Command::DeleteStall(args) => scale::delete_stall(&args).map(|report| done(&report, json)),
+        Command::Compare(args) => compare::run(&args, json),
         Command::Report(args) => page::run(&args),
         Command::Regress(args) => Ok(regress::run(&args, json)),
     }

@@ -53,6 +53,19 @@ const EITHER: &[Metric] = &[
     metric("memory, most", Quantity::Memory, Better::Lower, most_memory),
 ];
 
+impl Metric {
+    /// Of its plain value.
+    pub fn unit(&self) -> &'static str {
+        match self.quantity {
+            Quantity::LatencyNs => "ns",
+            Quantity::Rate | Quantity::RateLog => "messages/s",
+            Quantity::Memory | Quantity::SizeLog => "bytes",
+            Quantity::Seconds => "s",
+            Quantity::Percentile => "",
+        }
+    }
+}
+
 const fn metric(
     name: &'static str,
     quantity: Quantity,

@@ -362,7 +362,7 @@ fn change(metric: &Metric, base: &[f64], new: &[f64], limits: Limits) -> Option<
         workload: String::new(),
         target: String::new(),
         metric: metric.name,
-        unit: unit(metric),
+        unit: metric.unit(),
         base: Side::from(sides.0),
         new: Side::from(sides.1),
         ratio: (old > 0.0).then(|| now / old),
@@ -396,17 +396,6 @@ fn fault_change(base: &[&RunResult], new: &[&RunResult]) -> Change {
         probability: None,
         verdict,
         shown: [sum(base).to_string(), sum(new).to_string()],
-    }
-}
-
-fn unit(metric: &Metric) -> &'static str {
-    use crate::plot::scale::Quantity;
-    match metric.quantity {
-        Quantity::LatencyNs => "ns",
-        Quantity::Rate | Quantity::RateLog => "messages/s",
-        Quantity::Memory | Quantity::SizeLog => "bytes",
-        Quantity::Seconds => "s",
-        Quantity::Percentile => "",
     }
 }
 
