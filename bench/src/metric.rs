@@ -33,10 +33,8 @@ const FLOOD: &[Metric] = &[
     metric("consumed", Quantity::Rate, Better::Higher, |run| Some(run.consumed_hz)),
 ];
 
-const SCHEDULED: &[Metric] = &[
-    metric("rate asked", Quantity::Rate, Better::Neither, |run| run.offered_hz),
-    metric("rate reached", Quantity::Rate, Better::Higher, |run| Some(run.published_hz)),
-];
+const SCHEDULED: &[Metric] =
+    &[metric("rate reached", Quantity::Rate, Better::Higher, |run| Some(run.published_hz))];
 
 const EITHER: &[Metric] = &[
     metric("p50", Quantity::LatencyNs, Better::Lower, |run| latency(run, |found| found.p50_ns)),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::figures::{typical_round, written};
 use crate::group::{Group, Section};
-use crate::metric::{Better, Metric, faults, metrics};
+use crate::metric::{Metric, faults, metrics};
 use crate::plot::scale::{bytes, digits, duration, thousands};
 use crate::plot::text::clean;
 use crate::result::{ResultFile, RunResult};
@@ -62,12 +62,7 @@ fn cell(metric: &Metric, group: &Group) -> Markup {
 fn ratio(metric: &Metric, group: &Group, first: &Group) -> String {
     let medians = (group.summary(metric), first.summary(metric));
     let (Some(own), Some(first)) = medians else { return String::new() };
-    let told = metric.better != Better::Neither || metric.name != "rate asked";
-    if told && first.median > 0.0 {
-        format!("× {}", digits(own.median / first.median))
-    } else {
-        String::new()
-    }
+    if first.median > 0.0 { format!("× {}", digits(own.median / first.median)) } else { String::new() }
 }
 
 fn fault_cell(group: &Group) -> Markup {
