@@ -160,25 +160,65 @@ fn opened(directory: &Path) -> Result<Root, String> {
     }
 }
 
+/// What `fulmar tune` says, and how it exits.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// For standard output.
+    pub text: String,
+    /// For standard error, without a line feed; nothing where all went well.
+    pub complaint: Option<String>,
+    /// Exit status.
+    pub status: u8,
+}
+
+impl Answer {
+    fn of(text: String, fine: bool) -> Answer {
+        Answer { text, complaint: None, status: if fine { 0 } else { DIFFERS } }
+    }
+
+    fn complaining(self, complaint: impl ToString) -> Answer {
+        Answer { complaint: Some(complaint.to_string()), status: DIFFERS, ..self }
+    }
+}
+
 /// Runs `fulmar tune`. The undo file lies in `state_dir` unless another is named.
 pub fn run(args: TuneArgs, state_dir: &Path) -> ExitCode {
-    let undo_file = |given: Option<PathBuf>| given.unwrap_or_else(|| state_dir.join("tune-undo.json"));
+    // Columns of the terminal, within what reads well.
+    let width = terminal_size::terminal_size().map_or(100, |(width, _)| usize::from(width.0).clamp(40, 120));
+    let answer = answer(args, state_dir, width);
+    // A reader that has gone away is nobody's fault.
+    let _ = io::stdout().write_all(answer.text.as_bytes());
+    if let Some(complaint) = answer.complaint {
+        eprintln!("fulmar tune: {complaint}");
+    }
+    ExitCode::from(answer.status)
+}
+
+/// What [`run`] says on a terminal of `width` columns.
+pub fn answer(args: TuneArgs, state_dir: &Path, width: usize) -> Answer {
+    let default = || state_dir.join("tune-undo.json");
     let result = match args.command {
-        Command::Check { host, only, json, verbose } => {
-            host.host().map(|host| check(&host, &only, json, verbose))
+        Command::Check { host, only, json, verbose } => host.host().map(|host| {
+            let report = Report::of(&host, &chosen(&only));
+            let text = if json { report.json() } else { report.text(width, verbose) };
+            Answer::of(text, report.counts.differs == 0)
+        }),
+        Command::Apply { host, only, dry_run, undo_file } => {
+            let undo_file = undo_file.unwrap_or_else(default);
+            host.host().and_then(|host| apply(&host, &only, dry_run, &undo_file, width))
         }
-        Command::Apply { host, only, dry_run, undo_file: file } => {
-            host.host().and_then(|host| apply(&host, &only, dry_run, &undo_file(file)))
+        Command::Undo { undo_file: None, root, .. } if !default().exists() => opened(&root)
+            .map(|_| Answer::of(format!("Nothing to take back: no {}.\n", default().display()), true)),
+        Command::Undo { undo_file, force, root } => {
+            opened(&root).and_then(|root| undo(&root, &undo_file.unwrap_or_else(default), force, width))
         }
-        Command::Undo { undo_file: file, force, root } => {
-            opened(&root).and_then(|root| undo(&root, &undo_file(file), force))
-        }
-        Command::List => Ok(list()),
-        Command::Files { profile, cpus, out, force } => files(profile, cpus, out.as_deref(), force),
+        Command::List => Ok(Answer::of(list(width), true)),
+        Command::Files { profile, cpus, out, force } => Ok(files(profile, cpus, out.as_deref(), force)),
     };
-    result.unwrap_or_else(|message| {
-        eprintln!("fulmar tune: {message}");
-        ExitCode::from(WRONG_USE)
+    result.unwrap_or_else(|message| Answer {
+        complaint: Some(message),
+        status: WRONG_USE,
+        ..Answer::default()
     })
 }
 
@@ -186,81 +226,59 @@ fn chosen(only: &[&str]) -> Vec<&'static dyn Item> {
     items::all().into_iter().filter(|item| only.is_empty() || only.contains(&item.name())).collect()
 }
 
-/// Columns of the terminal, within what reads well.
-fn width() -> usize {
-    terminal_size::terminal_size().map_or(100, |(width, _)| usize::from(width.0).clamp(40, 120))
-}
-
-/// Prints; a reader that has gone away is nobody's fault.
-fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
-}
-
-fn status(fine: bool) -> ExitCode {
-    if fine { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) }
-}
-
-fn check(host: &Host, only: &[&str], json: bool, verbose: bool) -> ExitCode {
-    let report = Report::of(host, &chosen(only));
-    print(&if json { report.json() } else { report.text(width(), verbose) });
-    status(report.counts.differs == 0)
-}
-
-fn list() -> ExitCode {
-    let width = width();
+fn list(width: usize) -> String {
     let mut text = String::new();
-    let mut group = None;
-    for item in items::all() {
-        if group != Some(item.group()) {
-            text += &format!("{}{}\n", if group.is_some() { "\n" } else { "" }, item.group().title());
-            group = Some(item.group());
+    for (position, items) in items::all().chunk_by(|left, right| left.group() == right.group()).enumerate() {
+        text += &format!("{}{}\n", if position > 0 { "\n" } else { "" }, items[0].group().title());
+        for item in items {
+            // On a narrow terminal a name has a line of its own.
+            text += &match width >= 100 {
+                true => wrapped(&format!("  {:<34}", item.name()), item.about(), 36, width),
+                false => format!("  {}\n{}", item.name(), wrapped(&" ".repeat(6), item.about(), 6, width)),
+            };
         }
-        // A name too long for its column has a line of its own.
-        let line = if width >= 100 { 36 } else { 6 };
-        text += &match width >= 100 {
-            true => wrapped(&format!("  {:<34}", item.name()), item.about(), line, width),
-            false => format!("  {}\n{}", item.name(), wrapped(&" ".repeat(line), item.about(), line, width)),
-        };
     }
-    print(&text);
-    ExitCode::SUCCESS
+    text
 }
 
-fn apply(host: &Host, only: &[&str], dry_run: bool, path: &Path) -> Result<ExitCode, String> {
+fn apply(host: &Host, only: &[&str], dry_run: bool, path: &Path, width: usize) -> Result<Answer, String> {
     let items = chosen(only);
+    let mut text = String::new();
     let results = match dry_run {
         true => apply::apply(host, &items, None),
         false => {
             let (mut kept, dropped) =
                 Undo::load_or_new(path, &host.root).map_err(|error| error.to_string())?;
             if dropped > 0 {
-                print(&format!("Dropped {dropped} entries of {}: a boot has undone them.\n", path.display()));
+                text +=
+                    &format!("Dropped {dropped} entries of {}: a boot has undone them.\n", path.display());
             }
             apply::apply(host, &items, Some((&mut kept, path)))
         }
     };
-    let results = match results {
-        Ok(results) => results,
-        Err(error) => {
-            eprintln!("fulmar tune: {error}; stopped, since changes could not be taken back");
-            return Ok(status(false));
+    match results {
+        Ok(results) => {
+            text += &applied_text(&results, (!dry_run).then_some(path), width);
+            let mut changes = results.iter().flat_map(|item| &item.changes);
+            Ok(Answer::of(text, changes.all(|(_, result)| result.is_fine())))
         }
-    };
-    print(&applied_text(host, &results, (!dry_run).then_some(path)));
-    Ok(status(results.iter().flat_map(|item| &item.changes).all(|(_, result)| result.is_fine())))
+        Err(error) => {
+            let complaint = format!("{error}; stopped, since changes could not be taken back");
+            Ok(Answer::of(text, false).complaining(complaint))
+        }
+    }
 }
 
-fn applied_text(host: &Host, results: &[ItemApplied], undo_file: Option<&Path>) -> String {
+fn applied_text(results: &[ItemApplied], undo_file: Option<&Path>, width: usize) -> String {
     let mut text = String::new();
     for result in results {
-        for (change, count, applied) in alike(&result.changes) {
-            let files = match count {
-                1 => change.path.clone(),
-                _ => format!("{count} files like {}", change.path),
-            };
-            let line =
-                format!("{}: {files}: {} → {}{}", result.item, change.found, change.wanted, applied.suffix());
-            text += &wrapped("", &line, 4, width());
+        let same = |left: &(Change, Applied), right: &(Change, Applied)| {
+            (&left.0.found, &left.0.wanted, &left.1) == (&right.0.found, &right.0.wanted, &right.1)
+        };
+        for ((change, applied), count) in alike(&result.changes, same) {
+            let what = what(result.item, &change.path, count);
+            let line = format!("{what}: {} → {}{}", change.found, change.wanted, applied.suffix());
+            text += &wrapped("", &line, 4, width);
         }
     }
     let with = |wanted: fn(&Applied) -> bool| -> Vec<&str> {
@@ -270,7 +288,7 @@ fn applied_text(host: &Host, results: &[ItemApplied], undo_file: Option<&Path>) 
     let needing_root = with(|applied| *applied == Applied::NeedsRoot);
     if !needing_root.is_empty() {
         let line = format!("Root is needed for {}: run this as root.", needing_root.join(", "));
-        text += &wrapped("", &line, 4, width());
+        text += &wrapped("", &line, 4, width);
     }
     for (remedy, heading) in [(Remedy::Reboot, "With the next boot"), (Remedy::ByHand, "By hand")] {
         let left: Vec<&ItemApplied> =
@@ -279,40 +297,41 @@ fn applied_text(host: &Host, results: &[ItemApplied], undo_file: Option<&Path>) 
             text += &format!("{heading}, not done here:\n");
         }
         for result in left {
-            text += &wrapped(
-                "  ",
-                &format!("{}: {}", result.item, result.finding.commands.join("; ")),
-                4,
-                width(),
-            );
+            text +=
+                &wrapped("  ", &format!("{}: {}", result.item, result.finding.commands.join("; ")), 4, width);
         }
     }
     match undo_file {
         Some(path)
             if !with(|applied| !matches!(applied, Applied::NeedsRoot | Applied::Refused(_))).is_empty() =>
         {
-            text +=
-                &wrapped("", &format!("What was there before is kept in {}.", path.display()), 4, width());
+            text += &wrapped("", &format!("What was there before is kept in {}.", path.display()), 4, width);
         }
-        _ if results.is_empty() => text += &format!("Nothing differs from profile {}.\n", host.profile),
+        _ if results.is_empty() => text += "Nothing to change.\n",
         _ => {}
     }
     text
 }
 
-/// Changes of one item that went alike, with how many there are.
-fn alike(changes: &[(Change, Applied)]) -> Vec<(&Change, usize, &Applied)> {
-    let mut groups: Vec<(&Change, usize, &Applied)> = Vec::new();
-    for (change, applied) in changes {
-        let same = |(other, _, result): &&mut (&Change, usize, &Applied)| {
-            other.found == change.found && other.wanted == change.wanted && *result == applied
-        };
-        match groups.iter_mut().find(same) {
-            Some((_, count, _)) => *count += 1,
-            None => groups.push((change, 1, applied)),
+/// The first of those that are alike, with how many there are.
+fn alike<T>(all: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<(&T, usize)> {
+    let mut groups: Vec<(&T, usize)> = Vec::new();
+    for one in all {
+        match groups.iter_mut().find(|(first, _)| same(first, one)) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((one, 1)),
         }
     }
     groups
+}
+
+/// An item and what of it is written. The key of a sysctl says both.
+fn what(item: &str, path: &str, count: usize) -> String {
+    match count {
+        1 if path == format!("/proc/sys/{}", item.replace('.', "/")) => item.to_owned(),
+        1 => format!("{item}: {path}"),
+        _ => format!("{item}: {count} files like {path}"),
+    }
 }
 
 impl Applied {
@@ -328,31 +347,32 @@ impl Applied {
     }
 }
 
-fn undo(root: &Root, path: &Path, force: bool) -> Result<ExitCode, String> {
+fn undo(root: &Root, path: &Path, force: bool, width: usize) -> Result<Answer, String> {
     let mut kept = Undo::load(path, root).map_err(|error| error.to_string())?;
+    let mut text = String::new();
     if !kept.is_of_this_boot(root) {
-        print("A boot lies between: it has put back what was not made to last.\n");
+        text += "A boot lies between: it has put back what was not made to last.\n";
     }
     let results = match undo::undo(root, &mut kept, path, force) {
         Ok(results) => results,
-        Err(error) => {
-            eprintln!("fulmar tune: {error}");
-            return Ok(status(false));
-        }
+        Err(error) => return Ok(Answer::of(text, false).complaining(error)),
     };
-    let text: String =
-        results.iter().map(|(entry, result)| wrapped("", &undone_text(entry, result), 4, width())).collect();
-    print(&text);
-    if !kept.entries.is_empty() {
-        print(&wrapped("", &format!("What is not back stays in {}.", path.display()), 4, width()));
+    let same = |left: &(Entry, Undone), right: &(Entry, Undone)| {
+        (&left.0.item, &left.0.before, &left.1) == (&right.0.item, &right.0.before, &right.1)
+    };
+    for ((entry, result), count) in alike(&results, same) {
+        text += &wrapped("", &undone_text(entry, count, result), 4, width);
     }
-    Ok(status(kept.entries.is_empty()))
+    if !kept.entries.is_empty() {
+        text += &wrapped("", &format!("What is not back stays in {}.", path.display()), 4, width);
+    }
+    Ok(Answer::of(text, kept.entries.is_empty()))
 }
 
-fn undone_text(entry: &Entry, result: &Undone) -> String {
+fn undone_text(entry: &Entry, count: usize, result: &Undone) -> String {
     let Entry { item, path, before, after, .. } = entry;
     let told = match result {
-        Undone::Restored => format!("{after} → {before}"),
+        Undone::Restored(from) => format!("{from} → {before}"),
         Undone::AlreadyBack => format!("{before}, already back"),
         Undone::ChangedSince(now) => {
             format!("{now} now, but {after} was set: changed since, left alone; --force puts {before} back")
@@ -360,38 +380,28 @@ fn undone_text(entry: &Entry, result: &Undone) -> String {
         Undone::Unreadable => format!("cannot be read; {before} is not put back"),
         Undone::Failed(reason) => format!("{before} is not back: {reason}"),
     };
-    format!("{item}: {path}: {told}")
+    format!("{}: {told}", what(item, path, count))
 }
 
-fn files(
-    profile: Profile,
-    cpus: Option<CpuSet>,
-    out: Option<&Path>,
-    force: bool,
-) -> Result<ExitCode, String> {
+fn files(profile: Profile, cpus: Option<CpuSet>, out: Option<&Path>, force: bool) -> Answer {
     let online = Host::new(Root::default(), profile, None, None).online;
-    let placement =
-        cpus.filter(|cpus| !cpus.is_empty()).map(|shards| Placement { all: online.union(&shards), shards });
+    let placement = cpus.filter(|cpus| !cpus.is_empty());
+    let placement = placement.map(|shards| Placement { all: online.union(&shards), shards });
     let generated = files::generate(profile, placement.as_ref());
     let Some(out) = out else {
         let texts = generated.iter().map(|file| format!("##### {}\n{}", file.path, file.content));
-        print(&texts.collect::<Vec<_>>().join("\n"));
-        return Ok(ExitCode::SUCCESS);
+        return Answer::of(texts.collect::<Vec<_>>().join("\n"), true);
     };
     let written = match files::write(out, &generated, force) {
         Ok(written) => written,
-        Err((path, error)) => {
-            eprintln!("fulmar tune: {}: {error}", path.display());
-            return Ok(status(false));
-        }
+        Err((path, error)) => return Answer::default().complaining(format!("{}: {error}", path.display())),
     };
-    for (path, result) in &written {
-        let told = match result {
-            FileWritten::Written => "written",
-            FileWritten::AsItWas => "as it was",
-            FileWritten::LeftAlone => "has another text, left alone; --force replaces it",
-        };
-        print(&format!("{}: {told}\n", path.display()));
-    }
-    Ok(status(written.iter().all(|(_, result)| *result != FileWritten::LeftAlone)))
+    let told = |result: &FileWritten| match result {
+        FileWritten::Written => "written",
+        FileWritten::AsItWas => "as it was",
+        FileWritten::LeftAlone => "has another text, left alone; --force replaces it",
+    };
+    let text =
+        written.iter().map(|(path, result)| format!("{}: {}\n", path.display(), told(result))).collect();
+    Answer::of(text, written.iter().all(|(_, result)| *result != FileWritten::LeftAlone))
 }

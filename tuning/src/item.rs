@@ -203,6 +203,8 @@ impl Finding {
 
     /// Adds files to write and the commands that would do the same, if something differs.
     pub fn apply(self, changes: Vec<Change>, commands: Vec<String>) -> Self {
+        let changes: Vec<Change> =
+            changes.into_iter().filter(|change| change.found != change.wanted).collect();
         match self.status {
             Status::Differs if changes.is_empty() => self,
             Status::Differs => Finding { remedy: Remedy::Apply, changes, commands, ..self },

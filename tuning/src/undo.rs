@@ -181,8 +181,8 @@ fn boot(root: &Root) -> Option<String> {
 /// What became of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undone {
-    /// The value is back.
-    Restored,
+    /// The value is back in place of this one.
+    Restored(String),
     /// It was back already.
     AlreadyBack,
     /// Somebody else wrote this value since.
@@ -196,7 +196,7 @@ pub enum Undone {
 impl Undone {
     /// Whether the value from before is there now.
     pub fn is_back(&self) -> bool {
-        matches!(self, Undone::Restored | Undone::AlreadyBack)
+        matches!(self, Undone::Restored(_) | Undone::AlreadyBack)
     }
 }
 
@@ -238,7 +238,7 @@ fn put_back(root: &Root, entry: &Entry, force: bool) -> Undone {
         return Undone::Failed(error.to_string());
     }
     match entry.form.read(root, &entry.path) {
-        Some(now) if now == entry.before => Undone::Restored,
+        Some(now) if now == entry.before => Undone::Restored(current),
         now => {
             Undone::Failed(format!("it took {} instead", now.unwrap_or_else(|| "something else".to_owned())))
         }

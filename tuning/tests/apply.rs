@@ -79,7 +79,7 @@ fn what_was_applied_is_taken_back() {
             .all(|(_, result)| result.is_fine())
     );
     assert_eq!((setup.value(SWAPPINESS), setup.value(SOMAXCONN)), ("1".into(), "4096".into()));
-    assert_eq!(setup.undo(false), [Undone::Restored, Undone::Restored]);
+    assert_eq!(setup.undo(false), [Undone::Restored("4096".into()), Undone::Restored("1".into())]);
     assert_eq!((setup.value(SWAPPINESS), setup.value(SOMAXCONN)), ("60".into(), "128".into()));
     assert!(!setup.undo_file().exists());
     assert!(matches!(Undo::load(&setup.undo_file(), &setup.root()), Err(UndoError::Missing(_))));
@@ -204,7 +204,7 @@ fn a_file_that_is_gone_stays_in_the_undo_file() {
     let setup = Setup::two_settings();
     setup.apply(Profile::Latency);
     fs::remove_file(setup.host.path(SOMAXCONN)).unwrap();
-    assert_eq!(setup.undo(false), [Undone::Unreadable, Undone::Restored]);
+    assert_eq!(setup.undo(false), [Undone::Unreadable, Undone::Restored("1".into())]);
     assert_eq!(setup.value(SWAPPINESS), "60");
     assert_eq!(Undo::load(&setup.undo_file(), &setup.root()).unwrap().entries.len(), 1);
 }
@@ -214,9 +214,9 @@ fn what_somebody_else_changed_since_is_left_unless_forced() {
     let setup = Setup::two_settings();
     setup.apply(Profile::Latency);
     setup.set(SWAPPINESS, "30");
-    assert_eq!(setup.undo(false), [Undone::Restored, Undone::ChangedSince("30".into())]);
+    assert_eq!(setup.undo(false), [Undone::Restored("4096".into()), Undone::ChangedSince("30".into())]);
     assert_eq!(setup.value(SWAPPINESS), "30");
-    assert_eq!(setup.undo(true), [Undone::Restored]);
+    assert_eq!(setup.undo(true), [Undone::Restored("30".into())]);
     assert_eq!(setup.value(SWAPPINESS), "60");
 }
 
@@ -225,7 +225,7 @@ fn what_is_back_already_counts_as_back() {
     let setup = Setup::two_settings();
     setup.apply(Profile::Latency);
     setup.set(SWAPPINESS, "60");
-    assert_eq!(setup.undo(false), [Undone::Restored, Undone::AlreadyBack]);
+    assert_eq!(setup.undo(false), [Undone::Restored("4096".into()), Undone::AlreadyBack]);
 }
 
 #[test]
