@@ -186,6 +186,9 @@ const NO_LIMIT: Wanted = AtLeast(1_048_576, i64::MAX as u64);
 const RECEIVE: [u64; 3] = [4096, 131_072, 16_777_216];
 const SEND: [u64; 3] = [4096, 16_384, 16_777_216];
 
+/// Congestion controls that send at once what the window allows.
+const UNPACED: Wanted = OneOf(&["cubic", "dctcp", "reno"]);
+
 /// Every setting.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -351,6 +354,14 @@ pub const SETTINGS: &[Setting] = &[
         "Microseconds that poll, select and epoll poll the NIC before they wait",
         "Waiting fetches packets from the NIC itself, which burns CPU in every program that waits; of Fulmar's \
          reactors only epoll uses it.",
+    ),
+    sysctl(
+        "net.ipv4.tcp_congestion_control",
+        Group::Network,
+        [UNPACED, UNPACED, Any],
+        "How TCP finds out what a path carries",
+        "BBR paces: each send sets a timer, which costs CPU for every small message; it is the better choice on long \
+         ways that lose packets, and connections within a host are not paced in any case.",
     ),
     sysctl(
         "net.ipv4.tcp_slow_start_after_idle",
