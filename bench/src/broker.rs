@@ -8,9 +8,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::BenchError;
+use crate::driver::amqp::Session;
 use crate::driver::tls::Trust;
+use crate::result::TargetFacts;
 use crate::target::Target;
 use crate::url::Url;
+
+/// Environment variable with the URL of the broker to measure: keeps a password off the command line.
+const URL_VARIABLE: &str = "FULMAR_BENCH_URL";
 
 /// How long a broker may take to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Args)]
 pub struct BrokerOptions {
     /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS.
-    #[arg(long, default_value_t = Url::default())]
+    #[arg(long, env = URL_VARIABLE, hide_env_values = true, default_value_t = Url::default())]
     pub url: Url,
     /// With amqps://, believe the certificates of this PEM file instead of the system's.
     #[arg(long, value_name = "FILE")]
@@ -38,6 +43,7 @@ pub struct Broker {
     /// Where it is.
     pub url: Url,
     child: Option<Child>,
+    options: Option<String>,
 }
 
 impl BrokerOptions {
@@ -47,13 +53,28 @@ impl BrokerOptions {
     /// It did not start.
     pub fn start(&self, further: &[&str]) -> Result<Broker, BenchError> {
         match &self.serve {
-            None => Ok(Broker { url: self.url(), child: None }),
+            None => Ok(Broker { url: self.url(), child: None, options: None }),
             Some(options) => serve(options.split_whitespace().chain(further.iter().copied())),
         }
     }
 }
 
 impl BrokerOptions {
+    /// Whether the broker is reached over TLS.
+    pub fn uses_tls(&self) -> bool {
+        self.serve.is_none() && self.url.tls.is_some()
+    }
+
+    /// Lets another process of this program reach a broker that these options started or named.
+    pub fn reach(&self, broker: &Broker, command: &mut Command) {
+        command.env(URL_VARIABLE, broker.url.with_password());
+        if self.insecure {
+            command.arg("--insecure");
+        } else if let Some(path) = &self.ca_file {
+            command.arg("--ca-file").arg(path);
+        }
+    }
+
     /// The URL, with whom to believe.
     fn url(&self) -> Url {
         let mut url = self.url.clone();
@@ -72,6 +93,26 @@ impl Broker {
     /// As the target of a load.
     pub fn target(&self) -> Target {
         Target::Broker(self.url.clone())
+    }
+
+    /// What it is: as it names itself, and how it was started or is reached.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn facts(&self) -> Result<TargetFacts, BenchError> {
+        let session = Session::open(&self.url)?;
+        let (product, version) = session.server();
+        let mut facts = self.target().facts();
+        if let Some(product) = product {
+            facts.name = product.to_lowercase();
+        }
+        facts.version = version.map(Into::into);
+        if let Some(options) = &self.options {
+            let mut words = options.split([' ', '=']).skip_while(|word| *word != "--idle");
+            facts.idle = words.nth(1).map(Into::into);
+            facts.options = format!("serve {options}").trim_end().into();
+        }
+        Ok(facts)
     }
 
     /// Process id, if this program started it.
@@ -99,16 +140,17 @@ impl Drop for Broker {
 }
 
 fn serve<'a>(options: impl Iterator<Item = &'a str>) -> Result<Broker, BenchError> {
+    let options: Vec<&str> = options.collect();
     let mut child = Command::new(std::env::current_exe()?)
         .args(["serve", "--listen", "127.0.0.1:0", "--print-port", "--log-level", "warn"])
-        .args(options)
+        .args(&options)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut port = String::new();
     // Borrowed, so that the pipe stays open for what else the broker says.
     BufReader::new(child.stdout.as_mut().expect("it is piped")).read_line(&mut port)?;
-    let mut broker = Broker { url: Url::default(), child: Some(child) };
+    let mut broker = Broker { url: Url::default(), child: Some(child), options: Some(options.join(" ")) };
     broker.url.port = port
         .trim()
         .parse()

@@ -9,9 +9,13 @@
 //! * [`group`], [`metric`], [`statistics`]: results sorted for looking at, their figures, what can be said of a few rounds.
 //! * [`page`], [`plot`]: results as a page and as plots. [`regress`]: two results against each other.
 //! * [`compare`], [`recipe`]: several brokers in turn, and how each is started.
+//! * [`run`], [`builtin`], [`overrides`]: the workloads by name and their changes; [`table`], [`hlog`]: what is printed and
+//!   logged. [`ceiling`], [`processes`]: what the load generator itself can do, and more of it.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod broker;
+pub mod builtin;
+pub mod ceiling;
 pub mod clock;
 pub mod compare;
 pub mod draw;
@@ -19,25 +23,30 @@ pub mod driver;
 pub mod floor;
 pub mod group;
 pub mod histogram;
+pub mod hlog;
 pub mod load;
 pub mod machine;
 pub mod measure;
 pub mod metric;
 pub mod options;
+pub mod overrides;
 pub mod page;
 pub mod plan;
 pub mod plot;
 pub mod poll;
+pub mod processes;
 pub mod progress;
 pub mod ratio;
 pub mod recipe;
 pub mod regress;
 pub mod report;
 pub mod result;
+pub mod run;
 pub mod scale;
 pub mod schedule;
 pub mod stamp;
 pub mod statistics;
+pub mod table;
 pub mod target;
 #[cfg(test)]
 mod test_results;
@@ -56,10 +65,8 @@ use crate::floor::Floor;
 use crate::load::LoadError;
 use crate::measure::{Measured, measure};
 use crate::options::{FloorOptions, LoadOptions};
+use crate::run::SCHEDULE_MISSED;
 use crate::workload::WorkloadError;
-
-/// Exit status when a schedule could not be kept.
-const SCHEDULE_MISSED: u8 = 3;
 
 /// Measures a broker, and the floor beneath it.
 #[derive(Debug, Args)]
@@ -73,6 +80,13 @@ pub struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a workload: latency in full at a rate, or throughput in a flood. Exits with 1 if messages were lost, doubled,
+    /// reordered or refused, with 3 if the rate could not be kept.
+    Run(Box<run::RunArgs>),
+    /// Explains the built-in workloads.
+    List,
+    /// What the load generator itself can do, against servers that do nothing.
+    Ceiling(Box<ceiling::CeilingArgs>),
     /// How many messages a second go through a broker.
     Throughput {
         #[command(flatten)]
@@ -159,6 +173,12 @@ pub fn run(args: BenchArgs) -> ExitCode {
 fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
     let json = args.json;
     match args.command {
+        Command::Run(args) => run::run(&args, json),
+        Command::List => {
+            run::list(json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Ceiling(args) => ceiling::run(&args, json),
         Command::Throughput { broker, load } => {
             let broker = broker.start(&[])?;
             let measured = measure(&broker.target(), &load.workload("throughput", None)?)?;

@@ -198,7 +198,8 @@ fn left<D: Driver>(driver: &mut D, plan: &Plan, wanted: u64) -> Result<u64, Benc
     driver.left(plan)
 }
 
-fn dress_publishers<L: crate::driver::PublishLink>(plan: &Plan, links: Vec<L>) -> Vec<Publisher<L>> {
+/// Publishers of a plan on its links.
+pub fn dress_publishers<L: crate::driver::PublishLink>(plan: &Plan, links: Vec<L>) -> Vec<Publisher<L>> {
     let workload = &plan.workload;
     let count = links.len() as u64;
     let dress = |(n, link)| {
@@ -212,7 +213,8 @@ fn dress_publishers<L: crate::driver::PublishLink>(plan: &Plan, links: Vec<L>) -
     links.into_iter().enumerate().map(dress).collect()
 }
 
-fn dress_consumers<L: crate::driver::ConsumeLink>(plan: &Plan, links: Vec<L>) -> Vec<Consumer<L>> {
+/// Consumers of a plan on its links.
+pub fn dress_consumers<L: crate::driver::ConsumeLink>(plan: &Plan, links: Vec<L>) -> Vec<Consumer<L>> {
     let slow = plan.workload.slow;
     let dress = |(n, link)| {
         let pacing = slow.filter(|slow| n < slow.consumers as usize).map(|slow| Pacing::new(slow.rate_hz));

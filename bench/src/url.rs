@@ -49,6 +49,26 @@ impl Url {
     }
 }
 
+impl Url {
+    /// As text, with the password.
+    pub fn with_password(&self) -> String {
+        let scheme = if self.tls.is_some() { "amqps" } else { "amqp" };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let [user, password, vhost] = [&self.user, &self.password, &self.vhost].map(|text| encode(text));
+        format!("{scheme}://{user}:{password}@{host}:{}/{vhost}", self.port)
+    }
+}
+
+/// Everything but letters and digits as `%` and two digits.
+fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte.is_ascii_alphanumeric() {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02x}"),
+        })
+        .collect()
+}
+
 impl FromStr for Url {
     type Err = String;
 
@@ -120,6 +140,7 @@ mod tests {
         let url: Url = "amqp://u%40x:p%3a@[::1]:5673/a%2Fb".parse().unwrap();
         assert_eq!((url.user.as_str(), url.password.as_str()), ("u@x", "p:"));
         assert_eq!((url.host.as_str(), url.port, url.vhost.as_str()), ("::1", 5673, "a/b"));
+        assert_eq!(url.with_password().parse(), Ok(url));
         let url: Url = "amqp://localhost".parse().unwrap();
         assert_eq!((url.user.as_str(), url.port, url.vhost.as_str()), ("guest", 5672, "/"));
         let url: Url = "amqp://guest:guest@127.0.0.1:1/".parse().unwrap();

@@ -324,6 +324,8 @@ impl Workload {
         if let Some(slow) = self.slow {
             wrong_unless(slow.consumers <= self.consumers, "slow.consumers", "more than `consumers`")?;
             wrong_unless(slow.rate_hz > 0, "slow.rate_hz", "at least 1")?;
+            let text = "a number with `slow`, or the broker sends everything at once";
+            wrong_unless(self.ack != Ack::Auto && self.prefetch > 0, "ack and prefetch", text)?;
         }
         Ok(())
     }
@@ -482,6 +484,7 @@ mod tests {
             ("arrival = 'poisson'", "arrival"),
             ("pattern = 'backlog-drain'", "messages"),
             ("slow = { consumers = 2, rate_hz = 1 }", "slow.consumers"),
+            ("slow = { consumers = 1, rate_hz = 1 }", "ack"),
         ] {
             let error = Workload::from_toml(text).unwrap_err().to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -8,7 +8,7 @@
 
 pub mod amqp;
 pub mod pairs;
-mod stream;
+pub mod stream;
 pub mod tls;
 
 use std::os::fd::AsRawFd;

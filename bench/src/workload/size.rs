@@ -1,5 +1,7 @@
 //! Sizes of bodies: one, a range, or a weighted choice.
 
+use std::str::FromStr;
+
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -74,6 +76,27 @@ impl Size {
     }
 }
 
+/// A number, `MIN-MAX`, or `SIZE:WEIGHT,SIZE:WEIGHT,…`.
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number of bytes"));
+        if let Some((min, max)) = text.split_once('-') {
+            return Ok(Size::Range { min: number(min)?, max: number(max)? });
+        }
+        if !text.contains(':') {
+            return number(text).map(Size::Fixed);
+        }
+        let choice = |text: &str| {
+            let (size, weight) = text.split_once(':').ok_or_else(|| format!("{text:?} is no SIZE:WEIGHT"))?;
+            let weight = weight.parse().map_err(|_| format!("{weight:?} is no weight"))?;
+            Ok(Weighted { size: number(size)?, weight })
+        };
+        text.split(',').map(choice).collect::<Result<_, String>>().map(Size::Weighted)
+    }
+}
+
 impl std::fmt::Display for Size {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -140,6 +163,17 @@ mod tests {
         assert_eq!(wide.choices().len(), STEPS);
         assert!((wide.mean() - 5_050.0).abs() < 2.0, "{}", wide.mean());
         assert_eq!(Size::Range { min: 64, max: 64 }.mean(), 64.0);
+    }
+
+    #[test]
+    fn reads_from_the_command_line() {
+        assert_eq!("64".parse(), Ok(Size::Fixed(64)));
+        assert_eq!("64-128".parse(), Ok(Size::Range { min: 64, max: 128 }));
+        let choices = vec![Weighted { size: 64, weight: 9.0 }, Weighted { size: 128, weight: 0.5 }];
+        assert_eq!("64:9,128:0.5".parse(), Ok(Size::Weighted(choices)));
+        for wrong in ["", "x", "64-", "64:", "64:1,128", "64:1,"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

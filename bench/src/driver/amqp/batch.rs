@@ -3,7 +3,7 @@
 //! Where all messages of a publisher are alike, a buffer is filled once and only patched from then on. Otherwise each is
 //! put together from the method of its key and the content of its size.
 
-use fulmar_amqp_0_9_1::codec::{Method, Properties, TableRef, frame, properties};
+use fulmar_amqp_0_9_1::codec::{Method, Properties, TableRef, fast, frame, properties};
 
 use super::CHANNEL;
 use crate::draw::Draw;
@@ -109,6 +109,19 @@ impl Contents {
         let contents = contents.collect();
         let stride = if by_header { choices.len() } else { 0 };
         Contents { methods: keys.iter().map(method).collect(), contents, sizes, stride }
+    }
+
+    /// The same messages as a broker sends them to a consumer.
+    pub fn as_deliveries(mut self) -> Self {
+        for method in &mut self.methods {
+            let publish = std::mem::take(method);
+            let payload = &publish[frame::HEAD_BYTES..publish.len() - 1];
+            let Ok(Method::BasicPublish { exchange, routing_key, .. }) = Method::decode(payload) else {
+                unreachable!("it was encoded by this module")
+            };
+            fast::deliver(CHANNEL, b"c", 1, false, exchange, routing_key, method);
+        }
+        self
     }
 
     /// Method and content of a message.

@@ -43,6 +43,8 @@ pub struct Session {
     input: Vec<u8>,
     output: Vec<u8>,
     frame_max: u32,
+    product: Option<String>,
+    version: Option<String>,
 }
 
 impl Session {
@@ -69,12 +71,30 @@ impl Session {
             Some(trust) => tls::connect(socket, &url.host, trust)
                 .map_err(|error| DriverError::Tls(name.clone(), error))?,
         };
-        Ok(Session { stream, name, input: Vec::new(), output: Vec::new(), frame_max: FRAME_MAX_BYTES })
+        Ok(Session {
+            stream,
+            name,
+            input: Vec::new(),
+            output: Vec::new(),
+            frame_max: FRAME_MAX_BYTES,
+            product: None,
+            version: None,
+        })
     }
 
     fn handshake(&mut self, url: &Url) -> Result<(), DriverError> {
         self.send(&PROTOCOL_HEADER)?;
-        self.answer(|answer| matches!(answer, Method::ConnectionStart { .. }).then_some(()))?;
+        let named = self.answer(|answer| match answer {
+            Method::ConnectionStart { server_properties, .. } => {
+                let text = |name: &[u8]| {
+                    let value = server_properties.get(name).ok()??;
+                    Some(String::from_utf8_lossy(value.as_bytes()?).into_owned())
+                };
+                Some((text(b"product"), text(b"version")))
+            }
+            _ => None,
+        })?;
+        (self.product, self.version) = named;
         let response = format!("\0{}\0{}", url.user, url.password);
         let tune = self.request_on(
             0,
@@ -96,6 +116,11 @@ impl Session {
         self.request_on(0, &Method::ConnectionOpen { virtual_host: url.vhost.as_bytes() }, |answer| {
             matches!(answer, Method::ConnectionOpenOk).then_some(())
         })
+    }
+
+    /// What the broker calls itself, and which version of that it is.
+    pub fn server(&self) -> (Option<&str>, Option<&str>) {
+        (self.product.as_deref(), self.version.as_deref())
     }
 
     /// The agreed maximum frame size in bytes.
