@@ -54,3 +54,43 @@ fn write(output: &mut impl Write, runs: &[&Measured]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::Deserializer;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    use super::*;
+    use crate::floor::Floor;
+    use crate::measure::measure;
+    use crate::options::{FloorIo, FloorMode, FloorOptions};
+    use crate::workload::Workload;
+
+    #[test]
+    fn the_intervals_of_a_log_add_up_to_the_whole() {
+        let options = FloorOptions {
+            mode: FloorMode::Echo,
+            io: FloorIo::Blocking,
+            idle: fulmar_transport::IdleStrategy::Block,
+        };
+        let floor = Floor::start(options, 1).unwrap();
+        let text = "rate_hz = 2000\nseconds = 0.3\nwarmup_s = 0\nclient = { wait = 'block' }";
+        let run = measure(&floor.target(), &Workload::from_toml(text).unwrap()).unwrap();
+        let mut bytes = Vec::new();
+        write(&mut bytes, &[&run, &run]).unwrap();
+        let (mut sums, mut last) = ([0, 0], Duration::ZERO);
+        for entry in IntervalLogIterator::new(&bytes) {
+            let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+            let encoded = BASE64.decode(interval.encoded_histogram()).unwrap();
+            let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut encoded.as_slice()).unwrap();
+            sums[usize::from(interval.tag().is_some())] += histogram.len();
+            last = interval.start_timestamp() + interval.duration();
+        }
+        let count = run.outcome.latencies.count();
+        assert_eq!((sums, count), ([2 * count, 2 * count], 600));
+        assert!(last > Duration::from_millis(295) && last < Duration::from_millis(305), "{last:?}");
+    }
+}

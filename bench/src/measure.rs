@@ -155,34 +155,27 @@ fn backlog<D: Driver>(driver: &mut D, plan: &Plan, extras: &Extras<'_>) -> Resul
         shared.patient_until_ns = 0;
         shared
     };
-    let publishers = driver.publishers(plan)?;
-    let (window, began_ns) = (window_from(0), clock.now_ns());
+    let publishers = dress_publishers(plan, driver.publishers(plan)?);
+    let window = window_from(clock.now_ns());
     let shared = phase(window, publishers.len());
-    let publishers = dress_publishers(plan, publishers);
-    let recorder = |receives| recorder(plan, window, receives, false);
-    let crews = Crew::<D>::deal(publishers, Vec::new(), Vec::new(), workload.threads(), recorder);
+    let record = |window| move |receives| recorder(plan, window, receives, false);
+    let crews = Crew::<D>::deal(publishers, Vec::new(), Vec::new(), workload.threads(), record(window));
     let mut watch = Watch::new(workload, window, extras);
     let filled = load::run(&shared, crews, |wait| watch.run(&shared, wait))?;
-    let filled_ns = clock.now_ns();
 
     let consumers = dress_consumers(plan, driver.consumers(plan)?);
-    let shared = phase(window, 0).with_backlog(filled.expected);
-    let crews = Crew::<D>::deal(Vec::new(), consumers, Vec::new(), workload.threads(), recorder);
-    let (drain_ns, mut drained) =
-        (clock.now_ns(), load::run(&shared, crews, |wait| watch.run(&shared, wait))?);
-    let drained_ns = clock.now_ns();
+    let drain = window_from(clock.now_ns());
+    let shared = phase(drain, 0).with_backlog(filled.expected);
+    let crews = Crew::<D>::deal(Vec::new(), consumers, Vec::new(), workload.threads(), record(drain));
+    let mut drained = load::run(&shared, crews, |wait| watch.run(&shared, wait))?;
 
-    let rate = |count: u64, metered: f64, ns: u64| {
-        if metered > 0.0 { metered } else { count as f64 * 1e9 / ns as f64 }
-    };
-    drained.published_hz = rate(filled.published, filled.published_hz, filled_ns - began_ns);
-    drained.consumed_hz = rate(drained.received, drained.consumed_hz, drained_ns - drain_ns);
+    drained.published_hz = filled.published_hz;
     (drained.published, drained.expected) = (filled.published, filled.expected);
     (drained.confirmed, drained.refused) = (filled.confirmed, filled.refused);
     drained.core_wait_ns = drained.core_wait_ns.max(filled.core_wait_ns);
     (drained.published_in, drained.consumed_in) = (Vec::new(), Vec::new());
     let mut measured = watch.measured(drained);
-    measured.seconds = (drained_ns - began_ns) as f64 / 1e9;
+    measured.seconds = (clock.now_ns() - window.from_ns) as f64 / 1e9;
     Ok(measured)
 }
 
@@ -218,7 +211,8 @@ pub fn dress_consumers<L: crate::driver::ConsumeLink>(plan: &Plan, links: Vec<L>
     let slow = plan.workload.slow;
     let dress = |(n, link)| {
         let pacing = slow.filter(|slow| n < slow.consumers as usize).map(|slow| Pacing::new(slow.rate_hz));
-        Consumer::new(link, plan.queue_of_consumer(n), plan.workload.ack.batch(), pacing)
+        let consumer = Consumer::new(link, plan.queue_of_consumer(n), plan.workload.ack.batch(), pacing);
+        if plan.keeps_order() { consumer } else { consumer.in_any_order() }
     };
     links.into_iter().enumerate().map(dress).collect()
 }
@@ -244,7 +238,10 @@ fn recorder(plan: &Plan, window: Window, receives: bool, timeline: bool) -> Reco
     };
     let trackers = (0..queues).map(tracker).collect();
     let timed = workload.rate_hz.is_some() && workload.pattern != Pattern::BacklogDrain;
-    Recorder::new(window, timed, trackers, timeline.then(|| Timeline::new(window.to_ns)))
+    let timeline = timeline.then(|| Timeline::new(window.to_ns));
+    let mut recorder = Recorder::new(window, timed, trackers, timeline);
+    recorder.ends_early = workload.messages.is_some();
+    recorder
 }
 
 /// What the thread that started a run does meanwhile.

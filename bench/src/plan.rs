@@ -68,6 +68,12 @@ impl Plan {
         }
     }
 
+    /// Whether a consumer gets the messages of a publisher in their order: not so with several responders to a queue, who
+    /// answer independently of each other.
+    pub fn keeps_order(&self) -> bool {
+        self.reply_queues.is_empty() || self.workload.consumers as usize <= self.queues.len()
+    }
+
     /// Number of the queue that a consumer which measures is dealt to.
     pub fn queue_of_consumer(&self, consumer: usize) -> usize {
         consumer % self.measured_queues().len()

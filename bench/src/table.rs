@@ -112,7 +112,14 @@ pub fn warnings(run: &RunResult) -> Vec<String> {
                 .into(),
         );
     }
-    if run.ceiling_hz.is_some_and(|ceiling_hz| run.published_hz > NEAR_CEILING * ceiling_hz) {
+    let ceiling_hz = run.ceiling_hz.unwrap_or(f64::INFINITY);
+    if run.published_hz > ceiling_hz {
+        warnings.push(
+            "more than the load generator could do alone when its ceiling was measured: others disturb this \
+                       machine, measure again"
+                .into(),
+        );
+    } else if run.published_hz > NEAR_CEILING * ceiling_hz {
         warnings.push(
             "within 20 % of what the load generator itself can do: this may be its limit, not the broker's; \
                        try --processes 2"
@@ -125,6 +132,11 @@ pub fn warnings(run: &RunResult) -> Vec<String> {
             "others on this machine kept the load generator from running for {waited_ms:.0} ms: the high percentiles \
              are theirs"
         ));
+    }
+    if run.counts.left > 0 && run.latency.is_some() {
+        warnings.push(
+            "messages that were left in queues have no latency here, and would have had the longest".into(),
+        );
     }
     if run.disturbance.steal_ns as f64 > 1e7 * run.seconds {
         let stolen_ms = run.disturbance.steal_ns / 1_000_000;
@@ -144,6 +156,8 @@ mod tests {
         run.kept_schedule = true;
         (run.published_hz, run.ceiling_hz) = (79.0, Some(100.0));
         assert!(!warnings(&run).iter().any(|warning| warning.contains("20 %")));
+        run.published_hz = 101.0;
+        assert!(warnings(&run).iter().any(|warning| warning.contains("measure again")));
         run.published_hz = 81.0;
         assert!(warnings(&run).iter().any(|warning| warning.contains("20 %")));
         assert!(of_run(&run).contains("--processes 2"));

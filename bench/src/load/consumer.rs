@@ -13,7 +13,7 @@ pub struct Consumer<L> {
     link: L,
     /// Number of its queue.
     queue: usize,
-    order: Order,
+    order: Option<Order>,
     received: u64,
     pacing: Option<Pacing>,
     acks: Option<Acks>,
@@ -56,7 +56,7 @@ impl<L: ConsumeLink> Consumer<L> {
         Consumer {
             link,
             queue,
-            order: Order::default(),
+            order: Some(Order::default()),
             received: 0,
             pacing,
             acks: ack_every.map(|every| Acks { every, received: 0, acknowledged: 0 }),
@@ -65,7 +65,13 @@ impl<L: ConsumeLink> Consumer<L> {
 
     /// Messages that came after a later one of the same publisher.
     pub fn out_of_order(&self) -> u64 {
-        self.order.out_of_order
+        self.order.as_ref().map_or(0, |order| order.out_of_order)
+    }
+
+    /// Does not count what comes out of order.
+    pub fn in_any_order(mut self) -> Self {
+        self.order = None;
+        self
     }
 
     /// Consumes what has come. Returns whether anything has.
@@ -81,7 +87,8 @@ impl<L: ConsumeLink> Consumer<L> {
                 now_ns = shared.clock.now_ns();
             }
             let stamp = message.stamp;
-            if !recorder.trackers[*queue].see(stamp.publisher, stamp.sequence) {
+            let again = recorder.trackers[*queue].see(stamp.publisher, stamp.sequence);
+            if let (Some(order), false) = (&mut *order, again) {
                 order.see(stamp.publisher, stamp.sequence);
             }
             recorder.received(stamp.due_ns, stamp.sent_ns, now_ns);

@@ -155,33 +155,30 @@ impl Shared {
     }
 }
 
-/// A count at the two ends of the window.
+/// How many messages moved in the window.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meter {
-    count: u64,
-    first: Option<(u64, u64)>,
-    last: (u64, u64),
+    within: u64,
+    /// When the last of them did.
+    last_ns: u64,
 }
 
 impl Meter {
     /// So many more.
     #[inline]
     fn add(&mut self, window: Window, now_ns: u64, count: u64) {
-        self.count += count;
-        if now_ns < window.from_ns || (now_ns > window.to_ns && self.last.0 >= window.to_ns) {
-            return;
+        if (window.from_ns..window.to_ns).contains(&now_ns) {
+            self.within += count;
+            self.last_ns = now_ns;
         }
-        self.first.get_or_insert((now_ns, self.count));
-        self.last = (now_ns, self.count);
     }
 
-    /// Messages a second over the window.
-    pub fn rate_hz(&self) -> f64 {
-        match self.first {
-            Some((from_ns, from)) if self.last.0 > from_ns => {
-                (self.last.1 - from) as f64 * 1e9 / (self.last.0 - from_ns) as f64
-            }
-            _ => 0.0,
+    /// Messages a second over the window; until the last of them, if the load may have ended early.
+    pub fn rate_hz(&self, window: Window, ends_early: bool) -> f64 {
+        let to_ns = if ends_early { self.last_ns } else { window.to_ns };
+        match to_ns.saturating_sub(window.from_ns) {
+            0 => 0.0,
+            elapsed_ns => self.within as f64 * 1e9 / elapsed_ns as f64,
         }
     }
 }
@@ -241,8 +238,9 @@ impl Outcome {
     }
 
     fn add_recorder(&mut self, recorder: Recorder) {
-        self.published_hz += recorder.publish_meter.rate_hz();
-        self.consumed_hz += recorder.consume_meter.rate_hz();
+        let (window, ends_early) = (recorder.window, recorder.ends_early);
+        self.published_hz += recorder.publish_meter.rate_hz(window, ends_early);
+        self.consumed_hz += recorder.consume_meter.rate_hz(window, ends_early);
         self.confirm_latencies.merge(&recorder.confirms);
         add_counts(&mut self.published_in, &recorder.published);
         add_counts(&mut self.consumed_in, &recorder.consumed);
@@ -281,4 +279,23 @@ impl Outcome {
 fn add_counts(sum: &mut Vec<u64>, more: &[u64]) {
     sum.resize(sum.len().max(more.len()), 0);
     sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_window() {
+        let window = Window { from_ns: 1_000_000_000, to_ns: 3_000_000_000 };
+        let mut meter = Meter::default();
+        for (now_ns, count) in
+            [(999_999_999, 100), (1_000_000_000, 1), (2_000_000_000, 5), (3_000_000_000, 100)]
+        {
+            meter.add(window, now_ns, count);
+        }
+        assert_eq!(meter.rate_hz(window, false), 3.0);
+        assert_eq!(meter.rate_hz(window, true), 6.0);
+        assert_eq!(Meter::default().rate_hz(window, true), 0.0);
+    }
 }

@@ -43,7 +43,9 @@ pub struct Piece {
 /// The records of a thread.
 #[derive(Debug)]
 pub struct Recorder {
-    window: Window,
+    pub(super) window: Window,
+    /// The load may end before the window does, with the last message.
+    pub ends_early: bool,
     cut: Cut,
     /// By interval; empty without a schedule.
     pub pieces: Vec<Piece>,
@@ -70,6 +72,7 @@ impl Recorder {
         let piece = |_| Piece { latency: Latencies::touched(), service_time: Latencies::touched() };
         Recorder {
             window,
+            ends_early: false,
             cut,
             pieces: if timed { (0..cut.count).map(piece).collect() } else { Vec::new() },
             published: vec![0; cut.count],
