@@ -13,10 +13,10 @@ SEEDS ?= 1000
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
-.PHONY: help run build test $(STEPS) book clean
+.PHONY: help run build test $(STEPS) microbench book clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 run: build ## Build and start a broker, ready for clients on port 5672 (ARGS='--port 0 …' for options)
 	target/release/fulmar serve $(ARGS)
@@ -65,6 +65,10 @@ fuzz: ## Fuzz each target for a minute from the kept corpus (SECONDS_EACH=… fo
 miri: ## Run the unsafe code under Miri, where a toolchain has it
 	@scripts/install build
 	@scripts/miri
+
+microbench: ## Time codec, routing, queues and the hop between shards by themselves (ARGS='--save-baseline NAME' …)
+	@scripts/install build
+	cargo bench --quiet --package fulmar-core --package fulmar-amqp-0-9-1 --benches -- $(ARGS)
 
 book: ## Build the book in docs/book (compiles mdBook the first time)
 	@scripts/install book
