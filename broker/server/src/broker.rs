@@ -90,7 +90,10 @@ impl Broker {
         let authority = Authority::new(settings.users_path(), settings.anonymous)?;
         let count = settings.shard_count();
         let cpus = affinity::assign(&settings.cpu_affinity, count).map_err(StartError::Affinity)?;
-        let addresses = settings.addresses();
+        let mut addresses = settings.addresses();
+        if addresses.len() > 1 {
+            addresses.retain(|&addr| is_of_this_host(addr));
+        }
         addresses.iter().try_for_each(|&addr| check_free(addr))?;
 
         let (tell_ended, ended) = channel();
@@ -371,6 +374,21 @@ impl Seat {
                 Ok(ToShard::Start { .. }) | Err(_) => return Ok(()),
             }
         }
+    }
+}
+
+/// Whether the loopback of an IP version is there, which a host may have switched off; of other addresses nothing is
+/// said.
+fn is_of_this_host(addr: SocketAddr) -> bool {
+    if !addr.ip().is_loopback() {
+        return true;
+    }
+    match TcpListener::bind(SocketAddr::new(addr.ip(), 0)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)) => {
+            log::info!("not listening on {addr}, which this host does not have");
+            false
+        }
+        _ => true,
     }
 }
 

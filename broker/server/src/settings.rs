@@ -108,7 +108,7 @@ pub const SPECS: &[Spec] = &[
     list(spec(
         "listen",
         "ADDRESS",
-        "127.0.0.1:5672",
+        "127.0.0.1:5672,[::1]:5672",
         "Address to listen on, several separated by commas; port 0 picks a free port",
         |s, text| {
             for part in text.split(',') {

@@ -16,7 +16,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 #[test]
 fn defaults_are_those_of_the_table() {
     let settings = Loaded::default().settings;
-    assert_eq!(settings.addresses(), ["127.0.0.1:5672".parse().unwrap()]);
+    assert_eq!(settings.addresses(), ["127.0.0.1:5672", "[::1]:5672"].map(|addr| addr.parse().unwrap()));
     assert_eq!(settings.io, IoChoice::Auto);
     assert_eq!(settings.idle, IdleStrategy::Adaptive);
     assert_eq!(settings.frame_max_bytes, 131_072);
