@@ -1,5 +1,7 @@
 //! Latencies in nanoseconds, in bounded memory.
 
+use std::fmt;
+
 use hdrhistogram::Histogram;
 
 use crate::result::Distribution;
@@ -8,8 +10,14 @@ use crate::result::Distribution;
 const HIGHEST_NS: u64 = 100_000_000_000;
 
 /// Latencies of one thread or of a whole run, three digits exact.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Latencies(Histogram<u64>);
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.percentiles())
+    }
+}
 
 impl Default for Latencies {
     fn default() -> Self {
