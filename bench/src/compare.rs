@@ -15,14 +15,16 @@ use clap::Args;
 use serde_json::json;
 
 use crate::BenchError;
+use crate::ceiling;
 use crate::group::{Group, Section, sections};
-use crate::measure::{Extras, measure_with};
 use crate::metric::{Metric, faults, metrics};
+use crate::overrides::Overrides;
 use crate::page::{self, Named, written};
 use crate::plot::scale::digits;
 use crate::plot::text::clean;
 use crate::recipe::{self, Greeting, RECIPES, Recipe, Running, greeting};
 use crate::result::{ResultFile, RunResult, TargetFacts};
+use crate::run::run_against;
 use crate::target::Target;
 use crate::url::Url;
 use crate::workload::Workload;
@@ -33,7 +35,7 @@ const GREETING: Duration = Duration::from_secs(10);
 /// Options of `fulmar bench compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
-    /// Workloads: TOML or JSON files.
+    /// Built-in workloads (`fulmar bench list`), or files with one, TOML or JSON.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
     /// Brokers to start in turn (fulmar, rabbitmq, lavinmq), or URLs of brokers that run already.
@@ -42,12 +44,6 @@ pub struct CompareArgs {
     /// Runs of each workload against each broker.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Measure so many seconds, whatever the workloads say.
-    #[arg(long)]
-    seconds: Option<f64>,
-    /// Run so many seconds before, whatever the workloads say.
-    #[arg(long, value_name = "SECONDS")]
-    warmup: Option<f64>,
     /// Write the result here.
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
@@ -57,6 +53,11 @@ pub struct CompareArgs {
     /// Start each broker once and let it run beside the others: quicker, and they disturb each other.
     #[arg(long)]
     keep_running: bool,
+    /// Seconds to measure the load generator's own limit for, before each flood; 0 for not at all.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    ceiling: f64,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 /// A broker that takes part.
@@ -98,6 +99,7 @@ struct Turn {
 pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
     let workloads = args.workloads()?;
     args.warn_of_idlers();
+    let ceilings_hz = args.ceilings_hz(&workloads)?;
     let mut runs = Vec::new();
     let talks = std::io::stderr().is_terminal();
     let done = interleave(
@@ -114,7 +116,9 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
                     clean(&workload.name)
                 );
             }
-            measured(turn, workload, round)
+            let place = workloads.iter().position(|other| other == workload);
+            let ceiling_hz = place.and_then(|place| ceilings_hz[place]);
+            Ok(RunResult { ceiling_hz, ..measured(turn, workload, round)? })
         },
         &mut runs,
     );
@@ -128,16 +132,24 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
 
 impl CompareArgs {
     fn workloads(&self) -> Result<Vec<Workload>, BenchError> {
-        let change = |workload: Workload| -> Result<Workload, BenchError> {
-            let workload = Workload {
-                seconds: self.seconds.unwrap_or(workload.seconds),
-                warmup_s: self.warmup.unwrap_or(workload.warmup_s),
-                ..workload
-            };
-            workload.check()?;
-            Ok(workload)
+        let workloads: Vec<Workload> =
+            self.workloads.iter().map(|name| self.overrides.workload(name)).collect::<Result<_, _>>()?;
+        match workloads.iter().find(|workload| workload.client.processes > 1) {
+            None => Ok(workloads),
+            Some(workload) => Err(BenchError::Options(format!(
+                "{}: compare runs the load generator in one process; take `fulmar bench run` for several",
+                workload.name
+            ))),
+        }
+    }
+
+    /// What the load generator can do at most with each workload, where that bears on its figures.
+    fn ceilings_hz(&self, workloads: &[Workload]) -> Result<Vec<Option<f64>>, BenchError> {
+        let ceiling_hz = |workload: &Workload| match workload.rate_hz {
+            None if self.ceiling > 0.0 => Ok(Some(ceiling::of_processes(workload, self.ceiling)?.both_hz)),
+            _ => Ok(None),
         };
-        self.workloads.iter().map(|name| change(Workload::from_file(name.as_ref())?)).collect()
+        workloads.iter().map(ceiling_hz).collect()
     }
 
     fn warn_of_idlers(&self) {
@@ -204,9 +216,7 @@ fn facts(name: String, greeting: &Greeting, url: &Url, options: String) -> Targe
 
 fn measured(turn: &Turn, workload: &Workload, round: u32) -> Result<RunResult, BenchError> {
     let pid = turn.running.as_ref().map(Running::pid);
-    let extras = Extras { pid, progress: true, ..Extras::default() };
-    let measured = measure_with(&Target::Broker(turn.url.clone()), workload, &extras)?;
-    Ok(measured.result(turn.facts.clone(), round))
+    run_against(&Target::Broker(turn.url.clone()), turn.facts.clone(), workload, pid, round)
 }
 
 /// In which order things are run.
@@ -271,11 +281,11 @@ fn header(groups: &[Group]) -> Vec<String> {
 fn row(metric: &Metric, groups: &[Group]) -> Vec<String> {
     let cell = |group: &Group| match group.summary(metric) {
         None => "–".to_string(),
-        Some(found) if found.least == found.greatest => written(metric, found.median),
         Some(found) => {
             let [median, least, greatest] =
                 [found.median, found.least, found.greatest].map(|v| written(metric, v));
-            format!("{median} [{least}, {greatest}]")
+            // As far as three digits tell.
+            if least == greatest { median } else { format!("{median} [{least}, {greatest}]") }
         }
     };
     let ratio = |group: &Group| {

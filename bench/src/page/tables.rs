@@ -50,11 +50,13 @@ fn rounds(section: &Section) -> String {
 
 fn cell(metric: &Metric, group: &Group) -> Markup {
     let Some(found) = group.summary(metric) else { return html! { td { "–" } } };
-    let spread = found.rounds > 1 && found.least < found.greatest;
+    let [median, least, greatest] =
+        [found.median, found.least, found.greatest].map(|value| written(metric, value));
     html! {
         td {
-            (written(metric, found.median))
-            @if spread { small { (written(metric, found.least)) " to " (written(metric, found.greatest)) } }
+            (median)
+            // As far as three digits tell.
+            @if least != greatest { small { (least) " to " (greatest) } }
         }
     }
 }
