@@ -1,9 +1,41 @@
 //! Hashing: the maps of this crate, and a hash that is the same on every shard, in every process, for ever.
 
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::OnceLock;
 
-/// A map that hashes fast and without randomness, as a deterministic core must.
-pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
+use foldhash::fast::{FixedState, FoldHasher};
+
+/// A map that hashes fast.
+pub(crate) type Map<K, V> = hashbrown::HashMap<K, V, Hashing>;
+
+static SEED: OnceLock<u64> = OnceLock::new();
+
+/// Sets what the tables of this process hash with, so that nobody can choose names that fall together. To be called
+/// before the first shard is made; without it the seed is 0, the same in every process. Returns whether it came in
+/// time.
+pub fn seed_tables(seed: u64) -> bool {
+    SEED.set(seed).is_ok()
+}
+
+/// How tables hash: alike throughout the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Hashing(FixedState);
+
+impl Default for Hashing {
+    #[inline]
+    fn default() -> Self {
+        Hashing(FixedState::with_seed(*SEED.get_or_init(|| 0)))
+    }
+}
+
+impl BuildHasher for Hashing {
+    type Hasher = FoldHasher<'static>;
+
+    #[inline]
+    fn build_hasher(&self) -> FoldHasher<'static> {
+        self.0.build_hasher()
+    }
+}
 
 /// FNV-1a with a final mix: for decisions that must come out the same wherever and whenever they are taken (the home
 /// of a queue, consistent hashing). Not for tables.

@@ -27,6 +27,7 @@ pub mod timers;
 pub mod topology;
 pub mod value;
 
+pub use hash::seed_tables;
 pub use ids::{ConnectionId, Name, QueueId, SessionId, ShardId, VhostId};
 pub use limits::Limits;
 pub use message::{Encoding, MessageId, MessageView};

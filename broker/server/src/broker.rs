@@ -87,6 +87,8 @@ impl Broker {
     /// # Errors
     /// Why it did not start; nothing is left running.
     pub fn start(settings: &Settings) -> Result<Running, StartError> {
+        // A second broker in one process hashes as the first one does.
+        let _ = fulmar_core::seed_tables(random_seed());
         let authority = Authority::new(settings.users_path(), settings.anonymous)?;
         let count = settings.shard_count();
         let cpus = affinity::assign(&settings.cpu_affinity, count).map_err(StartError::Affinity)?;

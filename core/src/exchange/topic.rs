@@ -6,7 +6,6 @@
 
 use std::hash::BuildHasher;
 
-use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
@@ -227,7 +226,7 @@ impl Words {
 }
 
 fn hash(word: &[u8]) -> u64 {
-    FixedState::default().hash_one(word)
+    crate::hash::Hashing::default().hash_one(word)
 }
 
 /// The words of a key. The empty key has none; a dot at an end has an empty word beside it.

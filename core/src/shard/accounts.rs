@@ -1,9 +1,8 @@
 //! What is under way from this shard to each connection, in bytes, and who waits for room.
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use slab::Slab;
 
+use crate::hash::Map;
 use crate::queue::ConsumerKey;
 use crate::{ConnectionId, QueueId};
 
@@ -18,7 +17,7 @@ struct Account {
 /// The accounts of the connections that consume from queues at home here.
 pub(super) struct Accounts {
     accounts: Slab<Account>,
-    by_connection: HashMap<ConnectionId, u32, FixedState>,
+    by_connection: Map<ConnectionId, u32>,
     window_bytes: u64,
 }
 
@@ -26,7 +25,7 @@ impl Accounts {
     pub(super) fn new(window_bytes: u32) -> Self {
         Accounts {
             accounts: Slab::new(),
-            by_connection: HashMap::default(),
+            by_connection: Map::default(),
             window_bytes: u64::from(window_bytes.max(1)),
         }
     }

@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
@@ -184,7 +183,7 @@ impl Bindings {
 }
 
 fn identity_hash(source: u32, destination: Destination, key: &Name, arguments: &Table) -> u64 {
-    let mut hasher = FixedState::default().build_hasher();
+    let mut hasher = crate::hash::Hashing::default().build_hasher();
     source.hash(&mut hasher);
     destination.hash(&mut hasher);
     key.hash(&mut hasher);

@@ -2,8 +2,6 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use foldhash::fast::FixedState;
-
 use crate::{QueueId, VhostId};
 
 /// Entries looked at for one key.
@@ -102,7 +100,7 @@ impl Entry {
 }
 
 fn hash(vhost: VhostId, exchange: &[u8], key: &[u8]) -> u64 {
-    let mut hasher = FixedState::default().build_hasher();
+    let mut hasher = crate::hash::Hashing::default().build_hasher();
     hasher.write_u64(u64::from(vhost.0) << 32 | exchange.len() as u64);
     hasher.write(exchange);
     hasher.write(key);
