@@ -8,8 +8,10 @@
 use std::io;
 use std::path::Path;
 
+use crate::facts;
 use crate::host::Host;
 use crate::item::{Change, Finding, Item, Remedy, Status};
+use crate::root::Root;
 use crate::undo::{Undo, UndoError};
 
 /// What became of a change.
@@ -47,33 +49,36 @@ pub struct ItemApplied {
     pub changes: Vec<(Change, Applied)>,
 }
 
-/// Changes what differs. Without `undo`, says only what would be changed.
-///
-/// # Errors
-/// The undo file could not be written. What was written before that is in it.
+/// Changes what differs. Without `undo`, says only what would be changed. The second value is an error where the undo
+/// file could not be kept, which ends it; what was written before that is in the undo file.
 pub fn apply(
     host: &Host,
     items: &[&dyn Item],
     mut undo: Option<(&mut Undo, &Path)>,
-) -> Result<Vec<ItemApplied>, UndoError> {
+) -> (Vec<ItemApplied>, Result<(), UndoError>) {
     let mut all = Vec::new();
     for item in items {
         let finding = item.check(host);
         if finding.status != Status::Differs {
             continue;
         }
-        let changes = match (&mut undo, finding.remedy) {
-            (_, Remedy::None | Remedy::ByHand | Remedy::Reboot) => Vec::new(),
+        let mut changes = Vec::new();
+        let result = match (&mut undo, finding.remedy) {
+            (_, Remedy::None | Remedy::ByHand | Remedy::Reboot) => Ok(()),
             (None, Remedy::Apply) => {
-                finding.changes.iter().map(|change| (change.clone(), tried(host, change))).collect()
+                changes.extend(finding.changes.iter().map(|change| (change.clone(), tried(host, change))));
+                Ok(())
             }
             (Some((undo, path)), Remedy::Apply) => {
-                write_item(host, item.name(), &finding.changes, undo, path)?
+                write_item(host, item.name(), &finding.changes, undo, path, &mut changes)
             }
         };
         all.push(ItemApplied { item: item.name(), finding, changes });
+        if result.is_err() {
+            return (all, result);
+        }
     }
-    Ok(all)
+    (all, Ok(()))
 }
 
 /// Whether a change could be made.
@@ -86,6 +91,9 @@ fn tried(host: &Host, change: &Change) -> Applied {
 
 fn refused(change: &Change, error: &io::Error) -> Applied {
     match error.kind() {
+        io::ErrorKind::PermissionDenied if is_root() => {
+            Applied::Refused("even to root: a container or a security policy".to_owned())
+        }
         io::ErrorKind::PermissionDenied => Applied::NeedsRoot,
         io::ErrorKind::ReadOnlyFilesystem => {
             Applied::Refused("mounted read-only, as in a container".to_owned())
@@ -97,6 +105,11 @@ fn refused(change: &Change, error: &io::Error) -> Applied {
     }
 }
 
+/// Whether this process is root's, wherever the host's files lie.
+fn is_root() -> bool {
+    facts::effective_user(&Root::default()) == Some(0)
+}
+
 /// Writes the files of one item: noted and flushed, written, read back.
 fn write_item(
     host: &Host,
@@ -104,7 +117,8 @@ fn write_item(
     changes: &[Change],
     undo: &mut Undo,
     path: &Path,
-) -> Result<Vec<(Change, Applied)>, UndoError> {
+    results: &mut Vec<(Change, Applied)>,
+) -> Result<(), UndoError> {
     let (writable, unwritable): (Vec<_>, Vec<_>) = changes
         .iter()
         .map(|change| (change.clone(), tried(host, change)))
@@ -113,20 +127,18 @@ fn write_item(
     for (change, _) in &writable {
         undo.note(item, &change.path, change.form, &change.found, &change.wanted);
     }
+    results.extend(unwritable);
     if !writable.is_empty() {
         undo.save(path)?;
     }
-    let mut results = Vec::new();
+    let mut as_noted = true;
     for (change, _) in writable {
         let result = write(host, &change);
+        as_noted &= result.is_fine();
         correct(undo, &earlier, &change, &result);
         results.push((change, result));
     }
-    if results.iter().any(|(_, result)| !result.is_fine()) {
-        undo.save(path)?;
-    }
-    results.extend(unwritable);
-    Ok(results)
+    if as_noted { Ok(()) } else { undo.save(path) }
 }
 
 fn write(host: &Host, change: &Change) -> Applied {

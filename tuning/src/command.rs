@@ -244,7 +244,7 @@ fn list(width: usize) -> String {
 fn apply(host: &Host, only: &[&str], dry_run: bool, path: &Path, width: usize) -> Result<Answer, String> {
     let items = chosen(only);
     let mut text = String::new();
-    let results = match dry_run {
+    let (results, kept) = match dry_run {
         true => apply::apply(host, &items, None),
         false => {
             let (mut kept, dropped) =
@@ -256,17 +256,13 @@ fn apply(host: &Host, only: &[&str], dry_run: bool, path: &Path, width: usize) -
             apply::apply(host, &items, Some((&mut kept, path)))
         }
     };
-    match results {
-        Ok(results) => {
-            text += &applied_text(&results, (!dry_run).then_some(path), width);
-            let mut changes = results.iter().flat_map(|item| &item.changes);
-            Ok(Answer::of(text, changes.all(|(_, result)| result.is_fine())))
-        }
-        Err(error) => {
-            let complaint = format!("{error}; stopped, since changes could not be taken back");
-            Ok(Answer::of(text, false).complaining(complaint))
-        }
-    }
+    text += &applied_text(&results, (!dry_run).then_some(path), width);
+    let fine = results.iter().flat_map(|item| &item.changes).all(|(_, result)| result.is_fine());
+    let answer = Answer::of(text, fine);
+    Ok(match kept {
+        Ok(()) => answer,
+        Err(error) => answer.complaining(format!("{error}; stopped, since changes could not be taken back")),
+    })
 }
 
 fn applied_text(results: &[ItemApplied], undo_file: Option<&Path>, width: usize) -> String {

@@ -245,6 +245,18 @@ pub(crate) fn seccomp_filtered(root: &Root) -> bool {
     field(&status, "Seccomp") == Some("2")
 }
 
+/// The user in whose name the process that asks acts.
+pub(crate) fn effective_user(root: &Root) -> Option<u32> {
+    let status = root.read("/proc/self/status")?;
+    field(&status, "Uid")?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The CPUs that the process that asks may use.
+pub(crate) fn allowed_cpus(root: &Root) -> Option<CpuSet> {
+    let status = root.read("/proc/self/status")?;
+    field(&status, "Cpus_allowed_list")?.parse().ok()
+}
+
 fn load_average(root: &Root) -> Option<[f64; 3]> {
     let text = root.read("/proc/loadavg")?;
     let mut averages =

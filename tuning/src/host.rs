@@ -106,15 +106,17 @@ impl Host {
     }
 }
 
-/// What `fulmar serve` does by itself: all CPUs but the first, the last ones if those are too many. Where some are
-/// isolated, they are meant for it.
+/// What `fulmar serve` does by itself: all CPUs that it may use but the first, the last ones if those are too many.
+/// Where some are isolated, they are meant for it.
 fn chosen_shards(root: &Root, online: &CpuSet) -> CpuSet {
     let isolated = facts::isolated_cpus(root).unwrap_or_default().intersection(online);
     if !isolated.is_empty() {
         return isolated;
     }
-    let shards = online.len().saturating_sub(1).clamp(1, MOST_SHARDS);
-    online.iter().rev().take(shards).collect()
+    let allowed = facts::allowed_cpus(root).map(|cpus| cpus.intersection(online));
+    let usable = allowed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| online.clone());
+    let shards = usable.len().saturating_sub(1).clamp(1, MOST_SHARDS);
+    usable.iter().rev().take(shards).collect()
 }
 
 fn default_interface(root: &Root) -> Option<String> {

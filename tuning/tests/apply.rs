@@ -51,7 +51,10 @@ impl Setup {
 
     fn apply(&self, profile: Profile) -> Vec<ItemApplied> {
         let (mut kept, _) = Undo::load_or_new(&self.undo_file(), &self.root()).unwrap();
-        apply(&self.looked_at(profile), &items::all(), Some((&mut kept, &self.undo_file()))).unwrap()
+        let (applied, result) =
+            apply(&self.looked_at(profile), &items::all(), Some((&mut kept, &self.undo_file())));
+        result.unwrap();
+        applied
     }
 
     fn looked_at(&self, profile: Profile) -> Host {
@@ -132,7 +135,7 @@ fn a_second_apply_keeps_the_first_values() {
 #[test]
 fn a_dry_run_writes_nothing() {
     let setup = Setup::two_settings();
-    let applied = apply(&setup.looked_at(Profile::Latency), &items::all(), None).unwrap();
+    let (applied, _) = apply(&setup.looked_at(Profile::Latency), &items::all(), None);
     let results: Vec<&Applied> =
         applied.iter().flat_map(|item| &item.changes).map(|(_, result)| result).collect();
     assert_eq!(results, [&Applied::WouldBeWritten, &Applied::WouldBeWritten]);
@@ -142,19 +145,24 @@ fn a_dry_run_writes_nothing() {
 
 #[test]
 fn what_cannot_be_written_is_told_and_the_rest_goes_on() {
-    // Whoever runs this may be root, for whom permissions mean nothing; a link into the void refuses everybody.
+    // Whoever runs this may be root, for whom permissions mean nothing. A file that is not there refuses everybody, one
+    // that is always full refuses late.
     let setup = Setup::two_settings();
-    let governor = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
-    setup.set(SWAPPINESS, "60");
-    let blocked = Blocked { item: items::named("vm.swappiness").unwrap(), path: governor };
-    let (mut kept, _) = Undo::load_or_new(&setup.undo_file(), &setup.root()).unwrap();
-    let items: [&dyn Item; 2] = [&blocked, items::named("net.core.somaxconn").unwrap()];
-    let applied =
-        apply(&setup.looked_at(Profile::Latency), &items, Some((&mut kept, &setup.undo_file()))).unwrap();
-    assert!(matches!(applied[0].changes[0].1, Applied::Refused(_)), "{:?}", applied[0]);
-    assert_eq!(applied[1].changes[0].1, Applied::Written);
-    assert_eq!(kept.entries.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), [SOMAXCONN]);
-    assert_eq!(kept, Undo::load(&setup.undo_file(), &setup.root()).unwrap());
+    let full = "/proc/sys/vm/full";
+    std::os::unix::fs::symlink("/dev/full", setup.host.path(full)).unwrap();
+    for path in ["/proc/sys/vm/missing", full] {
+        setup.set(SOMAXCONN, "128");
+        let blocked = Blocked { item: items::named("vm.swappiness").unwrap(), path };
+        let (mut kept, _) = Undo::load_or_new(&setup.undo_file(), &setup.root()).unwrap();
+        let items: [&dyn Item; 2] = [&blocked, items::named("net.core.somaxconn").unwrap()];
+        let host = setup.looked_at(Profile::Latency);
+        let (applied, result) = apply(&host, &items, Some((&mut kept, &setup.undo_file())));
+        assert!(result.is_ok());
+        assert!(matches!(applied[0].changes[0].1, Applied::Refused(_)), "{:?}", applied[0]);
+        assert_eq!(applied[1].changes[0].1, Applied::Written);
+        assert_eq!(kept.entries.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), [SOMAXCONN]);
+        assert_eq!(kept, Undo::load(&setup.undo_file(), &setup.root()).unwrap());
+    }
 }
 
 /// An item whose file is gone between looking and writing.
@@ -191,9 +199,8 @@ fn what_takes_another_value_is_told_and_taken_back_all_the_same() {
     let swallowing = Blocked { item: items::named("vm.swappiness").unwrap(), path: "/proc/sys/vm/null" };
     std::os::unix::fs::symlink("/dev/null", path.with_file_name("null")).unwrap();
     let (mut kept, _) = Undo::load_or_new(&setup.undo_file(), &setup.root()).unwrap();
-    let applied =
-        apply(&setup.looked_at(Profile::Latency), &[&swallowing], Some((&mut kept, &setup.undo_file())))
-            .unwrap();
+    let (applied, _) =
+        apply(&setup.looked_at(Profile::Latency), &[&swallowing], Some((&mut kept, &setup.undo_file())));
     assert_eq!(applied[0].changes[0].1, Applied::Took(String::new()));
     let entry = &Undo::load(&setup.undo_file(), &setup.root()).unwrap().entries[0];
     assert_eq!((entry.before.as_str(), entry.after.as_str()), ("60", ""));
@@ -234,8 +241,9 @@ fn nothing_is_written_without_an_undo_file() {
     // A file stands where its directory should be.
     fs::write(setup.state.path().join("deep"), "").unwrap();
     let mut kept = Undo::new(&setup.root());
-    let result =
+    let (applied, result) =
         apply(&setup.looked_at(Profile::Latency), &items::all(), Some((&mut kept, &setup.undo_file())));
+    assert!(applied.iter().all(|item| item.changes.is_empty()));
     assert!(matches!(result, Err(UndoError::Io { .. })));
     assert_eq!((setup.value(SWAPPINESS), setup.value(SOMAXCONN)), ("60".into(), "128".into()));
 }

@@ -131,6 +131,14 @@ fn isolated_cores_are_taken_for_the_shards() {
 }
 
 #[test]
+fn shards_are_on_cpus_that_the_broker_may_use() {
+    let host = FakeHost::described(
+        "/sys/devices/system/cpu/online = 0-7\n/proc/self/status = Cpus_allowed:\t3c\\nCpus_allowed_list:\t2-5",
+    );
+    assert_eq!(report(&host, Profile::Latency, None).shard_cpus, "3-5");
+}
+
+#[test]
 fn mitigations_off_differ_only_where_others_share_the_host() {
     let host = FakeHost::named("server");
     assert_eq!(status_of(&report(&host, Profile::Shared, None), "mitigations"), Status::Differs);

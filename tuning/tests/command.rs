@@ -4,11 +4,12 @@ mod fake;
 
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::{Args, Command, FromArgMatches};
 use fake::{FakeHost, assert_golden, tests};
-use fulmar_tuning::TuneArgs;
 use fulmar_tuning::command::{Answer, answer};
+use fulmar_tuning::{TuneArgs, run};
 
 /// A host, with a directory for the broker's state.
 struct Setup {
@@ -85,6 +86,14 @@ fn what_cannot_be_meant_is_wrong_use() {
     }
     let missing = answer(parsed("check --root /nonexistent"), setup.state.path(), 80);
     assert_eq!(missing.status, 2);
+}
+
+#[test]
+fn the_program_exits_with_the_status_of_the_answer() {
+    let state = tempfile::tempdir().unwrap();
+    let exits = |line: &str| run(parsed(line), state.path());
+    assert_eq!(exits("undo --undo-file /nonexistent/undo.json"), ExitCode::from(2));
+    assert_eq!(exits("undo"), ExitCode::SUCCESS);
 }
 
 #[test]
