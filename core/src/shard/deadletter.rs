@@ -101,8 +101,7 @@ impl Shard {
     ) -> Vec<QueueId> {
         let mut targets = Vec::new();
         // A dead-letter exchange that is not there takes nothing.
-        let _ = self.route_by_topology(queue.vhost, letter, &mut targets);
-        let _ = self.add_selected(queue.vhost, letter, &further, &mut targets);
+        let _ = self.route_by_topology(queue.vhost, letter, &further, &mut targets);
         targets
     }
 

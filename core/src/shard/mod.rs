@@ -406,7 +406,7 @@ impl Shard {
                 Due::Unused(queue) => self.expire_unused(queue),
                 Due::HeldBack(slot) => {
                     let (vhost, message) = self.held_back.remove(slot as usize);
-                    self.publish_internally(vhost, message);
+                    self.publish_held_back(vhost, message);
                 }
             }
         }

@@ -254,11 +254,13 @@ impl Shard {
         true
     }
 
-    /// Routes a message that no session publishes: a dead letter, or one that was held back. Takes it over.
-    pub(super) fn publish_internally(&mut self, vhost: VhostId, message: MessageId) {
+    /// Routes a message that was held back. Takes it over.
+    pub(super) fn publish_held_back(&mut self, vhost: VhostId, message: MessageId) {
+        let selected = Selected::of(self.store.get(message));
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
-        if self.route_by_topology(vhost, message, &mut targets).is_ok() {
+        if self.route_by_topology(vhost, message, &selected, &mut targets).is_ok() {
+            let message = if selected.blind.is_empty() { message } else { self.without_blind_keys(message) };
             self.distribute_internally(message, &targets);
         } else {
             self.store.release(message);
@@ -273,11 +275,13 @@ impl Shard {
         self.hand_to_all(message, &route, None);
     }
 
-    /// Asks the topology, whatever is remembered. Appends each target once. Whether the answer may be remembered.
+    /// Asks the topology, whatever is remembered, for the message's routing key and those in its headers. Appends each
+    /// target once. Whether the answer may be remembered.
     pub(super) fn route_by_topology(
         &mut self,
         vhost: VhostId,
         message: MessageId,
+        selected: &Selected,
         targets: &mut Vec<QueueId>,
     ) -> Result<bool, Refusal> {
         let random = self.random.next();
@@ -290,7 +294,8 @@ impl Shard {
             has_headers: content.has_headers(),
             random,
         };
-        self.topology.route(vhost, view.exchange, &routable, targets)
+        let further: Vec<&[u8]> = selected.copies.iter().chain(&selected.blind).map(Name::as_bytes).collect();
+        self.topology.route_keys(vhost, view.exchange, &routable, &further, targets)
     }
 
     /// The full way of routing: what the shard remembers, exchanges that hold messages back, further routing keys in
@@ -325,18 +330,13 @@ impl Shard {
         }
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
-        let cacheable = self.route_by_topology(vhost, message, &mut targets)?;
-        if selected.is_empty() {
-            last.route.set(&targets, self.config.id);
-            if cacheable {
-                let content = self.store.get(message);
-                let view = content.view();
-                self.routes.insert(epoch, vhost, view.exchange, view.routing_key, &targets);
-                last.remember(epoch, vhost, content.address());
-            }
-        } else {
-            self.add_selected(vhost, message, selected, &mut targets)?;
-            last.route.set(&targets, self.config.id);
+        let cacheable = self.route_by_topology(vhost, message, selected, &mut targets)?;
+        last.route.set(&targets, self.config.id);
+        if cacheable {
+            let content = self.store.get(message);
+            let view = content.view();
+            self.routes.insert(epoch, vhost, view.exchange, view.routing_key, &targets);
+            last.remember(epoch, vhost, content.address());
         }
         self.targets = targets;
         if selected.blind.is_empty() || last.route.is_empty() {
@@ -349,36 +349,6 @@ impl Shard {
         if let Some(session) = self.session_mut(id) {
             session.last_route = last;
         }
-    }
-
-    /// Routes by the keys of the headers CC and BCC too.
-    pub(super) fn add_selected(
-        &mut self,
-        vhost: VhostId,
-        message: MessageId,
-        selected: &Selected,
-        targets: &mut Vec<QueueId>,
-    ) -> Result<(), Refusal> {
-        if selected.is_empty() {
-            return Ok(());
-        }
-        let content = self.store.get(message);
-        let view = content.view();
-        for key in selected.copies.iter().chain(&selected.blind) {
-            let routable = Routable {
-                key: key.as_bytes(),
-                properties: view.properties,
-                encoding: view.encoding,
-                has_headers: content.has_headers(),
-                random: self.random.next(),
-            };
-            let mut more = Vec::new();
-            self.topology.route(vhost, view.exchange, &routable, &mut more)?;
-            targets.append(&mut more);
-        }
-        targets.sort_unstable();
-        targets.dedup();
-        Ok(())
     }
 
     fn without_blind_keys(&mut self, message: MessageId) -> MessageId {

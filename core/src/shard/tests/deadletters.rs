@@ -185,9 +185,26 @@ fn senders_select_further_keys() {
             assert_eq!(got.headers.get(b"CC"), Some(&texts(&["b", "a"])));
             assert_eq!(got.headers.get(b"BCC"), None);
         }
+        // An exchange that one of the keys leads on from needs no alternate.
+        broker.exchange(client, "lost", "fanout", Table::default());
+        broker.bind(client, "lost", "c", "");
+        let options = ExchangeOptions {
+            kind: Name::from("direct"),
+            alternate: Some(Name::from("lost")),
+            ..Default::default()
+        };
+        let name = Name::from("by-key");
+        let request = Request::DeclareExchange { vhost: VHOST, name, passive: false, options };
+        broker.ask(client, request).unwrap();
+        broker.bind(client, "by-key", "b", "b");
+        let id = broker.message_with(client, "by-key", "nowhere", "z", &properties, |_| {});
+        assert_eq!(broker.send(client, id), Published::Confirmed);
+        assert_eq!(broker.counts(client, "c").unwrap().0, 1);
+        assert_eq!(broker.get(client, "b", true).map(|(got, _)| got.body).as_deref(), Some("x"));
+        assert_eq!(broker.get(client, "b", true).map(|(got, _)| got.body).as_deref(), Some("z"));
         // The same address without the headers leads to its own queue alone.
         broker.publish(client, "", "a", "y");
-        assert_eq!(broker.counts(client, "b").unwrap().0, 1);
+        assert_eq!(broker.counts(client, "b").unwrap().0, 0);
         assert_eq!(broker.counts(client, "a").unwrap().0, 2);
         broker.end(&[client]);
     }
@@ -202,7 +219,9 @@ fn a_delayed_message_waits_for_its_time() {
     broker.exchange(client, "later", "x-delayed-message", arguments);
     broker.declare(client, "q", QueueOptions::default());
     broker.bind(client, "later", "q", "k");
-    let delayed = properties(None, &[("x-delay", Value::I64(50))]);
+    broker.declare(client, "copy", QueueOptions::default());
+    broker.bind(client, "later", "copy", "other");
+    let delayed = properties(None, &[("x-delay", Value::I64(50)), ("BCC", texts(&["other"]))]);
     let id = broker.message_with(client, "later", "k", "slow", &delayed, |_| {});
     assert_eq!(broker.send(client, id), Published::Confirmed);
     broker.publish(client, "later", "k", "fast");
@@ -211,5 +230,7 @@ fn a_delayed_message_waits_for_its_time() {
     assert!(broker.get(client, "q", true).is_none());
     broker.pass(1);
     assert_eq!(broker.get(client, "q", true).unwrap().0.body, "slow");
+    let copy = broker.get(client, "copy", true).unwrap().0;
+    assert_eq!((copy.body.as_str(), copy.headers.get(b"BCC")), ("slow", None));
     broker.end(&[client]);
 }
