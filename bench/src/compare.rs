@@ -98,6 +98,12 @@ struct Turn {
 /// A workload is unknown, a broker cannot be started, or a run failed.
 pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
     let workloads = args.workloads()?;
+    // Before anything is measured, and not hours later.
+    for contender in &args.with {
+        if let Contender::Recipe(recipe) = contender {
+            recipe.check()?;
+        }
+    }
     args.warn_of_idlers();
     let ceilings_hz = args.ceilings_hz(&workloads)?;
     let mut runs = Vec::new();

@@ -27,11 +27,14 @@ pub struct Recipe {
     pub start: Start,
 }
 
+/// The commands that start a broker.
+type Commands = fn(&Place) -> Vec<Command>;
+
 /// How a recipe's broker is started.
 #[derive(Debug)]
 pub enum Start {
     /// With these commands: first those that it needs, last itself. All stay in the foreground.
-    Commands(fn(&Place) -> Vec<Command>),
+    Commands(Commands),
     /// Not at all: there is no driver for its protocol, which is this.
     NoDriver(&'static str),
 }
@@ -88,6 +91,28 @@ pub const RECIPES: &[Recipe] = &[
 /// The recipe of that name.
 pub fn find(name: &str) -> Option<&'static Recipe> {
     RECIPES.iter().find(|recipe| recipe.name == name)
+}
+
+impl Recipe {
+    /// Whether its broker could be started.
+    ///
+    /// # Errors
+    /// It is not installed, or cannot be measured.
+    pub fn check(&self) -> Result<(), StartError> {
+        self.ready().map(drop)
+    }
+
+    /// Its program and its commands.
+    fn ready(&self) -> Result<(PathBuf, Commands), StartError> {
+        let (name, install) = (self.name, self.install);
+        match self.start {
+            Start::NoDriver(protocol) => Err(StartError::NoDriver { name, protocol }),
+            Start::Commands(commands) => match installed(self.programs) {
+                Some(program) => Ok((program, commands)),
+                None => Err(StartError::NotInstalled { name, install }),
+            },
+        }
+    }
 }
 
 fn fulmar(place: &Place) -> Vec<Command> {

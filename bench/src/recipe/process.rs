@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Greeting, Place, Recipe, Start, greeting, installed};
+use super::{Greeting, Place, Recipe, greeting};
 use crate::url::Url;
 
 /// How long a broker may take until it greets.
@@ -74,18 +74,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a recipe's broker and waits until it greets.
+    /// Starts a recipe's broker and waits until it greets. It also ends when the thread that calls this ends.
     ///
     /// # Errors
     /// It is not installed, cannot be measured, or does not come up.
     pub fn start(recipe: &'static Recipe) -> Result<Running, StartError> {
         let name = recipe.name;
-        let commands = match recipe.start {
-            Start::Commands(commands) => commands,
-            Start::NoDriver(protocol) => return Err(StartError::NoDriver { name, protocol }),
-        };
-        let install = recipe.install;
-        let program = installed(recipe.programs).ok_or(StartError::NotInstalled { name, install })?;
+        let (program, commands) = recipe.ready()?;
         let mut tried = 0;
         loop {
             tried += 1;
