@@ -10,7 +10,7 @@
 //! * [`page`], [`plot`]: results as a page and as plots. [`regress`]: two results against each other.
 //! * [`compare`], [`recipe`]: several brokers in turn, and how each is started.
 //! * [`run`], [`builtin`], [`overrides`]: the workloads by name and their changes; [`table`], [`hlog`]: what is printed and
-//!   logged. [`ceiling`], [`processes`]: what the load generator itself can do, and more of it.
+//!   logged. [`sweep`]: the highest rate under a limit. [`ceiling`], [`processes`]: what the load generator itself can do, and more of it.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod broker;
@@ -46,6 +46,7 @@ pub mod scale;
 pub mod schedule;
 pub mod stamp;
 pub mod statistics;
+pub mod sweep;
 pub mod table;
 pub mod target;
 #[cfg(test)]
@@ -85,6 +86,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Explains the built-in workloads.
     List,
+    /// The highest rate that keeps p99 under a limit, by bisection. Exits with 1 if even the lowest rate fails.
+    Sweep(Box<sweep::SweepArgs>),
     /// What the load generator itself can do, against servers that do nothing.
     Ceiling(Box<ceiling::CeilingArgs>),
     /// How many messages a second go through a broker.
@@ -109,6 +112,9 @@ enum Command {
     Floor {
         #[command(flatten)]
         floor: FloorOptions,
+        /// Every --io with every --idle that it has, echo and relay, as one table.
+        #[arg(long)]
+        all: bool,
         /// Messages a second for the latency.
         #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
         rate: u64,
@@ -178,6 +184,7 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
             run::list(json);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Sweep(args) => sweep::run(&args, json),
         Command::Ceiling(args) => ceiling::run(&args, json),
         Command::Throughput { broker, load } => {
             let broker = broker.start(&[])?;
@@ -191,7 +198,8 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
             measured.report("latency").print(json);
             Ok(verdict(&measured))
         }
-        Command::Floor { floor, rate, load } => run_floor(floor, rate, &load, json),
+        Command::Floor { all: true, rate, load, .. } => floor::table::run(rate, &load, json),
+        Command::Floor { floor, rate, load, .. } => run_floor(floor, rate, &load, json),
         Command::Ratio(args) => ratio::run(&args, json),
         Command::Connections(args) => scale::connections(&args).map(|report| done(&report, json)),
         Command::Declare(args) => scale::declare(&args).map(|report| done(&report, json)),

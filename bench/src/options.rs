@@ -140,8 +140,12 @@ pub enum FloorIo {
     Uring,
     /// The broker's reactor on epoll.
     Epoll,
-    /// Plain blocking reads and writes.
+    /// Plain blocking reads and writes, a thread a connection.
     Blocking,
+    /// io_uring without a reactor: one receive and one send at a time for each connection.
+    RawUring,
+    /// Tokio, on one thread.
+    Tokio,
 }
 
 #[cfg(test)]

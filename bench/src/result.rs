@@ -30,6 +30,18 @@ pub struct ResultFile {
     pub host: HostFacts,
     /// In the order in which they ran.
     pub runs: Vec<RunResult>,
+    /// What a search for the highest rate found; its steps are the runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
+}
+
+/// The highest rate that stays under a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// The limit of p99.
+    pub limit_p99_ns: u64,
+    /// The rate; none if even the lowest one failed.
+    pub highest_hz: Option<u64>,
 }
 
 /// One run of one workload against one target.
@@ -181,7 +193,7 @@ pub enum ResultError {
 impl ResultFile {
     /// Of runs on this host.
     pub fn new(runs: Vec<RunResult>) -> Self {
-        ResultFile { schema: SCHEMA, host: HostFacts::read(&Root::default()), runs }
+        ResultFile { schema: SCHEMA, host: HostFacts::read(&Root::default()), runs, sweep: None }
     }
 
     /// Reads one.

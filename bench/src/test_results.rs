@@ -20,7 +20,7 @@ pub fn flood(name: &str, size: usize) -> Workload {
 
 /// A file of some runs.
 pub fn file(runs: Vec<RunResult>) -> ResultFile {
-    ResultFile { schema: SCHEMA, host: HostFacts::default(), runs }
+    ResultFile { schema: SCHEMA, host: HostFacts::default(), runs, sweep: None }
 }
 
 /// Numbers that look random and are the same every time, from 0 to 1.

@@ -1,102 +1,19 @@
-//! The floor: servers that move bytes and know nothing of messages.
-//!
-//! Runs on a thread of its own, pinned like a shard, with the broker's reactor, buffers and idle strategies, so that
-//! the difference to the broker is the broker's logic. Ends when dropped.
+//! The floor on the broker's own reactor, with its buffers and idle strategies.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::mpsc;
 
 use fulmar_amqp_0_9_1::codec::{FrameKind, Method, fast, frame};
-use fulmar_transport::{
-    AnyTransport, Config, ConnId, Event, Idle, IoChoice, RecvBuf, Transport, Wait, Waker,
-};
+use fulmar_transport::{AnyTransport, Config, ConnId, Event, Idle, IoChoice, RecvBuf, Transport, Wait};
 
+use super::Ready;
 use crate::driver::amqp::FRAME_MAX_BYTES;
-use crate::options::{FloorIo, FloorMode, FloorOptions};
-use crate::poll::pin_to_last_processor;
-use crate::target::Target;
+use crate::options::{FloorMode, FloorOptions};
 
-/// A running floor server.
-pub struct Floor {
-    options: FloorOptions,
-    address: SocketAddr,
-    io_name: &'static str,
-    stop: Arc<AtomicBool>,
-    waker: Option<Arc<dyn Waker>>,
-    thread: Option<JoinHandle<io::Result<()>>>,
-}
-
-/// What the server's thread tells when it is ready.
-struct Ready {
-    address: SocketAddr,
-    io_name: &'static str,
-    waker: Option<Arc<dyn Waker>>,
-}
-
-impl Floor {
-    /// Starts a server for `pairs` publishers and as many consumers.
-    ///
-    /// # Errors
-    /// The system refused the reactor or the socket.
-    pub fn start(options: FloorOptions, pairs: usize) -> io::Result<Floor> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let (tell, told) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("floor".into()).spawn(move || {
-            pin_to_last_processor()?;
-            match options.io {
-                FloorIo::Uring => serve(IoChoice::Uring, options, &stopped, &tell),
-                FloorIo::Epoll => serve(IoChoice::Epoll, options, &stopped, &tell),
-                FloorIo::Blocking if options.mode == FloorMode::Messages => {
-                    Err(io::Error::other("--mode messages runs on uring and epoll"))
-                }
-                FloorIo::Blocking => serve_blocking(options.mode, pairs, &tell),
-            }
-        })?;
-        match told.recv() {
-            Ok(Ready { address, io_name, waker }) => {
-                Ok(Floor { options, address, io_name, stop, waker, thread: Some(thread) })
-            }
-            Err(_) => {
-                Err(thread.join().expect("the floor's thread panicked").expect_err("it never was ready"))
-            }
-        }
-    }
-
-    /// Where to send the load.
-    pub fn target(&self) -> Target {
-        match self.options.mode {
-            FloorMode::Relay | FloorMode::Messages => Target::Relay(self.address),
-            FloorMode::Echo => Target::Echo(self.address),
-        }
-    }
-
-    /// What moves the bytes.
-    pub fn io_name(&self) -> &'static str {
-        self.io_name
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(waker) = &self.waker {
-            waker.wake();
-        } else {
-            // Blocking threads end with their connections; those of a client that never came end here.
-            drop(TcpStream::connect(self.address));
-        }
-        if let Some(Err(error)) = self.thread.take().map(|thread| thread.join().expect("the floor panicked"))
-        {
-            eprintln!("fulmar bench: the floor's server failed: {error}");
-        }
-    }
-}
-
-fn serve(
+/// Serves until told to stop.
+pub(super) fn serve(
     choice: IoChoice,
     options: FloorOptions,
     stop: &AtomicBool,
@@ -263,79 +180,5 @@ impl Assembler {
             }
         }
         at
-    }
-}
-
-fn serve_blocking(mode: FloorMode, pairs: usize, tell: &mpsc::Sender<Ready>) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let ready = Ready { address: listener.local_addr()?, io_name: "blocking", waker: None };
-    tell.send(ready).expect("the starting thread waits for this");
-    std::thread::scope(|scope| {
-        for _ in 0..pairs {
-            let consumer = listener.accept()?.0;
-            let publisher = match mode {
-                FloorMode::Relay | FloorMode::Messages => listener.accept()?.0,
-                FloorMode::Echo => consumer.try_clone()?,
-            };
-            scope.spawn(move || copy(publisher, consumer));
-        }
-        Ok(())
-    })
-}
-
-/// Ends with either connection, which is how every load ends.
-fn copy(mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
-    to.set_nodelay(true)?;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let received = from.read(&mut buffer)?;
-        if received == 0 {
-            return to.shutdown(Shutdown::Both);
-        }
-        to.write_all(&buffer[..received])?;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use fulmar_transport::IdleStrategy;
-
-    use super::*;
-    use crate::measure::measure;
-    use crate::options::tests::options;
-
-    fn sound_in_each_mode(io: FloorIo, modes: &[FloorMode]) {
-        for &mode in modes {
-            for idle in [IdleStrategy::Adaptive, IdleStrategy::Block] {
-                let load =
-                    options(["--seconds", "0.1", "--warmup", "0", "--size", "3000", "--client", "block"]);
-                for rate in [None, Some(1_000)] {
-                    let floor = match Floor::start(FloorOptions { mode, io, idle }, 1) {
-                        Ok(floor) => floor,
-                        Err(refused) if io == FloorIo::Uring => return eprintln!("skipped: {refused}"),
-                        Err(error) => panic!("{error}"),
-                    };
-                    let run = measure(&floor.target(), &load.workload("test", rate).unwrap()).unwrap();
-                    assert!(run.is_sound(), "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
-                    assert!(run.outcome.published > 50, "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
-                    assert_eq!(run.latencies().count > 50, rate.is_some());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_message_comes_through_io_uring() {
-        sound_in_each_mode(FloorIo::Uring, &[FloorMode::Relay, FloorMode::Messages, FloorMode::Echo]);
-    }
-
-    #[test]
-    fn every_message_comes_through_epoll() {
-        sound_in_each_mode(FloorIo::Epoll, &[FloorMode::Relay, FloorMode::Messages, FloorMode::Echo]);
-    }
-
-    #[test]
-    fn every_message_comes_through_blocking_reads() {
-        sound_in_each_mode(FloorIo::Blocking, &[FloorMode::Relay, FloorMode::Echo]);
     }
 }
