@@ -80,10 +80,11 @@ pub fn runs(section: &Section) -> Markup {
             summary { "Every run: counts and disturbances" }
             div.scroll { table {
                 thead { tr {
-                    th { "target" } th { "round" } th { "began" } th { "published/s" } th { "consumed/s" } th { "schedule" }
+                    th { "target" } th { "round" } th { "published/s" } th { "consumed/s" } th { "schedule" }
                     th { "p50" } th { "p99" } th { "max" }
                     th { "lost" } th { "refused" } th { "doubled" } th { "out of order" } th { "left in queues" }
                     th { "generator without a core" } th { "stolen" } th { "load average" } th { "generator's ceiling" }
+                    th { "began" }
                 } }
                 tbody { @for (group, run) in runs() { (run_row(group, run)) } }
             } }
@@ -107,7 +108,6 @@ fn run_row(group: &Group, run: &RunResult) -> Markup {
         tr {
             td { (clean(&group.label)) @if shown { small { "shown over time" } } }
             td { (run.round + 1) }
-            td { (clean(&run.started_at)) }
             td { (thousands(run.published_hz)) }
             td { (thousands(run.consumed_hz)) }
             td class=[(!run.kept_schedule).then_some("bad")] { (schedule) }
@@ -122,6 +122,7 @@ fn run_row(group: &Group, run: &RunResult) -> Markup {
             td { (duration(run.disturbance.steal_ns as f64)) }
             td { (digits(run.disturbance.load_average)) }
             td { (run.ceiling_hz.map_or("–".into(), |hz| format!("{}/s", thousands(hz)))) }
+            td { (clean(&run.started_at)) }
         }
     }
 }
@@ -131,9 +132,10 @@ fn target(group: &Group) -> String {
     let target = &group.rounds[0].target;
     let version = target.version.as_deref().unwrap_or("of unknown version");
     let idle = target.idle.as_ref().map_or(String::new(), |idle| format!(", idle {idle}"));
+    let options = if target.options.is_empty() { "without options" } else { &target.options };
     clean(&format!(
-        "{}: {} {version}, {} over {}{idle}, {}",
-        group.label, target.name, target.protocol, target.transport, target.options
+        "{}: {} {version}, {} over {}{idle}, {options}",
+        group.label, target.name, target.protocol, target.transport
     ))
 }
 

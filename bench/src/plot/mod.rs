@@ -177,6 +177,8 @@ impl Plot {
         let bottom = field.top + field.height;
         let height = bottom + 2.0 * LINE + MARGIN;
         let title = clean(&self.title);
+        let curves = self.curves.iter().map(|curve| (curve, self.shown(curve).collect::<Vec<_>>()));
+        let curves: Vec<_> = curves.filter(|(_, points)| !points.is_empty()).collect();
         Some(html! {
             svg.plot xmlns="http://www.w3.org/2000/svg" role="img" viewBox=(format!("0 0 {WIDTH} {height:.0}"))
                 aria-label=(title) {
@@ -192,9 +194,9 @@ impl Plot {
                 (label(&self.y.title, MARGIN, top - 10.0, Anchor::Start, "axis"))
                 (field.grid())
                 (label(&self.x.title, left + field.width, bottom + 2.0 * LINE - 1.0, Anchor::End, "axis"))
-                @for (curve, points) in self.curves.iter().map(|curve| (curve, self.shown(curve).collect::<Vec<_>>())) {
-                    @if !points.is_empty() { (field.curve(curve, &points)) }
-                }
+                // Beneath all curves.
+                @for (curve, points) in &curves { (field.band(curve, points)) }
+                @for (curve, points) in &curves { (field.curve(curve, points)) }
             }
         })
     }
@@ -246,9 +248,8 @@ impl Field {
         let has_mark = |index: usize| curve.marked || (points.len() > 2 && index % every == first);
         let name = clean(&format!("{} {}", curve.group, curve.what)).trim().to_string();
         html! {
-            g class=(format!("curve c{}", curve.colour % COLOURS)) data-series=(name) {
+            g class=(colour_class(curve.colour)) data-series=(name) {
                 title { (name) }
-                @if let Some(band) = self.band(curve, points) { path.band d=(band) {} }
                 @if points.len() > 1 {
                     path class=(curve.line.class()) d=(self.path(points.iter().map(|point| (point.x, point.y)))) {}
                 }
@@ -263,13 +264,14 @@ impl Field {
     }
 
     /// The area between the least and the greatest, for curves without marks of their own.
-    fn band(&self, curve: &Curve, points: &[Point]) -> Option<String> {
+    fn band(&self, curve: &Curve, points: &[Point]) -> Markup {
         let spread: Option<Vec<_>> =
             points.iter().map(|point| point.spread.map(|(low, high)| (point.x, low, high))).collect();
-        let spread = spread.filter(|spread| spread.len() > 1 && !curve.marked)?;
+        let Some(spread) = spread.filter(|spread| spread.len() > 1 && !curve.marked) else { return html! {} };
         let upper = spread.iter().map(|&(x, _, high)| (x, high));
         let lower = spread.iter().rev().map(|&(x, low, _)| (x, low));
-        Some(self.path(upper.chain(lower)) + "Z")
+        let outline = self.path(upper.chain(lower)) + "Z";
+        html! { g class=(colour_class(curve.colour)) { path.band d=(outline) {} } }
     }
 
     fn path(&self, points: impl Iterator<Item = (f64, f64)>) -> String {
@@ -325,7 +327,7 @@ impl Legend {
         for curve in drawn() {
             let text = clean(&curve.group);
             if !entries.iter().any(|entry| entry.text == text) {
-                let class = format!("curve c{}", curve.colour % COLOURS);
+                let class = colour_class(curve.colour);
                 entries.push(Entry { class, line: Line::Solid, mark: Some(curve.colour), text });
             }
         }
@@ -338,6 +340,11 @@ impl Legend {
         }
         entries
     }
+}
+
+/// Of a group of marks and lines in the colour of a target.
+fn colour_class(colour: usize) -> String {
+    format!("curve c{}", colour % COLOURS)
 }
 
 fn label(text: &str, x: f64, y: f64, anchor: Anchor, class: &str) -> Markup {

@@ -97,7 +97,7 @@ impl Scale {
             Quantity::SizeLog => powers(4.0, self.low, self.high),
             quantity if quantity.is_logarithmic() => {
                 let mut ticks = powers(10.0, self.low, self.high);
-                if self.high / self.low < 1_000.0 {
+                if self.high / self.low < 2_000.0 {
                     for factor in [2.0, 5.0] {
                         let between = powers(10.0, self.low / factor, self.high / factor);
                         ticks.extend(between.iter().map(|power| power * factor));
