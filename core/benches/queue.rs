@@ -117,6 +117,7 @@ impl Bench {
                 }
             }
         }
+        self.shard.publish_lanes();
         delivered
     }
 
