@@ -183,7 +183,7 @@ impl CompareArgs {
             } else {
                 println!("{}", to_text(section));
             }
-            for warning in page::warnings(section) {
+            for warning in page::warnings(section, page::Misses::Surprise) {
                 eprintln!("fulmar bench: {}", clean(&warning));
             }
         }

@@ -33,19 +33,12 @@ pub fn of_section(section: &Section) -> Result<Vec<Plot>, ResultError> {
     Ok(plots.into_iter().flatten().filter(|plot| !plot.is_empty()).collect())
 }
 
-/// Plots over several workloads that differ in one thing alone.
-pub fn across(sections: &[Section]) -> Vec<Plot> {
-    let mut plots = throughput_by_size(sections);
-    plots.extend(latency_by_load(sections));
-    plots.retain(|plot| !plot.is_empty());
-    plots
-}
-
-/// Whether the sections are steps of one sweep, which [`across`] draws better than each by itself.
+/// What is asked for, but for the rate.
 pub fn load_family(workload: &Workload) -> Workload {
     Workload { rate_hz: None, ..unnamed(workload) }
 }
 
+/// What is asked for, but for the size.
 fn size_family(workload: &Workload) -> Workload {
     Workload { size: Size::Fixed(0), ..unnamed(workload) }
 }
@@ -181,12 +174,14 @@ pub fn typical_round<'a>(group: &Group<'a>) -> &'a RunResult {
     rounds[(rounds.len() - 1) / 2]
 }
 
-fn throughput_by_size(sections: &[Section]) -> Vec<Plot> {
-    let floods = |section: &&Section| {
+/// A plot for each kind of flood that was run with several sizes.
+pub fn throughput_by_size(sections: &[&Section]) -> Vec<Plot> {
+    let floods = |section: &&&Section| {
         section.workload.rate_hz.is_none() && matches!(section.workload.size, Size::Fixed(_))
     };
     let consumed: fn(&RunResult) -> Option<f64> = |run| Some(run.consumed_hz);
-    let families = families(sections.iter().filter(floods), size_family, |workload| workload.size.mean());
+    let families =
+        families(sections.iter().filter(floods).copied(), size_family, |workload| workload.size.mean());
     families
         .iter()
         .map(|family| Plot {
@@ -197,11 +192,13 @@ fn throughput_by_size(sections: &[Section]) -> Vec<Plot> {
             y: Axis::new("messages consumed/s, log scale", Quantity::RateLog),
             curves: curves_along(family, |workload| Some(workload.size.mean()), consumed, "", Line::Solid),
         })
+        .filter(|plot| !plot.is_empty())
         .collect()
 }
 
-fn latency_by_load(sections: &[Section]) -> Vec<Plot> {
-    let scheduled = sections.iter().filter(|section| section.workload.rate_hz.is_some());
+/// A plot for each workload that was run at several rates.
+pub fn latency_by_load(sections: &[&Section]) -> Vec<Plot> {
+    let scheduled = sections.iter().filter(|section| section.workload.rate_hz.is_some()).copied();
     let families = families(scheduled, load_family, |workload| workload.rate_hz.unwrap_or(0) as f64);
     let p50: fn(&RunResult) -> Option<f64> = |run| Some(run.latency.as_ref()?.p50_ns as f64);
     let p99: fn(&RunResult) -> Option<f64> = |run| Some(run.latency.as_ref()?.p99_ns as f64);
@@ -220,6 +217,7 @@ fn latency_by_load(sections: &[Section]) -> Vec<Plot> {
                 curves,
             }
         })
+        .filter(|plot| !plot.is_empty())
         .collect()
 }
 
@@ -311,13 +309,17 @@ pub fn written(metric: &Metric, value: f64) -> String {
 mod tests {
     use super::*;
     use crate::group::sections;
+    use crate::page::parts::{across, parts};
     use crate::result::ResultFile;
     use crate::test_results::{file, flood, run, scaled_run, workload};
 
     fn plots(runs: Vec<RunResult>) -> (Vec<Plot>, Vec<Plot>) {
         let files: [(String, ResultFile); 1] = [("x".into(), file(runs))];
         let sections = sections(&files);
-        (sections.iter().flat_map(|section| of_section(section).unwrap()).collect(), across(&sections))
+        (
+            sections.iter().flat_map(|section| of_section(section).unwrap()).collect(),
+            across(&parts(&sections)),
+        )
     }
 
     fn slugs(plots: &[Plot]) -> Vec<&str> {
@@ -350,9 +352,13 @@ mod tests {
             run.kept_schedule = rate_hz < 40_000;
             run
         });
-        let (_, across) = plots(runs.to_vec());
-        assert_eq!(slugs(&across), ["sweep-latency-by-load"]);
-        let points = &across[0].curves[0].points;
+        let files: [(String, ResultFile); 1] = [("x".into(), file(runs.to_vec()))];
+        let sections = sections(&files);
+        let parts = parts(&sections);
+        assert_eq!((parts.len(), across(&parts).len()), (1, 0));
+        let plots = parts[0].plots().unwrap();
+        assert_eq!(slugs(&plots), ["sweep-latency-by-load"]);
+        let points = &plots[0].curves[0].points;
         assert_eq!(points.iter().map(|point| point.x).collect::<Vec<_>>(), [10_000.0, 20_000.0, 40_000.0]);
         assert_eq!(points.iter().map(|point| point.doubtful).collect::<Vec<_>>(), [false, false, true]);
     }

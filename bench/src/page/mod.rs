@@ -5,6 +5,7 @@
 //! 3. It shows what the result has, and nothing for what it lacks.
 
 mod figures;
+mod parts;
 mod tables;
 mod warnings;
 
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::Args;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use self::parts::{Part, across, parts};
 use crate::BenchError;
 use crate::group::{Section, sections};
 use crate::plot::text::clean;
@@ -24,12 +26,9 @@ use crate::result::{ResultError, ResultFile};
 use crate::workload::{ExchangeKind, Pattern, Workload};
 
 pub use figures::written;
-pub use warnings::{is_noisy, warnings};
+pub use warnings::{Misses, is_noisy, warnings};
 
 const STYLE: &str = include_str!("page.css");
-
-/// Rates of one load from which on it is a sweep, whose steps have no sections of their own.
-const SWEEP: usize = 3;
 
 /// Options of `fulmar bench report`.
 #[derive(Debug, Args)]
@@ -92,9 +91,10 @@ pub fn write_page(files: &Named, path: &Path) -> Result<(), BenchError> {
 fn write_plots(files: &Named, directory: &Path) -> Result<Vec<PathBuf>, BenchError> {
     std::fs::create_dir_all(directory).map_err(|error| named(directory, &error))?;
     let sections = sections(files);
-    let mut plots = figures::across(&sections);
-    for section in &sections {
-        plots.extend(figures::of_section(section)?);
+    let parts = parts(&sections);
+    let mut plots = across(&parts);
+    for part in &parts {
+        plots.extend(part.plots()?);
     }
     let mut taken: HashMap<&str, u32> = HashMap::new();
     let mut written = Vec::new();
@@ -121,13 +121,12 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 /// A histogram cannot be read.
 pub fn page(files: &Named) -> Result<String, BenchError> {
     let sections = sections(files);
-    let across = figures::across(&sections);
-    let warned: Vec<String> = sections.iter().flat_map(warnings).map(|text| clean(&text)).collect();
+    let parts = parts(&sections);
+    let across = across(&parts);
+    let warned: Vec<String> = parts.iter().flat_map(Part::warnings).collect();
     let mut bodies = Vec::new();
-    for (number, section) in sections.iter().enumerate() {
-        // Steps of a sweep are points of a plot and rows of a table already.
-        let plots = if is_step(section, &sections) { Vec::new() } else { figures::of_section(section)? };
-        bodies.push(section_markup(number, &title(section, &sections), section, &plots));
+    for (number, part) in parts.iter().enumerate() {
+        bodies.push(part_markup(number, &part.title(&parts), part, &part.plots()?));
     }
     let runs: usize = files.iter().map(|(_, file)| file.runs.len()).sum();
     let targets = targets(&sections);
@@ -147,12 +146,12 @@ pub fn page(files: &Named) -> Result<String, BenchError> {
                     p.soft { "fulmar bench " (env!("CARGO_PKG_VERSION")) }
                     h1 { (heading) }
                     p.soft {
-                        (count(sections.len(), "workload")) ", " (count(runs, "run"))
+                        (count(parts.len(), "workload")) ", " (count(runs, "run"))
                         @if let Some(first) = files.iter().flat_map(|(_, file)| &file.runs).map(|run| &run.started_at).min() {
                             ", from " (clean(first))
                         }
                     }
-                    (contents(&sections))
+                    (contents(&parts))
                 }
                 @if !warned.is_empty() {
                     section.warnings {
@@ -163,6 +162,7 @@ pub fn page(files: &Named) -> Result<String, BenchError> {
                 @if !across.is_empty() {
                     section { h2 { "Across workloads" } (plots_markup(&across)) }
                 }
+                @for (_, file) in files { (tables::found(file)) }
                 @for body in &bodies { (body) }
                 section { h2 { "Host" } @for (name, file) in files { (tables::host(files.len() > 1, name, file)) } }
                 section {
@@ -189,47 +189,38 @@ fn targets(sections: &[Section]) -> Vec<String> {
     targets.into_iter().map(|(_, label)| label.to_string()).collect()
 }
 
-fn is_step(section: &Section, all: &[Section]) -> bool {
-    let family = figures::load_family(section.workload);
-    let steps = all.iter().filter(|other| {
-        other.workload.name == section.workload.name && figures::load_family(other.workload) == family
-    });
-    section.workload.rate_hz.is_some() && steps.count() >= SWEEP
-}
-
-/// Its name; with the rate where another section has the same one.
-fn title(section: &Section, all: &[Section]) -> String {
-    let workload = section.workload;
-    let name = if workload.name.is_empty() { "unnamed" } else { &workload.name };
-    let namesakes = all.iter().filter(|other| other.workload.name == workload.name).count();
-    let rate = workload
-        .rate_hz
-        .map_or("flood".into(), |rate_hz| format!("{}/s", plot::scale::thousands(rate_hz as f64)));
-    clean(&if namesakes > 1 { format!("{name}, {rate}, {}", workload.size) } else { name.to_string() })
-}
-
-fn contents(sections: &[Section]) -> Markup {
+fn contents(parts: &[Part]) -> Markup {
     html! {
-        @if sections.len() > 1 {
+        @if parts.len() > 1 {
             nav { ul {
-                @for (number, section) in sections.iter().enumerate() {
-                    li { a href=(format!("#w{number}")) { (title(section, sections)) } }
+                @for (number, part) in parts.iter().enumerate() {
+                    li { a href=(format!("#w{number}")) { (part.title(parts)) } }
                 }
             } }
         }
     }
 }
 
-fn section_markup(number: usize, title: &str, section: &Section, plots: &[Plot]) -> Markup {
-    let description = clean(&section.workload.description);
+fn part_markup(number: usize, title: &str, part: &Part, plots: &[Plot]) -> Markup {
+    let description = clean(&part.workload().description);
     html! {
         section id=(format!("w{number}")) {
             h2 { (title) }
             @if !description.is_empty() { p { (description) } }
-            p.soft { (summary(section.workload)) }
-            (tables::figures(section))
-            (plots_markup(plots))
-            (tables::runs(section))
+            @match part {
+                Part::Workload(section) => {
+                    p.soft { (summary(section.workload)) }
+                    (tables::figures(section))
+                    (plots_markup(plots))
+                    (tables::runs(std::slice::from_ref(section)))
+                }
+                Part::Sweep(steps) => {
+                    p.soft { "Lowest step: " (summary(steps[0].workload)) }
+                    (plots_markup(plots))
+                    (tables::steps(steps))
+                    (tables::runs(steps))
+                }
+            }
         }
     }
 }

@@ -72,15 +72,66 @@ fn fault_cell(group: &Group) -> Markup {
     html! { td class=[(found > 0).then_some("bad")] { (found) } }
 }
 
+/// Steps of a sweep: a row for each rate and target.
+pub fn steps(steps: &[&Section]) -> Markup {
+    let rows =
+        || steps.iter().flat_map(|section| section.groups.iter().map(move |group| (section.workload, group)));
+    let metrics: Vec<&Metric> = metrics(steps[0].workload)
+        .filter(|metric| rows().any(|(_, group)| group.summary(metric).is_some()))
+        .collect();
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th { "rate asked" } th { "target" } th { "schedule" }
+                @for metric in &metrics { th { (metric.name) } }
+                th { "messages at fault" }
+            } }
+            tbody { @for (workload, group) in rows() {
+                @let kept = group.rounds.iter().all(|run| run.kept_schedule);
+                tr {
+                    td { (thousands(workload.rate_hz.unwrap_or(0) as f64)) "/s" }
+                    td { (clean(&group.label)) }
+                    td { @if kept { "kept" } @else { "missed" } }
+                    @for metric in &metrics { (cell(metric, group)) }
+                    (fault_cell(group))
+                }
+            } }
+        } }
+    }
+}
+
+/// What a search for the highest rate found.
+pub fn found(file: &ResultFile) -> Markup {
+    html! {
+        @if let Some(sweep) = file.sweep {
+            section {
+                h2 { "Highest rate" }
+                p {
+                    @if let Some(highest_hz) = sweep.highest_hz {
+                        (thousands(highest_hz as f64)) " messages/s"
+                    } @else {
+                        "Not even the lowest rate"
+                    }
+                    " with p99 of " (duration(sweep.limit_p99_ns as f64)) " at most."
+                }
+            }
+        }
+    }
+}
+
 /// Every run with its circumstances, folded away.
-pub fn runs(section: &Section) -> Markup {
-    let runs = || section.groups.iter().flat_map(|group| group.rounds.iter().map(move |run| (group, *run)));
+pub fn runs(sections: &[&Section]) -> Markup {
+    let groups = || sections.iter().flat_map(|section| &section.groups);
+    let runs = || groups().flat_map(|group| group.rounds.iter().map(move |run| (group, *run)));
+    let mut targets: Vec<String> = groups().map(target).collect();
+    targets.sort();
+    targets.dedup();
     html! {
         details {
             summary { "Every run: counts and disturbances" }
             div.scroll { table {
                 thead { tr {
-                    th { "target" } th { "round" } th { "published/s" } th { "consumed/s" } th { "schedule" }
+                    th { "target" } th { "asked" } th { "round" } th { "published/s" } th { "consumed/s" } th { "schedule" }
                     th { "p50" } th { "p99" } th { "max" }
                     th { "lost" } th { "refused" } th { "doubled" } th { "out of order" } th { "left in queues" }
                     th { "generator without a core" } th { "stolen" } th { "load average" } th { "generator's ceiling" }
@@ -88,7 +139,7 @@ pub fn runs(section: &Section) -> Markup {
                 } }
                 tbody { @for (group, run) in runs() { (run_row(group, run)) } }
             } }
-            @for group in &section.groups { p.soft { (target(group)) } }
+            @for target in targets { p.soft { (target) } }
         }
     }
 }
@@ -107,6 +158,7 @@ fn run_row(group: &Group, run: &RunResult) -> Markup {
     html! {
         tr {
             td { (clean(&group.label)) @if shown { small { "shown over time" } } }
+            td { (run.offered_hz.map_or("flood".into(), |hz| format!("{}/s", thousands(hz)))) }
             td { (run.round + 1) }
             td { (thousands(run.published_hz)) }
             td { (thousands(run.consumed_hz)) }

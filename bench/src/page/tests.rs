@@ -1,5 +1,5 @@
 use super::*;
-use crate::result::RunResult;
+use crate::result::{RunResult, Sweep};
 use crate::test_results::{file, flood, run, scaled_run, workload};
 
 fn page_of(runs: Vec<RunResult>) -> String {
@@ -51,10 +51,19 @@ fn warnings_come_first() {
 
 #[test]
 fn a_sweep_has_one_plot_and_no_plots_of_its_steps() {
-    let step = |rate_hz| run(Workload { rate_hz: Some(rate_hz), ..workload("sweep") }, "fulmar", 0);
-    let html = page_of(vec![step(1_000), step(2_000), step(4_000)]);
+    let step = |rate_hz| {
+        let mut step = run(Workload { rate_hz: Some(rate_hz), ..workload("sweep") }, "fulmar", 0);
+        step.kept_schedule = rate_hz < 4_000;
+        step
+    };
+    let sweep = Some(Sweep { limit_p99_ns: 1_000_000, highest_hz: Some(2_345) });
+    let result = ResultFile { sweep, ..file(vec![step(4_000), step(1_000), step(2_000)]) };
+    let html = page(&vec![("x".to_string(), result)]).unwrap();
+    assert!(html.contains("2.35k messages/s with p99 of 1 ms at most."));
     assert_eq!(html.matches("<svg").count(), 1);
-    assert!(html.contains("Latency by offered load") && html.contains("sweep, 4k/s, 64 B"));
+    assert!(html.contains("Latency by offered load") && html.contains("sweep, at rising rates"));
+    assert!(html.find("<td>1k/s").unwrap() < html.find("<td>4k/s").unwrap());
+    assert!(!html.contains("schedule was missed"), "a sweep goes beyond what can be kept up with");
 }
 
 #[test]

@@ -11,17 +11,31 @@ const NEAR_CEILING: f64 = 0.8;
 /// Part of a run that others may take from it before percentiles tell of them.
 const NOISY: f64 = 0.01;
 
-/// What to warn of, over all rounds of each group.
-pub fn warnings(section: &Section) -> Vec<String> {
-    section.groups.iter().flat_map(of_group).collect()
+/// What a missed schedule means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misses {
+    /// The broker or the load generator did not keep up with what was asked.
+    Surprise,
+    /// That was to be found out.
+    Expected,
 }
 
-fn of_group(group: &Group) -> Vec<String> {
+/// What to warn of, over all rounds of each group.
+pub fn warnings(section: &Section, misses: Misses) -> Vec<String> {
+    section.groups.iter().flat_map(|group| of_group(group, misses)).collect()
+}
+
+fn of_group(group: &Group, misses: Misses) -> Vec<String> {
     let rounds = group.rounds.as_slice();
     let mut found = Vec::new();
     let mut warn = |which: Vec<&RunResult>, text: &dyn Fn(&[&RunResult]) -> String| {
         if !which.is_empty() {
-            let name = format!("{} in {}", group.label, rounds[0].workload.name);
+            let workload = &rounds[0].workload;
+            let rate = match (misses, workload.rate_hz) {
+                (Misses::Expected, Some(rate_hz)) => format!(" at {}/s", thousands(rate_hz as f64)),
+                _ => String::new(),
+            };
+            let name = format!("{} in {}{rate}", group.label, workload.name);
             let share = match rounds.len() {
                 1 => String::new(),
                 all => format!(" ({} of {all} rounds)", which.len()),
@@ -32,7 +46,7 @@ fn of_group(group: &Group) -> Vec<String> {
     let of = |test: &dyn Fn(&RunResult) -> bool| {
         rounds.iter().copied().filter(|run| test(run)).collect::<Vec<_>>()
     };
-    warn(of(&|run| !run.kept_schedule), &|which| {
+    warn(of(&|run| !run.kept_schedule && misses == Misses::Surprise), &|which| {
         let least = which.iter().map(|run| run.published_hz).fold(f64::INFINITY, f64::min);
         let asked = which[0].offered_hz.map_or(String::new(), |hz| format!(" of {}", thousands(hz)));
         format!(
@@ -93,7 +107,7 @@ mod tests {
         let mut runs = vec![run(workload("a"), "fulmar", 0), run(workload("a"), "fulmar", 1)];
         change(&mut runs[1]);
         let files = [("x".to_string(), file(runs))];
-        sections(&files).iter().flat_map(warnings).collect()
+        sections(&files).iter().flat_map(|section| warnings(section, Misses::Surprise)).collect()
     }
 
     #[test]
