@@ -216,8 +216,9 @@ fn begin(contender: &Contender) -> Result<Turn, BenchError> {
 }
 
 fn facts(name: String, greeting: &Greeting, url: &Url, options: String) -> TargetFacts {
+    let idle = options.split(' ').skip_while(|word| *word != "--idle").nth(1).map(str::to_string);
     let facts = Target::Broker(url.clone()).facts();
-    TargetFacts { name, version: greeting.version.clone(), options, ..facts }
+    TargetFacts { name, version: greeting.version.clone(), options, idle, ..facts }
 }
 
 fn measured(turn: &Turn, workload: &Workload, round: u32) -> Result<RunResult, BenchError> {
@@ -424,6 +425,14 @@ mod tests {
         assert_eq!((&json["target"], &json["rounds"]), (&"rabbitmq".into(), &3.into()));
         assert_eq!(json["figures"]["p99"]["unit"], "ns");
         assert!((json["figures"]["p50"]["to_first"].as_f64().unwrap() - 4.0).abs() < 0.2);
+    }
+
+    #[test]
+    fn how_a_broker_waits_is_recorded_where_its_options_tell() {
+        let idle =
+            |options: &str| facts("x".into(), &Greeting::default(), &Url::default(), options.into()).idle;
+        assert_eq!(idle("serve --idle adaptive --x"), Some("adaptive".into()));
+        assert_eq!(idle("serve"), None);
     }
 
     #[test]

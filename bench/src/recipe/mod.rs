@@ -117,7 +117,8 @@ impl Recipe {
 
 fn fulmar(place: &Place) -> Vec<Command> {
     let mut serve = Command::new(&place.program);
-    serve.args(["serve", "--log-level", "warn"]);
+    // The default, said so that the result has it.
+    serve.args(["serve", "--log-level", "warn", "--idle", "adaptive"]);
     serve.arg("--listen").arg(format!("127.0.0.1:{}", place.port));
     serve.arg("--data-dir").arg(&place.directory);
     vec![serve]
