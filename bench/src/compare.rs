@@ -3,7 +3,7 @@
 //! 1. Rounds are interleaved: A B A B, so that what else the machine does meets all alike.
 //! 2. A broker runs during its own turn only, freshly started, unless told otherwise: one that idles beside another
 //!    takes time and caches from it.
-//! 3. What was measured is kept, also when a later run fails.
+//! 3. What was measured is kept, also when a later run fails or somebody interrupts.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -106,7 +106,7 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
     }
     args.warn_of_idlers();
     let ceilings_hz = args.ceilings_hz(&workloads)?;
-    let mut runs = Vec::new();
+    let mut result = ResultFile::new(Vec::new());
     let talks = std::io::stderr().is_terminal();
     let done = interleave(
         &Order { contenders: args.with.len(), rounds: args.rounds, keep_running: args.keep_running },
@@ -126,13 +126,17 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
             let ceiling_hz = place.and_then(|place| ceilings_hz[place]);
             Ok(RunResult { ceiling_hz, ..measured(turn, workload, round)? })
         },
-        &mut runs,
+        |run| {
+            result.runs.push(run);
+            // Each time, for whoever interrupts it.
+            args.out.iter().try_for_each(|path| Ok(result.write(path)?))
+        },
     );
-    if !runs.is_empty() {
-        args.tell(ResultFile::new(runs.clone()), json)?;
+    if !result.runs.is_empty() {
+        args.tell(result.clone(), json)?;
     }
     done?;
-    let sound = runs.iter().all(|run| faults(run) == 0);
+    let sound = result.runs.iter().all(|run| faults(run) == 0);
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -168,11 +172,8 @@ impl CompareArgs {
         }
     }
 
-    /// Writes what there is, to the terminal and to files.
+    /// Writes what there is, to the terminal and to the page.
     fn tell(&self, file: ResultFile, json: bool) -> Result<(), BenchError> {
-        if let Some(path) = &self.out {
-            file.write(path)?;
-        }
         let files: Named = vec![("comparison".into(), file)];
         if let Some(path) = &self.report {
             page::write_page(&files, path)?;
@@ -233,14 +234,13 @@ struct Order {
     keep_running: bool,
 }
 
-/// Runs every workload in rounds, in each round against every contender; what was measured so far is in `runs` also
-/// after an error.
+/// Runs every workload in rounds, in each round against every contender, and hands each result to `keep`.
 fn interleave<Turn, E>(
     order: &Order,
     workloads: &[Workload],
     mut begin: impl FnMut(usize) -> Result<Turn, E>,
     mut measure: impl FnMut(&Turn, &Workload, u32) -> Result<RunResult, E>,
-    runs: &mut Vec<RunResult>,
+    mut keep: impl FnMut(RunResult) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut kept: Vec<Option<Turn>> = (0..order.contenders).map(|_| None).collect();
     for workload in workloads {
@@ -250,7 +250,7 @@ fn interleave<Turn, E>(
                     Some(turn) => turn,
                     None => begin(contender)?,
                 };
-                runs.push(measure(&turn, workload, round)?);
+                keep(measure(&turn, workload, round)?)?;
                 if order.keep_running {
                     *kept = Some(turn);
                 }
@@ -375,7 +375,11 @@ mod tests {
             events.borrow_mut().push(format!("{} {} {round}", workload.name, fake.0));
             Ok(scaled_run(workload.clone(), fake.0, round, 1.0))
         };
-        interleave(&order, &[workload("x"), workload("y")], begin, measure, &mut runs).unwrap();
+        let mut keep = |run| {
+            runs.push(run);
+            Ok(())
+        };
+        interleave(&order, &[workload("x"), workload("y")], begin, measure, &mut keep).unwrap();
         (events.take(), most.get(), runs)
     }
 
@@ -404,7 +408,11 @@ mod tests {
             (1, 1) => Err("broke"),
             _ => Ok(scaled_run(workload.clone(), "a", round, 1.0)),
         };
-        assert_eq!(interleave(&order, &[workload("x")], Ok, measure, &mut runs), Err("broke"));
+        let mut keep = |run| {
+            runs.push(run);
+            Ok(())
+        };
+        assert_eq!(interleave(&order, &[workload("x")], Ok, measure, &mut keep), Err("broke"));
         assert_eq!(runs.len(), 3);
     }
 
