@@ -22,11 +22,7 @@ pub fn run(workload: &Workload, options: &BrokerOptions, broker: &Broker) -> Res
     let start = |n: u16| {
         let out = folder.0.join(format!("{n}.json"));
         let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(["bench", "run"])
-            .arg(&file)
-            .args(["--ceiling", "0", "--whole-intervals", "--out"])
-            .arg(&out);
+        command.args(["bench", "run"]).arg(&file).args(["--ceiling", "0", "--part", "--out"]).arg(&out);
         options.reach(broker, &mut command);
         Ok((Process::start(&mut command)?, out))
     };

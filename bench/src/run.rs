@@ -36,9 +36,9 @@ pub struct RunArgs {
     /// Seconds to measure the load generator's own limit for, before a flood; 0 for not at all.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     ceiling: f64,
-    /// Keep the histograms of intervals in the result, for adding up.
+    /// One of several processes: keep the histograms of intervals in the result, for adding up, and show nothing.
     #[arg(long, hide = true)]
-    whole_intervals: bool,
+    part: bool,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -62,22 +62,29 @@ pub fn run(args: &RunArgs, json: bool) -> Result<ExitCode, BenchError> {
             (result.target, result.round) = (facts.clone(), round);
             result
         } else {
-            let measured = run_once(&broker, &workload)?;
+            let measured = run_once(&broker, &workload, !args.part)?;
             let result = measured.result(facts.clone(), round);
             logged.push(measured);
             result
         };
-        if args.whole_intervals {
+        if args.part {
             whole_intervals(&mut result, logged.last());
         }
         result.ceiling_hz = ceiling_hz;
-        print(&result, json);
+        if !args.part {
+            print(&result, json);
+        }
         runs.push(result);
     }
     if let Some(path) = &args.hlog {
         hlog::write_file(path, &logged.iter().collect::<Vec<_>>())?;
     }
-    let code = runs.iter().map(verdict).max().unwrap_or(0);
+    // Messages that were lost matter more than a schedule that was missed.
+    let codes = || runs.iter().map(verdict);
+    let code = codes().find(|code| *code == 1).or(codes().max()).unwrap_or(0);
+    if !args.part {
+        tell(code);
+    }
     if let Some(path) = &args.out {
         ResultFile::new(runs).write(path)?;
     }
@@ -93,12 +100,12 @@ impl RunArgs {
     }
 }
 
-/// Runs a workload once, with progress on the terminal.
+/// Runs a workload once. `progress`: on the terminal, if there is one.
 ///
 /// # Errors
 /// It could not be run.
-pub fn run_once(broker: &Broker, workload: &Workload) -> Result<Measured, BenchError> {
-    let extras = Extras { pid: broker.pid(), progress: true, ..Extras::default() };
+pub fn run_once(broker: &Broker, workload: &Workload, progress: bool) -> Result<Measured, BenchError> {
+    let extras = Extras { pid: broker.pid(), progress, ..Extras::default() };
     measure_with(&broker.target(), workload, &extras)
 }
 
@@ -129,14 +136,19 @@ pub fn print(run: &RunResult, json: bool) {
 /// Exit status of a run: 0, or 1 if messages did not come as they should, or 3 if the schedule was missed.
 pub fn verdict(run: &RunResult) -> u8 {
     let Counts { lost, duplicated, out_of_order, refused, .. } = run.counts;
-    if lost + duplicated + out_of_order + refused > 0 {
-        eprintln!("fulmar bench: messages were lost, duplicated, reordered or refused");
-        1
-    } else if !run.kept_schedule {
-        eprintln!("fulmar bench: the schedule could not be kept");
-        SCHEDULE_MISSED
-    } else {
-        0
+    match lost + duplicated + out_of_order + refused {
+        0 if run.kept_schedule => 0,
+        0 => SCHEDULE_MISSED,
+        _ => 1,
+    }
+}
+
+/// Says what an exit status means.
+fn tell(code: u8) {
+    match code {
+        0 => {}
+        SCHEDULE_MISSED => eprintln!("fulmar bench: the schedule could not be kept"),
+        _ => eprintln!("fulmar bench: messages were lost, duplicated, reordered or refused"),
     }
 }
 

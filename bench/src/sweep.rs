@@ -65,7 +65,7 @@ pub fn run(args: &SweepArgs, json: bool) -> Result<ExitCode, BenchError> {
     let mut step = |rate_hz: u64| -> Result<bool, BenchError> {
         workload.rate_hz = Some(rate_hz);
         for _ in 0..2 {
-            let run = run_once(&broker, &workload)?.result(facts.clone(), runs.len() as u32);
+            let run = run_once(&broker, &workload, true)?.result(facts.clone(), runs.len() as u32);
             let passed = passes(&run, limit_ns);
             if !json {
                 println!("{}", line(&run, passed));

@@ -363,3 +363,49 @@ fn list_explains_every_workload() {
         assert!(text.contains(&workload.name) && text.contains(&first), "{}", workload.name);
     }
 }
+
+#[test]
+fn sweep_finds_a_rate_and_keeps_every_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = file_in(folder.path(), "out.json");
+    let output = bench(&[
+        "sweep",
+        "latency-1k",
+        "--serve",
+        "--p99",
+        "60s",
+        "--from",
+        "50",
+        "--to",
+        "200",
+        "--seconds",
+        "0.3",
+        "--warmup",
+        "0",
+        "--client",
+        "block",
+        "--out",
+        &json,
+    ]);
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("highest rate of latency-1k"), "{text}{errors}");
+    let file = ResultFile::read(Path::new(&json)).unwrap();
+    assert_eq!(file.sweep.unwrap().limit_p99_ns, 60_000_000_000);
+    // A machine that is very busy may miss even these rates.
+    let offered: Vec<f64> = file.runs.iter().filter_map(|run| run.offered_hz).collect();
+    assert_eq!(offered[0], 50.0);
+    assert_eq!(offered.len(), text.lines().filter(|line| line.contains("msg/s   p50")).count());
+}
+
+#[test]
+fn ceilings_of_processes_add_up() {
+    let ceiling = |processes| {
+        let output = bench(&["ceiling", "--seconds", "0.2", "--processes", processes, "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (_, figure) = text.split_once("\"both_hz\":").unwrap();
+        figure.trim_end().trim_end_matches('}').parse::<f64>().unwrap()
+    };
+    assert!(ceiling("1") > 1_000.0);
+    assert!(ceiling("2") > 1_000.0);
+}
