@@ -185,7 +185,7 @@ impl CompareArgs {
                 println!("{}", to_text(section));
             }
             for warning in page::warnings(section, page::Misses::Surprise) {
-                eprintln!("fulmar bench: {}", clean(&warning));
+                eprintln!("fulmar bench: {}", clean(&warning.to_string()));
             }
         }
         for path in self.out.iter().chain(&self.report) {

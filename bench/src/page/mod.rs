@@ -26,7 +26,7 @@ use crate::result::{ResultError, ResultFile};
 use crate::workload::{ExchangeKind, Pattern, Workload};
 
 pub use figures::written;
-pub use warnings::{Misses, is_noisy, warnings};
+pub use warnings::{Misses, Warning, is_noisy, warnings};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -123,7 +123,7 @@ pub fn page(files: &Named) -> Result<String, BenchError> {
     let sections = sections(files);
     let parts = parts(&sections);
     let across = across(&parts);
-    let warned: Vec<String> = parts.iter().flat_map(Part::warnings).collect();
+    let warned: Vec<Warning> = parts.iter().flat_map(Part::warnings).collect();
     let mut bodies = Vec::new();
     for (number, part) in parts.iter().enumerate() {
         bodies.push(part_markup(number, &part.title(&parts), part, &part.plots()?));
@@ -153,12 +153,7 @@ pub fn page(files: &Named) -> Result<String, BenchError> {
                     }
                     (contents(&parts))
                 }
-                @if !warned.is_empty() {
-                    section.warnings {
-                        h2 { "Before you believe it" }
-                        ul { @for warning in &warned { li { (warning) } } }
-                    }
-                }
+                (warnings_markup(&warned))
                 @if !across.is_empty() {
                     section { h2 { "Across workloads" } (plots_markup(&across)) }
                 }
@@ -219,6 +214,28 @@ fn part_markup(number: usize, title: &str, part: &Part, plots: &[Plot]) -> Marku
                     (plots_markup(plots))
                     (tables::steps(steps))
                     (tables::runs(steps))
+                }
+            }
+        }
+    }
+}
+
+/// By kind, so that what they mean is said once.
+fn warnings_markup(warned: &[Warning]) -> Markup {
+    let mut meanings: Vec<&str> = warned.iter().map(|warning| warning.meaning).collect();
+    meanings.sort_by_key(|meaning| warned.iter().position(|warning| warning.meaning == *meaning));
+    meanings.dedup();
+    html! {
+        @if !warned.is_empty() {
+            section.warnings {
+                h2 { "Before you believe it" }
+                @for meaning in meanings {
+                    p { (meaning) }
+                    ul {
+                        @for warning in warned.iter().filter(|warning| warning.meaning == meaning) {
+                            li { (clean(&warning.found)) }
+                        }
+                    }
                 }
             }
         }

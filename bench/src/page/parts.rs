@@ -1,7 +1,7 @@
 //! The parts of the page: each workload by itself, and the steps of a sweep as one.
 
 use super::figures;
-use super::warnings::{Misses, warnings};
+use super::warnings::{Misses, Warning, warnings};
 use crate::BenchError;
 use crate::group::Section;
 use crate::plot::Plot;
@@ -72,14 +72,13 @@ impl Part<'_, '_> {
     }
 
     /// What to warn of. A sweep goes beyond what can be kept up with.
-    pub fn warnings(&self) -> Vec<String> {
-        let found = match self {
+    pub fn warnings(&self) -> Vec<Warning> {
+        match self {
             Part::Workload(section) => warnings(section, Misses::Surprise),
             Part::Sweep(steps) => {
                 steps.iter().flat_map(|section| warnings(section, Misses::Expected)).collect()
             }
-        };
-        found.iter().map(|text| clean(text)).collect()
+        }
     }
 
     /// Its name; with rate and size where another part has the same one.

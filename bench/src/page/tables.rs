@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::figures::{typical_round, written};
 use crate::group::{Group, Section};
-use crate::metric::{Metric, faults, metrics};
+use crate::metric::{Better, Metric, faults, metrics};
 use crate::plot::scale::{bytes, digits, duration, thousands};
 use crate::plot::text::clean;
 use crate::result::{ResultFile, RunResult};
@@ -76,7 +76,9 @@ fn fault_cell(group: &Group) -> Markup {
 pub fn steps(steps: &[&Section]) -> Markup {
     let rows =
         || steps.iter().flat_map(|section| section.groups.iter().map(move |group| (section.workload, group)));
+    // Those that can be relied on; the others stand with every run.
     let metrics: Vec<&Metric> = metrics(steps[0].workload)
+        .filter(|metric| metric.better != Better::Neither)
         .filter(|metric| rows().any(|(_, group)| group.summary(metric).is_some()))
         .collect();
     html! {

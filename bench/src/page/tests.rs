@@ -45,7 +45,7 @@ fn warnings_come_first() {
     let mut missed = run(workload("a"), "fulmar", 0);
     missed.kept_schedule = false;
     let html = page_of(vec![missed]);
-    assert!(html.find("the schedule was missed").unwrap() < html.find("<svg").unwrap());
+    assert!(html.find("The schedule was missed").unwrap() < html.find("<svg").unwrap());
     assert!(!page_of(vec![run(workload("a"), "fulmar", 0)]).contains("Before you believe it"));
 }
 
@@ -63,7 +63,7 @@ fn a_sweep_has_one_plot_and_no_plots_of_its_steps() {
     assert_eq!(html.matches("<svg").count(), 1);
     assert!(html.contains("Latency by offered load") && html.contains("sweep, at rising rates"));
     assert!(html.find("<td>1k/s").unwrap() < html.find("<td>4k/s").unwrap());
-    assert!(!html.contains("schedule was missed"), "a sweep goes beyond what can be kept up with");
+    assert!(!html.contains("The schedule was missed"), "a sweep goes beyond what can be kept up with");
 }
 
 #[test]

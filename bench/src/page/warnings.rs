@@ -20,70 +20,90 @@ pub enum Misses {
     Expected,
 }
 
+/// Something to know of a group's figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What it means, the same for all of its kind.
+    pub meaning: &'static str,
+    /// Whose figures, and how bad it is.
+    pub found: String,
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}. {}", self.found, self.meaning)
+    }
+}
+
+const MISSED: &str = "The schedule was missed: latencies count from when messages should have left, and so grow with the \
+                      length of the run.";
+const FAULTS: &str = "Messages did not come as they should.";
+const CEILING: &str =
+    "Near what the load generator itself can do: the broker may be able to do more than this shows.";
+const DISTURBED: &str = "Noisy host: others kept the load generator from running, or the host of this machine took time \
+                     away. High percentiles tell of that as well.";
+
 /// What to warn of, over all rounds of each group.
-pub fn warnings(section: &Section, misses: Misses) -> Vec<String> {
+pub fn warnings(section: &Section, misses: Misses) -> Vec<Warning> {
     section.groups.iter().flat_map(|group| of_group(group, misses)).collect()
 }
 
-fn of_group(group: &Group, misses: Misses) -> Vec<String> {
+fn of_group(group: &Group, misses: Misses) -> Vec<Warning> {
     let rounds = group.rounds.as_slice();
     let mut found = Vec::new();
-    let mut warn = |which: Vec<&RunResult>, text: &dyn Fn(&[&RunResult]) -> String| {
+    let mut warn = |meaning, test: &dyn Fn(&RunResult) -> bool, told: &dyn Fn(&[&RunResult]) -> String| {
+        let which: Vec<&RunResult> = rounds.iter().copied().filter(|run| test(run)).collect();
         if !which.is_empty() {
-            let workload = &rounds[0].workload;
-            let rate = match (misses, workload.rate_hz) {
-                (Misses::Expected, Some(rate_hz)) => format!(" at {}/s", thousands(rate_hz as f64)),
-                _ => String::new(),
-            };
-            let name = format!("{} in {}{rate}", group.label, workload.name);
-            let share = match rounds.len() {
-                1 => String::new(),
-                all => format!(" ({} of {all} rounds)", which.len()),
-            };
-            found.push(format!("{name}{share}: {}", text(&which)));
+            found.push(Warning {
+                meaning,
+                found: format!("{}: {}", name(group, which.len(), misses), told(&which)),
+            });
         }
     };
-    let of = |test: &dyn Fn(&RunResult) -> bool| {
-        rounds.iter().copied().filter(|run| test(run)).collect::<Vec<_>>()
-    };
-    warn(of(&|run| !run.kept_schedule && misses == Misses::Surprise), &|which| {
+    warn(MISSED, &|run| !run.kept_schedule && misses == Misses::Surprise, &|which| {
         let least = which.iter().map(|run| run.published_hz).fold(f64::INFINITY, f64::min);
-        let asked = which[0].offered_hz.map_or(String::new(), |hz| format!(" of {}", thousands(hz)));
-        format!(
-            "the schedule was missed, {} messages/s{asked} left. Latencies count from when messages should have left, \
-             and so grow with the length of the run.",
-            thousands(least)
-        )
+        let asked = which[0].offered_hz.map_or(String::new(), |hz| format!(" of {} asked", thousands(hz)));
+        format!("{}/s{asked}", thousands(least))
     });
-    warn(of(&|run| faults(run) > 0), &|which| {
+    warn(FAULTS, &|run| faults(run) > 0, &|which| {
         let sum = |read: fn(&RunResult) -> u64| which.iter().map(|run| read(run)).sum::<u64>();
         format!(
-            "{} lost, {} refused, {} doubled, {} out of order.",
+            "{} lost, {} refused, {} doubled, {} out of order",
             sum(|run| run.counts.lost),
             sum(|run| run.counts.refused),
             sum(|run| run.counts.duplicated),
             sum(|run| run.counts.out_of_order)
         )
     });
-    warn(of(&|run| ceiling_share(run) > NEAR_CEILING), &|which| {
+    warn(CEILING, &|run| ceiling_share(run) > NEAR_CEILING, &|which| {
         let most = which.iter().map(|run| ceiling_share(run)).fold(0.0, f64::max);
-        format!(
-            "{} % of what the load generator itself can do: the broker may be able to do more than this shows.",
-            digits(100.0 * most)
-        )
+        format!("{} % of it", digits(100.0 * most))
     });
-    warn(of(&is_noisy), &|which| {
+    warn(DISTURBED, &is_noisy, &|which| {
         let most = which.iter().map(|run| run.disturbance.core_wait_ns).max().unwrap_or(0);
         let steal = which.iter().map(|run| run.disturbance.steal_ns).max().unwrap_or(0);
         format!(
-            "noisy host. Load generator without a core for up to {}, {} stolen by the host of this machine, in {} s: high \
-             percentiles tell of that as well.",
+            "up to {} without a core, {} taken away, in {} s",
             duration(most as f64),
             duration(steal as f64),
             digits(which[0].seconds)
         )
     });
     found
+}
+
+/// Whose figures, and in how many of the rounds.
+fn name(group: &Group, affected: usize, misses: Misses) -> String {
+    let workload = &group.rounds[0].workload;
+    let rate = match (misses, workload.rate_hz) {
+        (Misses::Expected, Some(rate_hz)) => format!(" at {}/s", thousands(rate_hz as f64)),
+        _ => String::new(),
+    };
+    let share = match group.rounds.len() {
+        1 => String::new(),
+        all => format!(" ({affected} of {all} rounds)"),
+    };
+    format!("{} in {}{rate}{share}", group.label, workload.name)
 }
 
 fn ceiling_share(run: &RunResult) -> f64 {
@@ -103,7 +123,7 @@ mod tests {
     use crate::group::sections;
     use crate::test_results::{file, flood, run, workload};
 
-    fn warned(change: impl Fn(&mut RunResult)) -> Vec<String> {
+    fn warned(change: impl Fn(&mut RunResult)) -> Vec<Warning> {
         let mut runs = vec![run(workload("a"), "fulmar", 0), run(workload("a"), "fulmar", 1)];
         change(&mut runs[1]);
         let files = [("x".to_string(), file(runs))];
@@ -112,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_clean_run_warns_of_nothing() {
-        assert_eq!(warned(|_| ()), Vec::<String>::new());
+        assert_eq!(warned(|_| ()), []);
     }
 
     #[test]
@@ -121,15 +141,13 @@ mod tests {
             ((|run| run.kept_schedule = false) as fn(&mut RunResult), "schedule was missed"),
             (|run| run.counts.lost = 3, "3 lost"),
             (|run| run.ceiling_hz = Some(12_000.0), "83.3 %"),
-            (|run| run.disturbance.core_wait_ns = 60_000_000, "noisy host"),
-            (|run| run.disturbance.steal_ns = 60_000_000, "60 ms stolen"),
+            (|run| run.disturbance.core_wait_ns = 60_000_000, "Noisy host"),
+            (|run| run.disturbance.steal_ns = 60_000_000, "60 ms taken away"),
         ] {
             let found = warned(change);
             assert_eq!(found.len(), 1, "{found:?}");
-            assert!(
-                found[0].contains(word) && found[0].starts_with("fulmar in a (1 of 2 rounds)"),
-                "{found:?}"
-            );
+            let text = found[0].to_string();
+            assert!(text.contains(word) && text.starts_with("fulmar in a (1 of 2 rounds)"), "{text}");
         }
     }
 

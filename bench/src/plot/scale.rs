@@ -66,7 +66,8 @@ impl Scale {
             Quantity::Memory => (0.0, round_up_binary(high)),
             Quantity::Rate => (0.0, round_up(high)),
             Quantity::SizeLog => (low / 1.5, high * 1.5),
-            Quantity::LatencyNs | Quantity::RateLog => widened(round_down(low), round_up(high)),
+            Quantity::RateLog => widened(low / 1.2, high * 1.2),
+            Quantity::LatencyNs => widened(round_down(low), round_up(high)),
         };
         Some(Scale { quantity, low, high })
     }
@@ -197,6 +198,9 @@ pub fn digits(value: f64) -> String {
         return "–".into();
     }
     let decimals = match value.abs() {
+        // More would be shown of what is too small to matter.
+        nothing if nothing < 1e-6 => 0,
+        small if small < 0.9995 => (2.0 - small.log10().floor()) as usize,
         tiny if tiny < 9.995 => 2,
         small if small < 99.95 => 1,
         _ => 0,
@@ -230,6 +234,10 @@ mod tests {
         assert_eq!(bytes(64.0), "64 B");
         assert_eq!(bytes(1536.0), "1.5 KiB");
         assert_eq!(thousands(1_234_567.0), "1.23M");
+        assert_eq!(
+            [digits(0.007_494), digits(0.25), digits(0.999_7), digits(0.0)],
+            ["0.00749", "0.25", "1", "0"]
+        );
         assert_eq!(
             [thousands(f64::NAN), duration(f64::INFINITY), bytes(f64::NAN)],
             ["–", "–", "–"],
