@@ -1,7 +1,7 @@
 //! Waiting for sockets, and the little else that needs the system directly.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +42,65 @@ impl PollSet {
                 error => Err(error),
             },
         }
+    }
+}
+
+/// Which of many descriptors can be read, without asking each.
+#[derive(Debug)]
+pub struct Readiness {
+    epoll: OwnedFd,
+    events: Vec<libc::epoll_event>,
+}
+
+impl Readiness {
+    /// Of descriptors, which are told by their places.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new<'a, S: AsRawFd + 'a>(sockets: impl ExactSizeIterator<Item = &'a S>) -> io::Result<Self> {
+        // SAFETY: takes a plain number; what it returns is checked and then owned by nobody else.
+        let epoll = unsafe {
+            match libc::epoll_create1(libc::EPOLL_CLOEXEC) {
+                -1 => return Err(io::Error::last_os_error()),
+                fd => OwnedFd::from_raw_fd(fd),
+            }
+        };
+        let events = vec![libc::epoll_event { events: 0, u64: 0 }; sockets.len().max(1)];
+        for (place, socket) in sockets.enumerate() {
+            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: place as u64 };
+            // SAFETY: both descriptors are open, and the event is a local that the call only reads.
+            let added = unsafe {
+                libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &mut event)
+            };
+            if added != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(Readiness { epoll, events })
+    }
+
+    /// The places of those that can be read now.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn now(&mut self) -> io::Result<impl Iterator<Item = usize> + '_> {
+        let room = self.events.len() as i32;
+        // SAFETY: the pointer and the length are those of a vector that outlives the call.
+        let ready = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), room, 0) };
+        let ready = match ready {
+            0.. => ready as usize,
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => 0,
+                error => return Err(error),
+            },
+        };
+        Ok(self.events[..ready].iter().map(|event| event.u64 as usize))
+    }
+}
+
+impl AsRawFd for Readiness {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
     }
 }
 
@@ -101,4 +160,31 @@ pub fn raise_descriptor_limit() -> u64 {
         }
     }
     limit.rlim_cur
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn tells_which_of_many_can_be_read() {
+        let mut pairs: Vec<(UnixStream, UnixStream)> = (0..40).map(|_| UnixStream::pair().unwrap()).collect();
+        let sockets: Vec<UnixStream> = pairs.iter().map(|pair| pair.1.try_clone().unwrap()).collect();
+        let mut readiness = Readiness::new(sockets.iter()).unwrap();
+        assert_eq!(readiness.now().unwrap().count(), 0);
+        for place in [3, 39] {
+            pairs[place].0.write_all(b"x").unwrap();
+        }
+        // Until it has been read, not only once.
+        for _ in 0..2 {
+            let mut places: Vec<usize> = readiness.now().unwrap().collect();
+            places.sort_unstable();
+            assert_eq!(places, [3, 39]);
+        }
+        pairs[3].1.read_exact(&mut [0]).unwrap();
+        assert_eq!(readiness.now().unwrap().collect::<Vec<_>>(), [39]);
+    }
 }

@@ -125,6 +125,21 @@ impl<L: ConsumeLink> Consumer<L> {
         Ok(())
     }
 
+    /// Its connection.
+    pub(super) fn link(&self) -> &L {
+        &self.link
+    }
+
+    /// It takes only so many messages a second.
+    pub(super) fn is_paced(&self) -> bool {
+        self.pacing.is_some()
+    }
+
+    /// It has something to do that its socket will not tell of.
+    pub(super) fn is_busy(&self) -> bool {
+        self.link.has_input() || self.link.unflushed()
+    }
+
     /// Adds what this consumer waits for; returns whether it needs not wait.
     pub(super) fn interests(&self, set: &mut PollSet, now_ns: u64) -> bool {
         let may_read = self.pacing.is_none_or(|pacing| pacing.room(self.received, now_ns) > 0);

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::{ClientWait, Consumer, LoadError, Outcome, Publisher, Recorder, Shared};
 use crate::driver::{Driver, Link, RespondLink};
-use crate::poll::{PollSet, core_wait_ns, wake_on_time};
+use crate::poll::{PollSet, Readiness, core_wait_ns, wake_on_time};
 
 /// Longest wait for a socket, so that the end of a run is noticed.
 const MAX_WAIT_NS: u64 = 10_000_000;
+
+/// With more consumers on a thread, the system is asked which of them have something to read.
+const MANY: usize = 16;
 
 /// What runs on one thread.
 pub struct Crew<D: Driver> {
@@ -17,6 +20,12 @@ pub struct Crew<D: Driver> {
     responders: Vec<D::Responder>,
     recorder: Recorder,
     set: PollSet,
+    /// Of many consumers.
+    readiness: Option<Readiness>,
+    /// Places of consumers that are to be looked at whatever the system says.
+    busy: Vec<usize>,
+    /// By place: whether it is among the busy ones.
+    listed: Vec<bool>,
     core_wait_ns: u64,
 }
 
@@ -89,6 +98,9 @@ impl<D: Driver> Crew<D> {
             responders: Vec::new(),
             recorder: recorder(n >= consuming_from),
             set: PollSet::default(),
+            readiness: None,
+            busy: Vec::new(),
+            listed: Vec::new(),
             core_wait_ns: 0,
         };
         let mut crews: Vec<Self> = (0..threads).map(empty).collect();
@@ -119,6 +131,12 @@ impl<D: Driver> Crew<D> {
     fn run_until_done(&mut self, shared: &Shared) -> Result<(), LoadError> {
         if shared.wait == ClientWait::Block {
             wake_on_time();
+        }
+        if self.consumers.len() > MANY && !self.consumers.iter().any(Consumer::is_paced) {
+            self.readiness = Some(Readiness::new(self.consumers.iter().map(Consumer::link))?);
+            // What came while they were set up is told by nobody.
+            self.busy = (0..self.consumers.len()).collect();
+            self.listed = vec![true; self.consumers.len()];
         }
         let mut moved_ns = shared.clock.now_ns();
         let mut moved_since = false;
@@ -153,8 +171,32 @@ impl<D: Driver> Crew<D> {
                 moved |= responder.flush()?;
             }
         }
-        for consumer in &mut self.consumers {
+        Ok(moved | self.consume(shared)?)
+    }
+
+    fn consume(&mut self, shared: &Shared) -> Result<bool, LoadError> {
+        let mut moved = false;
+        let Some(readiness) = &mut self.readiness else {
+            for consumer in &mut self.consumers {
+                moved |= consumer.step(shared, &mut self.recorder)?;
+            }
+            return Ok(moved);
+        };
+        for number in readiness.now()? {
+            if !std::mem::replace(&mut self.listed[number], true) {
+                self.busy.push(number);
+            }
+        }
+        let mut place = 0;
+        while let Some(&number) = self.busy.get(place) {
+            let consumer = &mut self.consumers[number];
             moved |= consumer.step(shared, &mut self.recorder)?;
+            if consumer.is_busy() {
+                place += 1;
+            } else {
+                self.listed[number] = false;
+                self.busy.swap_remove(place);
+            }
         }
         Ok(moved)
     }
@@ -181,7 +223,12 @@ impl<D: Driver> Crew<D> {
             self.set.add(responder, !responder.unflushed(), responder.unflushed());
             ready |= responder.has_input() && !responder.unflushed();
         }
-        for consumer in &self.consumers {
+        if let Some(readiness) = &self.readiness {
+            self.set.add(readiness, true, false);
+            ready |= !self.busy.is_empty();
+        }
+        let asked = if self.readiness.is_some() { &[][..] } else { &self.consumers };
+        for consumer in asked {
             ready |= consumer.interests(&mut self.set, now_ns);
             until_ns = consumer.next_due_ns().map_or(until_ns, |due_ns| until_ns.min(due_ns));
         }

@@ -74,6 +74,21 @@ fn every_built_in_workload_runs_and_loses_nothing() {
     }
 }
 
+/// More consumers than are asked one by one.
+#[test]
+fn many_consumers_on_one_thread_get_everything() {
+    let program = Program::serve(&[]);
+    let target = Target::Broker(at(program.addr.port()));
+    let base = "consumers = 40\nqueues = 40\nwarmup_s = 0\nseconds = 0.3\nexchange = { type = 'fanout' }\n";
+    for more in [
+        "rate_hz = 200\nack = 2\nclient = { wait = 'block' }",
+        "rate_hz = 200\nclient = { wait = 'spin' }",
+        "in_flight = 2000\nack = 1\nprefetch = 10",
+    ] {
+        assert_sound(&measure(&target, &Workload::from_toml(&format!("{base}{more}")).unwrap()).unwrap());
+    }
+}
+
 #[test]
 fn nothing_of_a_run_stays_in_the_broker() {
     let program = Program::serve(&[]);
