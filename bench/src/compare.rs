@@ -16,10 +16,11 @@ use serde_json::json;
 
 use crate::BenchError;
 use crate::ceiling;
+use crate::columns::{aligned, spread};
 use crate::group::{Group, Section, sections};
 use crate::metric::{Metric, faults, metrics};
 use crate::overrides::Overrides;
-use crate::page::{self, Named, written};
+use crate::page::{self, Named};
 use crate::plot::scale::digits;
 use crate::plot::text::clean;
 use crate::recipe::{self, Greeting, RECIPES, Recipe, Running, greeting};
@@ -286,15 +287,7 @@ fn header(groups: &[Group]) -> Vec<String> {
 }
 
 fn row(metric: &Metric, groups: &[Group]) -> Vec<String> {
-    let cell = |group: &Group| match group.summary(metric) {
-        None => "–".to_string(),
-        Some(found) => {
-            let [median, least, greatest] =
-                [found.median, found.least, found.greatest].map(|v| written(metric, v));
-            // As far as three digits tell.
-            if least == greatest { median } else { format!("{median} [{least}, {greatest}]") }
-        }
-    };
+    let cell = |group: &Group| group.summary(metric).map_or("–".into(), |found| spread(metric, found));
     let ratio = |group: &Group| {
         ratio(metric, group, &groups[0]).map_or(String::new(), |ratio| format!("× {}", digits(ratio)))
     };
@@ -305,22 +298,6 @@ fn row(metric: &Metric, groups: &[Group]) -> Vec<String> {
 fn ratio(metric: &Metric, group: &Group, first: &Group) -> Option<f64> {
     let (own, first) = (group.summary(metric)?.median, first.summary(metric)?.median);
     (first > 0.0).then(|| own / first)
-}
-
-/// Columns: the first to the left, the others to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().enumerate().map(|(column, cell)| match column {
-            0 => format!("  {cell:<width$}", width = widths[0]),
-            _ => format!("   {cell:>width$}", width = widths[column]),
-        });
-        cells.collect::<String>().trim_end().to_string() + "\n"
-    };
-    rows.iter().map(line).collect()
 }
 
 /// One object with all figures of a broker.

@@ -8,7 +8,7 @@
 //! * [`measure`], [`report`]: one run and its figures; [`ratio`] interleaves runs against several targets.
 //! * [`group`], [`metric`], [`statistics`]: results sorted for looking at, their figures, what can be said of a few rounds.
 //! * [`page`], [`plot`]: results as a page and as plots. [`regress`]: two results against each other.
-//! * [`compare`], [`recipe`]: several brokers in turn, and how each is started.
+//! * [`compare`], [`recipe`]: several brokers in turn, and how each is started. [`columns`]: tables on the terminal.
 //! * [`run`], [`builtin`], [`overrides`]: the workloads by name and their changes; [`table`], [`hlog`]: what is printed and
 //!   logged. [`sweep`]: the highest rate under a limit. [`ceiling`], [`processes`]: what the load generator itself can do, and more of it.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
@@ -17,6 +17,7 @@ pub mod broker;
 pub mod builtin;
 pub mod ceiling;
 pub mod clock;
+pub mod columns;
 pub mod compare;
 pub mod draw;
 pub mod driver;

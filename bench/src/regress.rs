@@ -19,9 +19,10 @@ use fulmar_tuning::HostFacts;
 use serde::Serialize;
 
 use crate::BenchError;
+use crate::columns::{aligned, spread};
 use crate::group::{Section, sections};
 use crate::metric::{Better, Metric, faults, metrics};
-use crate::page::written;
+use crate::page::is_noisy;
 use crate::plot::scale::digits;
 use crate::plot::text::clean;
 use crate::result::{ResultFile, RunResult};
@@ -78,6 +79,8 @@ pub struct Comparison {
     changes: Vec<Change>,
     /// What only one of the results has.
     unmatched: Vec<String>,
+    /// Where others disturbed the measurement: what changed there may be the machine.
+    disturbed: Vec<String>,
     /// Whether something is worse.
     worse: bool,
 }
@@ -172,7 +175,13 @@ pub fn compare(
     }
     let (base, new) = ([(String::new(), base)], [(String::new(), new)]);
     let (base, new) = (sections(&base), sections(&new));
-    let mut comparison = Comparison { limits, changes: Vec::new(), unmatched: Vec::new(), worse: false };
+    let mut comparison = Comparison {
+        limits,
+        changes: Vec::new(),
+        unmatched: Vec::new(),
+        disturbed: Vec::new(),
+        worse: false,
+    };
     for section in &base {
         comparison.add(section, &new)?;
     }
@@ -283,36 +292,38 @@ impl Comparison {
             self.changes.extend(change(metric, &values(base), &values(new), self.limits).map(name));
         }
         self.changes.push(name(fault_change(base, new)));
+        let noisy = |runs: &[&RunResult]| runs.iter().filter(|run| is_noisy(run)).count();
+        if noisy(base) + noisy(new) > 0 {
+            self.disturbed.push(format!(
+                "{} of {target}: noisy host in {} of {} rounds of the base and {} of {} new ones; what changed may be the \
+                 machine",
+                workload.name,
+                noisy(base),
+                base.len(),
+                noisy(new),
+                new.len()
+            ));
+        }
     }
 
     /// A line for each figure; those that changed are marked.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        let (mut workload, line) = (String::new(), |text: &mut String, cells: [&str; 6]| {
-            let [metric, base, new, ratio, probability, verdict] = cells;
-            let row = format!("  {metric:<18}{base:>26}{new:>26}{ratio:>8}{probability:>9}  {verdict}");
-            writeln!(text, "{}", row.trim_end()).expect("strings take everything");
-        });
-        for change in &self.changes {
-            let title = clean(&format!("{} of {}", change.workload, change.target));
-            if title != workload {
-                let rounds = format!("{} and {} rounds", change.base.rounds, change.new.rounds);
-                writeln!(text, "{title}, {rounds}").expect("strings take everything");
-                line(&mut text, ["", "base", "new", "ratio", "chance", ""]);
-                workload = title;
-            }
-            let ratio = change.ratio.map_or(String::new(), digits);
-            let chance = change.probability.map_or(String::new(), |probability| format!("{probability:.3}"));
-            let verdict = match change.verdict {
-                Verdict::Worse => "WORSE",
-                Verdict::Better => "better",
-                Verdict::Same => "",
-                Verdict::Unjudged => "(not judged)",
-            };
-            line(&mut text, [change.metric, &change.shown[0], &change.shown[1], &ratio, &chance, verdict]);
+        let same =
+            |one: &Change, other: &Change| one.workload == other.workload && one.target == other.target;
+        for changes in self.changes.chunk_by(same) {
+            let (first, rounds) =
+                (&changes[0], changes.last().map(|faults| (faults.base.rounds, faults.new.rounds)));
+            let (base, new) = rounds.unwrap_or_default();
+            let title = clean(&format!("{} of {}", first.workload, first.target));
+            writeln!(text, "{title}, {base} and {new} rounds").expect("strings take everything");
+            let head = ["", "base", "new", "ratio", "chance", ""].map(str::to_string).to_vec();
+            let rows: Vec<Vec<String>> =
+                std::iter::once(head).chain(changes.iter().map(Change::row)).collect();
+            text += &aligned(&rows);
         }
-        for unmatched in &self.unmatched {
-            writeln!(text, "{}", clean(unmatched)).expect("strings take everything");
+        for note in self.unmatched.iter().chain(&self.disturbed) {
+            writeln!(text, "{}", clean(note)).expect("strings take everything");
         }
         text + &self.summary()
     }
@@ -368,7 +379,7 @@ fn change(metric: &Metric, base: &[f64], new: &[f64], limits: Limits) -> Option<
         ratio: (old > 0.0).then(|| now / old),
         probability: probability.filter(|_| metric.better != Better::Neither),
         verdict,
-        shown: [sides.0, sides.1].map(|side| shown(metric, side)),
+        shown: [sides.0, sides.1].map(|side| spread(metric, side)),
     })
 }
 
@@ -399,13 +410,20 @@ fn fault_change(base: &[&RunResult], new: &[&RunResult]) -> Change {
     }
 }
 
-fn shown(metric: &Metric, side: Summary) -> String {
-    let median = written(metric, side.median);
-    if side.rounds == 1 || side.least == side.greatest {
-        return median;
+impl Change {
+    /// As cells of a table.
+    fn row(&self) -> Vec<String> {
+        let verdict = match self.verdict {
+            Verdict::Worse => "WORSE",
+            Verdict::Better => "better",
+            Verdict::Same => "",
+            Verdict::Unjudged => "(not judged)",
+        };
+        let [base, new] = self.shown.clone();
+        let ratio = self.ratio.map_or(String::new(), digits);
+        let chance = self.probability.map_or(String::new(), |probability| format!("{probability:.3}"));
+        vec![self.metric.into(), base, new, ratio, chance, verdict.into()]
     }
-    let half = (side.greatest - side.least) / 2.0;
-    format!("{median} ±{} %", digits(100.0 * half / side.median))
 }
 
 impl From<Summary> for Side {

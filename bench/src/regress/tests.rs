@@ -143,7 +143,8 @@ fn the_table_and_the_json_name_the_verdict() {
     let comparison = compared(side(6, 1, 1.0), side(6, 2, 1.5));
     let text = comparison.to_text();
     let p99 = text.lines().find(|line| line.trim_start().starts_with("p99 ")).unwrap();
-    assert!(p99.contains("µs") && p99.ends_with("WORSE"), "{text}");
+    assert!(p99.contains("µs [") && p99.ends_with("WORSE"), "{text}");
+    assert!(!text.contains("noisy"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&comparison.to_json()).unwrap();
     assert_eq!(json["worse"], true);
     let changes = json["changes"].as_array().unwrap();
@@ -151,5 +152,18 @@ fn the_table_and_the_json_name_the_verdict() {
     assert_eq!(
         (&p99["verdict"], &p99["unit"], &p99["base"]["rounds"]),
         (&"worse".into(), &"ns".into(), &6.into())
+    );
+}
+
+#[test]
+fn a_noisy_host_is_told_beside_the_verdict() {
+    let mut new = side(6, 2, 1.5);
+    new.runs[3].disturbance.core_wait_ns = 900_000_000;
+    let comparison = compared(side(6, 1, 1.0), new);
+    assert!(comparison.worse);
+    let text = comparison.to_text();
+    assert!(
+        text.contains("a of fulmar: noisy host in 0 of 6 rounds of the base and 1 of 6 new ones"),
+        "{text}"
     );
 }
