@@ -43,13 +43,23 @@ pub enum StartError {
         /// What it speaks.
         protocol: &'static str,
     },
-    /// It ended, or never greeted.
-    #[error("{name} {what}{log}")]
+    /// It ended before it greeted.
+    #[error("{name} ended at once ({status}){log}")]
+    Ended {
+        /// Which.
+        name: &'static str,
+        /// How.
+        status: ExitStatus,
+        /// The end of what it wrote.
+        log: String,
+    },
+    /// It never greeted.
+    #[error("{name} was not ready after {} s: {error}{log}", READY.as_secs())]
     NotReady {
         /// Which.
         name: &'static str,
-        /// What happened.
-        what: String,
+        /// What came in place of a greeting.
+        error: io::Error,
         /// The end of what it wrote.
         log: String,
     },
@@ -94,7 +104,7 @@ impl Running {
                 further_ports: [one, two],
             };
             match launch(name, commands(&place), &place, directory) {
-                Err(StartError::NotReady { .. }) if tried < TRIES => (),
+                Err(StartError::Ended { .. }) if tried < TRIES => (),
                 done => return done,
             }
         }
@@ -133,15 +143,14 @@ fn launch(
     let mut broker = started.pop().expect("a recipe starts something");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, place.port));
     let began = Instant::now();
-    let not_ready = |what: String| StartError::NotReady { name, what, log: end_of(&log) };
     let greeting = loop {
         if let Some(status) = broker.ended() {
-            return Err(not_ready(format!("ended at once ({status})")));
+            return Err(StartError::Ended { name, status, log: end_of(&log) });
         }
         match greeting(address, Duration::from_secs(2)) {
             Ok(greeting) => break greeting,
             Err(error) if began.elapsed() > READY => {
-                return Err(not_ready(format!("was not ready after {} s: {error}", READY.as_secs())));
+                return Err(StartError::NotReady { name, error, log: end_of(&log) });
             }
             Err(_) => std::thread::sleep(STEP),
         }
