@@ -5,6 +5,9 @@
 //! them. Each half of the load generator runs against its server alone, with the workload's connections, keys, sizes and
 //! threads; confirms and acknowledgements are left out. With publishers and consumers on threads of their own the
 //! slower half is the limit, on one thread they share it.
+//!
+//! What a half can do is counted by the processor time that it took, the kernel's on its behalf included: its rate if it had
+//! a core to itself and its server were never the slower one.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,14 +21,14 @@ use crate::clock::Clock;
 use crate::driver::amqp::batch::{Batch, Contents};
 use crate::driver::amqp::{Amqp, Consumer, FRAME_MAX_BYTES, Publisher};
 use crate::driver::stream::Stream;
-use crate::load::{self, Crew, Recorder, Shared, Window};
+use crate::load::{self, ClientWait, Crew, Recorder, Shared, Window};
 use crate::measure::{dress_consumers, dress_publishers};
 use crate::overrides::Overrides;
 use crate::plan::{Plan, unique_prefix};
 use crate::report::Report;
 use crate::stamp::Stamp;
 use crate::tracker::Tracker;
-use crate::workload::{Ack, Pattern, Workload};
+use crate::workload::{Ack, Client, Pattern, Workload};
 use crate::{BenchError, processes};
 
 /// Options of `fulmar bench ceiling`.
@@ -38,8 +41,8 @@ pub struct CeilingArgs {
     overrides: Overrides,
 }
 
-/// The load generator's own limit, in messages a second.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// The load generator's own limit, in messages a second of a core's time for each thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
     /// Publishing, into the sink.
     pub publish_hz: f64,
@@ -47,6 +50,10 @@ pub struct Ceiling {
     pub consume_hz: f64,
     /// Both at once, in published messages.
     pub both_hz: f64,
+    /// What publishing reached beside what else ran on the machine.
+    pub publish_reached_hz: f64,
+    /// What consuming reached likewise.
+    pub consume_reached_hz: f64,
 }
 
 /// Prints the ceiling of a workload.
@@ -66,6 +73,8 @@ pub fn run(args: &CeilingArgs, json: bool) -> Result<ExitCode, BenchError> {
     report.measure("publishing", ceiling.publish_hz, "msg/s");
     report.measure("consuming", ceiling.consume_hz, "msg/s");
     report.measure("both", ceiling.both_hz, "msg/s");
+    report.measure("publishing reached now", ceiling.publish_reached_hz, "msg/s");
+    report.measure("consuming reached now", ceiling.consume_reached_hz, "msg/s");
     report.print(false);
     Ok(ExitCode::SUCCESS)
 }
@@ -93,23 +102,24 @@ fn of_workload(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError>
         in_flight: None,
         messages: None,
         pattern: Pattern::Stream,
-        client: crate::workload::Client { processes: 1, ..workload.client },
+        // A thread that spins takes time without doing anything.
+        client: Client { processes: 1, wait: Some(ClientWait::Block), ..workload.client },
         ..workload.clone()
     };
     let threads = workload.threads();
     let plan = Plan::new(plain, unique_prefix());
-    let publish_hz = publishing(&plan, threads, seconds)?;
-    let consume_hz = consuming(&plan, threads, seconds)?;
+    let (publish_hz, publish_reached_hz) = publishing(&plan, threads, seconds)?;
+    let (consume_hz, consume_reached_hz) = consuming(&plan, threads, seconds)?;
     let copies_hz = consume_hz / plan.routes.mean_copies().max(f64::MIN_POSITIVE);
     let both_hz = match threads {
         1 => 1.0 / (1.0 / publish_hz + 1.0 / copies_hz),
         _ => publish_hz.min(copies_hz),
     };
-    Ok(Ceiling { publish_hz, consume_hz, both_hz })
+    Ok(Ceiling { publish_hz, consume_hz, both_hz, publish_reached_hz, consume_reached_hz })
 }
 
-/// Publishers into a sink; their rate.
-fn publishing(plan: &Plan, threads: usize, seconds: f64) -> Result<f64, BenchError> {
+/// Publishers into a sink; what they can do, and what they reached.
+fn publishing(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), BenchError> {
     let server = Server::start(plan.workload.publishers as usize, |_, socket| swallow(&socket))?;
     let link = |n| {
         let stream = Stream::Tcp(connect(server.address)?);
@@ -123,11 +133,13 @@ fn publishing(plan: &Plan, threads: usize, seconds: f64) -> Result<f64, BenchErr
     let recorder = |_| Recorder::new(shared.window, false, Vec::new(), None);
     let crews = Crew::<Amqp>::deal(dress_publishers(plan, links), Vec::new(), Vec::new(), threads, recorder);
     let outcome = load::run(&shared, crews, |wait| while !wait(std::time::Duration::from_secs(1)) {})?;
-    Ok(outcome.published_hz)
+    // More threads than connections would do nothing.
+    let busy = threads.min(plan.workload.publishers as usize);
+    Ok((by_processor_time(outcome.published, outcome.cpu_ns, busy), outcome.published_hz))
 }
 
-/// Consumers from a source; their rate.
-fn consuming(plan: &Plan, threads: usize, seconds: f64) -> Result<f64, BenchError> {
+/// Consumers from a source; what they can do, and what they reached.
+fn consuming(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), BenchError> {
     let source = plan.clone();
     let server = Server::start(plan.consumers(), move |n, socket| pour(&source, n, socket))?;
     let link = |_| Ok(Consumer::new(Stream::Tcp(connect(server.address)?), &[], false));
@@ -140,7 +152,13 @@ fn consuming(plan: &Plan, threads: usize, seconds: f64) -> Result<f64, BenchErro
     };
     let crews = Crew::<Amqp>::deal(Vec::new(), dress_consumers(plan, links), Vec::new(), threads, recorder);
     let outcome = load::run(&shared, crews, |wait| while !wait(std::time::Duration::from_secs(1)) {})?;
-    Ok(outcome.consumed_hz)
+    let busy = threads.min(plan.consumers());
+    Ok((by_processor_time(outcome.received, outcome.cpu_ns, busy), outcome.consumed_hz))
+}
+
+/// Messages a second of threads that have a core each, from what they took together.
+fn by_processor_time(messages: u64, cpu_ns: u64, threads: usize) -> f64 {
+    messages as f64 * 1e9 / cpu_ns.max(1) as f64 * threads as f64
 }
 
 /// A tenth of the time to warm up, then the time; ends without waiting for anything.

@@ -121,6 +121,14 @@ pub fn process_core_wait_ns(pid: u32) -> u64 {
     tasks.map(|task| wait_in(&task.path().join("schedstat"))).sum()
 }
 
+/// Processor time that this thread has taken, in nanoseconds, that of the kernel on its behalf included.
+pub fn thread_cpu_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: gets the address of a local. Failure leaves zeros.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 fn wait_in(schedstat: &Path) -> u64 {
     let stat = std::fs::read_to_string(schedstat).unwrap_or_default();
     stat.split_whitespace().nth(1).and_then(|wait| wait.parse().ok()).unwrap_or(0)

@@ -62,13 +62,15 @@ pub fn ceiling(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError>
     };
     let running: Vec<Process> =
         (0..workload.client.processes).map(start).collect::<Result<_, BenchError>>()?;
-    let mut sum = Ceiling { publish_hz: 0.0, consume_hz: 0.0, both_hz: 0.0 };
+    let mut sum = Ceiling::default();
     for process in running {
         let text = process.end()?;
         let one: Ceiling = serde_json::from_str(&text).map_err(|error| failed(&error.to_string()))?;
         sum.publish_hz += one.publish_hz;
         sum.consume_hz += one.consume_hz;
         sum.both_hz += one.both_hz;
+        sum.publish_reached_hz += one.publish_reached_hz;
+        sum.consume_reached_hz += one.consume_reached_hz;
     }
     Ok(sum)
 }

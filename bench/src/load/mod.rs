@@ -226,6 +226,8 @@ pub struct Outcome {
     pub consumed_in: Vec<u64>,
     /// How long the load generator was kept from running by others on the machine; the longer of its threads.
     pub core_wait_ns: u64,
+    /// Processor time of its threads together.
+    pub cpu_ns: u64,
     /// The worst latencies over time, where asked for.
     pub timeline: Option<Timeline>,
     trackers: Vec<Tracker>,

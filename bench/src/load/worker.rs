@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ClientWait, Consumer, LoadError, Outcome, Publisher, Recorder, Shared};
 use crate::driver::{Driver, Link, RespondLink};
-use crate::poll::{PollSet, Readiness, core_wait_ns, wake_on_time};
+use crate::poll::{PollSet, Readiness, core_wait_ns, thread_cpu_ns, wake_on_time};
 
 /// Longest wait for a socket, so that the end of a run is noticed.
 const MAX_WAIT_NS: u64 = 10_000_000;
@@ -27,6 +27,7 @@ pub struct Crew<D: Driver> {
     /// By place: whether it is among the busy ones.
     listed: Vec<bool>,
     core_wait_ns: u64,
+    cpu_ns: u64,
 }
 
 /// Runs the load to its end, each crew on a thread of its own. Beside it `watch` runs on this one; it is given a wait for
@@ -63,6 +64,7 @@ pub fn run<D: Driver>(
     let mut outcome = Outcome::default();
     for crew in crews {
         outcome.core_wait_ns = outcome.core_wait_ns.max(crew.core_wait_ns);
+        outcome.cpu_ns += crew.cpu_ns;
         for publisher in &crew.publishers {
             outcome.published += publisher.published();
             outcome.expected += publisher.expected();
@@ -102,6 +104,7 @@ impl<D: Driver> Crew<D> {
             busy: Vec::new(),
             listed: Vec::new(),
             core_wait_ns: 0,
+            cpu_ns: 0,
         };
         let mut crews: Vec<Self> = (0..threads).map(empty).collect();
         for (n, publisher) in publishers.into_iter().enumerate() {
@@ -117,11 +120,12 @@ impl<D: Driver> Crew<D> {
     }
 
     fn run(&mut self, shared: &Shared) -> Result<(), LoadError> {
-        let before_ns = core_wait_ns();
+        let (before_ns, cpu_before_ns) = (core_wait_ns(), thread_cpu_ns());
         let result = self
             .run_until_done(shared)
             .and_then(|()| self.consumers.iter_mut().try_for_each(Consumer::finish));
         self.core_wait_ns = core_wait_ns().saturating_sub(before_ns);
+        self.cpu_ns = thread_cpu_ns() - cpu_before_ns;
         if result.is_err() {
             shared.failed.store(true, Ordering::Relaxed);
         }

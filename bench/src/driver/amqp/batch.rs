@@ -127,7 +127,10 @@ impl Contents {
     /// Method and content of a message.
     #[inline]
     fn parts(&self, sequence: u64) -> (&[u8], &Content) {
-        let key = (sequence % self.methods.len() as u64) as usize;
+        let key = match self.methods.len() as u64 {
+            1 => 0,
+            keys => (sequence % keys) as usize,
+        };
         let size = usize::from(self.sizes[sequence as usize & (self.sizes.len() - 1)]);
         (&self.methods[key], &self.contents[key * self.stride + size])
     }
