@@ -97,7 +97,7 @@ macro_rules! domains {
                 Other(primitive_type!('a $type)),
             }
 
-            /// The one with the number 0: what an absent field means.
+            /// The one with the number 0.
             impl Default for $domain {
                 fn default() -> Self {
                     Self::from_code(0)
