@@ -1,0 +1,8 @@
+//! Runs the targets without a fuzzing engine; see [`fulmar_fuzz`].
+
+use fulmar_amqp_0_10_fuzz::codec;
+use fulmar_fuzz::Target;
+
+fn main() {
+    fulmar_fuzz::main(&[Target { name: "codec-0-10", run: codec::run, seeds: codec::seeds }]);
+}
