@@ -85,6 +85,9 @@ pub enum CodecError {
     /// Not a whole number of ranges.
     #[error("byte ranges of {0} bytes are not a whole number of ranges")]
     BadByteRanges(usize),
+    /// The first member of a range comes after the last.
+    #[error("a range whose first member comes after its last")]
+    ReversedRange,
     /// The same struct comes twice in a content header.
     #[error("the struct {0:#06x} comes twice in a content header")]
     RepeatedStruct(u16),

@@ -49,8 +49,8 @@ impl fmt::Display for SequenceNo {
 
 macro_rules! ranges {
     (
-        $(#[$doc:meta])* $name:ident of $bound:ident($to:expr, $from:expr), $bytes:literal bytes,
-        $error:ident
+        $(#[$doc:meta])* $name:ident of $bound:ident($to:expr, $from:expr, $is_before:expr),
+        $bytes:literal bytes, $error:ident
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -66,9 +66,16 @@ macro_rules! ranges {
             /// From encoded ranges, without the size that precedes them on the wire.
             ///
             /// # Errors
-            /// Not a whole number of ranges.
+            /// Not a whole number of ranges, or one the wrong way round.
             pub fn new(ranges: &'a [u8]) -> Result<Self, CodecError> {
-                if ranges.len() % $bytes == 0 { Ok($name(ranges)) } else { Err(CodecError::$error(ranges.len())) }
+                if ranges.len() % $bytes != 0 {
+                    return Err(CodecError::$error(ranges.len()));
+                }
+                let set = $name(ranges);
+                if set.iter().any(|(first, last)| $is_before(last, first)) {
+                    return Err(CodecError::ReversedRange);
+                }
+                Ok(set)
             }
 
             /// The encoded ranges.
@@ -91,8 +98,7 @@ macro_rules! ranges {
                 self.0.len() / $bytes
             }
 
-            /// First and last member of each range, as they were written: in any order, and a range may be the wrong
-            /// way round.
+            /// First and last member of each range, in the order in which they were written; they may overlap.
             #[inline]
             pub fn iter(self) -> impl ExactSizeIterator<Item = ($bound, $bound)> + Clone + 'a {
                 let bound = |half: &[u8]| $from(half.try_into().expect("halves of a range are bounds"));
@@ -112,14 +118,17 @@ macro_rules! ranges {
 }
 
 ranges! {
-    /// A set of command ids: ranges, borrowed.
-    SequenceSet of SequenceNo(|bound: SequenceNo| bound.0, |bytes| SequenceNo(u32::from_be_bytes(bytes))), 8 bytes,
-    BadSequenceSet
+    /// A set of command ids: ranges, borrowed. The first of a range does not come after the last.
+    SequenceSet of SequenceNo(
+        |bound: SequenceNo| bound.0, |bytes| SequenceNo(u32::from_be_bytes(bytes)), SequenceNo::is_before
+    ), 8 bytes, BadSequenceSet
 }
 
 ranges! {
-    /// Ranges of octets within a command, borrowed.
-    ByteRanges of u64(|bound: u64| bound, u64::from_be_bytes), 16 bytes, BadByteRanges
+    /// Ranges of octets within a command, borrowed. The first of a range does not come after the last.
+    ByteRanges of u64(
+        |bound: u64| bound, u64::from_be_bytes, |last: u64, first: u64| last < first
+    ), 16 bytes, BadByteRanges
 }
 
 /// Appends ranges as [`SequenceSet::new`] takes them.
@@ -156,6 +165,11 @@ mod tests {
     fn a_set_is_whole_ranges() {
         assert_eq!(SequenceSet::new(&[0; 7]), Err(CodecError::BadSequenceSet(7)));
         assert_eq!(ByteRanges::new(&[0; 8]), Err(CodecError::BadByteRanges(8)));
+        assert_eq!(SequenceSet::new(b"\0\0\0\x02\0\0\0\x01"), Err(CodecError::ReversedRange));
+        assert_eq!(SequenceSet::new(b"\0\0\0\0\x80\0\0\0"), Err(CodecError::ReversedRange));
+        assert!(SequenceSet::new(b"\xff\xff\xff\xff\0\0\0\x01").is_ok());
+        let reversed = [2u64.to_be_bytes(), 1u64.to_be_bytes()].concat();
+        assert_eq!(ByteRanges::new(&reversed), Err(CodecError::ReversedRange));
         let set = SequenceSet::new(b"\0\0\0\x01\0\0\0\x02").unwrap();
         assert_eq!((format!("{set:?}").as_str(), set.len(), set.is_empty()), ("[1..=2]", 1, false));
         assert!(SequenceSet::EMPTY.is_empty() && SequenceSet::EMPTY.iter().next().is_none());
@@ -164,10 +178,11 @@ mod tests {
     proptest! {
         #[test]
         fn ranges_come_back(
-            ids in prop::collection::vec(any::<(u32, u32)>(), 0..20),
+            ids in prop::collection::vec((any::<u32>(), 0..1u32 << 31), 0..20),
             bytes in prop::collection::vec(any::<(u64, u64)>(), 0..20),
         ) {
-            let ids: Vec<_> = ids.into_iter().map(|(a, b)| (SequenceNo(a), SequenceNo(b))).collect();
+            let ids: Vec<_> = ids.into_iter().map(|(a, len)| (SequenceNo(a), SequenceNo(a).plus(len))).collect();
+            let bytes: Vec<_> = bytes.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
             let mut out = Vec::new();
             encode_sequence_set(ids.iter().copied(), &mut out);
             prop_assert_eq!(SequenceSet::new(&out)?.iter().collect::<Vec<_>>(), ids);

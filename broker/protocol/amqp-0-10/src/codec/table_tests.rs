@@ -42,12 +42,18 @@ fn field(kind: &str, random: &mut Random) -> Vec<u8> {
         "str16" | "vbin16" => sized(2, random_bytes(random)),
         "vbin32" | "map" | "array" | "struct32" => sized(4, random_bytes(random)),
         "sequence_set" => {
-            let ranges = random.up_to(3);
-            sized(2, random.bytes(8 * ranges))
+            let range = |random: &mut Random| {
+                let first = random.next() as u32;
+                [first.to_be_bytes(), first.wrapping_add(random.next() as u32 >> 1).to_be_bytes()].concat()
+            };
+            sized(2, (0..random.up_to(3)).flat_map(|_| range(random)).collect())
         }
         "byte_ranges" => {
-            let ranges = random.up_to(3);
-            sized(2, random.bytes(16 * ranges))
+            let range = |random: &mut Random| {
+                let first = random.next() >> 1;
+                [first.to_be_bytes(), (first + (random.next() >> 1)).to_be_bytes()].concat()
+            };
+            sized(2, (0..random.up_to(3)).flat_map(|_| range(random)).collect())
         }
         named => {
             let name = &named[1..named.len() - 1];
