@@ -93,7 +93,7 @@ macro_rules! domains {
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
             pub enum $domain {
                 $($choice,)*
-                /// A number that the specification does not define.
+                /// A number that the specification does not define; [`Self::from_code`] makes none of the others.
                 Other(primitive_type!('a $type)),
             }
 
@@ -176,8 +176,8 @@ macro_rules! compound {
         pub struct $name $(<$a>)? { $(pub $field: field_type!('a $type),)* }
 
         impl<'a> $name $(<$a>)? {
-            /// Index (from zero, as in `execution.exception`) and name of the first field that is absent and that the
-            /// specification requires.
+            /// Index (from zero, as in `execution.exception`) and name (in Rust) of the first field that is absent and
+            /// that the specification requires.
             pub fn missing_required(&self) -> Option<(u8, &'static str)> {
                 let fields: &[(&'static str, bool, bool)] = &[
                     $((stringify!($field), is_required!($($required)?), is_present!(self.$field, $type)),)*
