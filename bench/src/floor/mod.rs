@@ -163,8 +163,18 @@ mod tests {
     fn sound_in_each_mode(io: FloorIo, modes: &[FloorMode]) {
         for &mode in modes {
             for idle in [IdleStrategy::Adaptive, IdleStrategy::Block] {
-                let load =
-                    options(["--seconds", "0.1", "--warmup", "0", "--size", "3000", "--client", "block"]);
+                let load = options([
+                    "--messages",
+                    "60",
+                    "--seconds",
+                    "30",
+                    "--warmup",
+                    "0",
+                    "--size",
+                    "3000",
+                    "--client",
+                    "block",
+                ]);
                 for rate in [None, Some(1_000)] {
                     let floor = match Floor::start(FloorOptions { mode, io, idle }, 1) {
                         Ok(floor) => floor,
@@ -175,7 +185,7 @@ mod tests {
                     };
                     let run = measure(&floor.target(), &load.workload("test", rate).unwrap()).unwrap();
                     assert!(run.is_sound(), "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
-                    assert!(run.outcome.published > 50, "{mode:?} {idle:?} {rate:?}: {:?}", run.outcome);
+                    assert_eq!(run.outcome.published, 60, "{mode:?} {idle:?} {rate:?}");
                     assert_eq!(run.latencies().count > 50, rate.is_some());
                 }
             }

@@ -35,8 +35,10 @@ fn shortened(mut workload: Workload) -> Workload {
     workload.rate_hz = workload.rate_hz.map(|rate_hz| rate_hz.min(2_000));
     workload.idle_connections = workload.idle_connections.min(20);
     workload.in_flight = workload.in_flight.map(|in_flight| in_flight.min(5_000));
-    if let Some(slow) = &mut workload.slow {
-        slow.rate_hz = 100;
+    match &mut workload.slow {
+        Some(slow) => slow.rate_hz = 100,
+        // Ends by count: a machine that is busy elsewhere may take long.
+        None => (workload.messages, workload.seconds) = (Some(100), 30.0),
     }
     if workload.pattern == Pattern::BacklogDrain {
         workload.messages = Some(5_000);

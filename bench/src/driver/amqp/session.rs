@@ -192,6 +192,8 @@ impl Session {
         let received = self.stream.read(&mut self.input[start..]);
         self.input.truncate(start + *received.as_ref().unwrap_or(&0));
         match received {
+            // A process that was stopped and goes on finds its reads interrupted where they have a time limit.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
             Ok(0) => Err(self.failed(std::io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => Ok(()),
             Err(error) => Err(self.failed(error)),
