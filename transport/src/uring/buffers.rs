@@ -167,6 +167,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "touches no more memory than the others and takes minutes there")]
     fn more_are_posted_for_many_small_receives_and_not_for_a_flood() {
         let mut buffers = Buffers::new(256, 4096).unwrap();
         fill_all(&mut buffers, 4096);
