@@ -342,11 +342,11 @@ fn a_schedule_that_cannot_be_kept_exits_with_3() {
         "--rate",
         "1000000000",
         "--seconds",
-        "0.2",
+        "0.01",
         "--warmup",
         "0",
         "--messages",
-        "200000",
+        "500000",
         "--json",
     ]);
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
