@@ -99,7 +99,18 @@ impl Walker {
         mut each: impl FnMut(Item),
     ) -> Result<Walked, WireError> {
         let (mut at, mut messages) = (0, 0);
-        while let Some((head, _)) = input[at..].split_first_chunk::<FRAME_HEAD_BYTES>() {
+        loop {
+            // What nearly all input is made of, without the detours that the rest may take.
+            while let Some(whole) = self.whole_delivery(&input[at..]) {
+                self.delivery_tag = whole.delivery_tag;
+                each(Item::Message { stamp: whole.stamp, delivery_tag: whole.delivery_tag });
+                at += whole.bytes;
+                messages += 1;
+                if messages == limit {
+                    return Ok(Walked { bytes: at, stopped: true });
+                }
+            }
+            let Some((head, _)) = input[at..].split_first_chunk::<FRAME_HEAD_BYTES>() else { break };
             let payload_bytes = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
             let frame_bytes = FRAME_HEAD_BYTES + payload_bytes + 1;
             if frame_bytes > self.frame_max {
@@ -123,6 +134,26 @@ impl Walker {
             }
         }
         Ok(Walked { bytes: at, stopped: false })
+    }
+
+    /// The delivery at the start of `input`, if all of it is there and its body is in a single frame.
+    #[inline]
+    fn whole_delivery(&self, input: &[u8]) -> Option<Whole> {
+        if self.correlated || self.stamp.is_some() || input.get(7..11)? != DELIVER.to_be_bytes() {
+            return None;
+        }
+        let method_bytes = frame_bytes(input, 1)?;
+        let tag_at = 12 + usize::from(*input.get(11)?);
+        let delivery_tag = u64::from_be_bytes(*input.get(tag_at..)?.first_chunk()?);
+        let rest = input.get(method_bytes..)?;
+        let header_bytes = frame_bytes(rest, 2)?;
+        let body_size = u64::from_be_bytes(*rest.get(11..)?.first_chunk()?);
+        let rest = rest.get(header_bytes..)?;
+        let body_bytes = frame_bytes(rest, 3)?;
+        let stamp = Stamp::from_bytes(rest.get(FRAME_HEAD_BYTES..)?.first_chunk()?);
+        let bytes = method_bytes + header_bytes + body_bytes;
+        let single = body_size == (body_bytes - FRAME_HEAD_BYTES - 1) as u64;
+        (single && body_size >= STAMP_BYTES as u64).then_some(Whole { bytes, delivery_tag, stamp })
     }
 
     fn method(&mut self, payload: &[u8], each: &mut impl FnMut(Item)) -> Result<(), WireError> {
@@ -182,6 +213,21 @@ impl Walker {
         }
         Ok(self.body_left == 0)
     }
+}
+
+/// A delivery in three frames.
+struct Whole {
+    bytes: usize,
+    delivery_tag: u64,
+    stamp: Stamp,
+}
+
+/// Bytes of the frame at the start of `input`, if it is whole and of this kind.
+#[inline]
+fn frame_bytes(input: &[u8], kind: u8) -> Option<usize> {
+    let head = input.first_chunk::<FRAME_HEAD_BYTES>()?;
+    let bytes = FRAME_HEAD_BYTES + u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1;
+    (head[0] == kind && input.get(bytes - 1) == Some(&FRAME_END)).then_some(bytes)
 }
 
 const DELIVER: u32 = 60 << 16 | 60;
@@ -271,6 +317,25 @@ mod tests {
             start += walked.bytes;
         }
         assert_eq!((start, seen), (input.len(), (1..=5).map(message).collect()));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_delivery_does_no_harm() {
+        let mut input = Vec::new();
+        delivery(1, 64, 4096, &mut input);
+        for cut in 0..input.len() {
+            assert!(
+                Walker::new(FRAME_MAX).walk(&input[..cut], u64::MAX, |_| {}).unwrap().bytes < input.len()
+            );
+        }
+        for place in 0..input.len() {
+            for value in [0, 1, 3, 0x3c, 0xce, 0xff] {
+                let mut broken = input.clone();
+                broken[place] = value;
+                // Anything but a panic.
+                drop(Walker::new(FRAME_MAX).walk(&broken, u64::MAX, |_| {}));
+            }
+        }
     }
 
     #[test]
