@@ -1,5 +1,10 @@
 //! What a session asks of the broker besides publishing and settling, and what it is told.
 
+mod arguments;
+mod queue;
+
+pub use queue::{AlertThresholds, FlowThresholds, Lifetime, Overflow, QueueEvents, QueueOptions};
+
 use crate::{Name, QueueId, Table, Value, VhostId, message::MessageId};
 
 /// A request by a session. Names of exchanges and queues are resolved in `vhost`.
@@ -142,51 +147,6 @@ pub struct ExchangeOptions {
     pub alternate: Option<Name>,
     /// Arguments as declared.
     pub arguments: Table,
-}
-
-/// Properties of a queue. Two declarations are the same if flags and arguments are.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct QueueOptions {
-    /// Survives a restart.
-    pub durable: bool,
-    /// Belongs to the connection that declared it and goes with it.
-    pub exclusive: bool,
-    /// Deleted when the last consumer goes (never before the first came).
-    pub auto_delete: bool,
-    /// How long a message may stay, in milliseconds.
-    pub message_ttl_ms: Option<u64>,
-    /// How long the queue may stay unused, in milliseconds.
-    pub expires_ms: Option<u64>,
-    /// Most ready messages.
-    pub max_length: Option<u64>,
-    /// Most bytes of ready messages' bodies.
-    pub max_length_bytes: Option<u64>,
-    /// What to do with one too many.
-    pub overflow: Overflow,
-    /// Where expired, rejected and overflown messages go.
-    pub dead_letter_exchange: Option<Name>,
-    /// Routing key for them; otherwise their own.
-    pub dead_letter_routing_key: Option<Name>,
-    /// Highest priority; `None` for a plain FIFO.
-    pub max_priority: Option<u8>,
-    /// Only one consumer at a time receives.
-    pub single_active_consumer: bool,
-    /// Home shard asked for (`x-fulmar-shard`); otherwise the broker chooses.
-    pub home: Option<u8>,
-    /// Arguments as declared.
-    pub arguments: Table,
-}
-
-/// What a full queue does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Overflow {
-    /// Drop or dead-letter from the head.
-    #[default]
-    DropHead,
-    /// Refuse the new message (a negative confirm).
-    RejectPublish,
-    /// Refuse the new message and dead-letter it.
-    RejectPublishDeadLetter,
 }
 
 /// Properties of a consumer.

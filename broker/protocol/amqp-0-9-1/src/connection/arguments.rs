@@ -1,7 +1,8 @@
-//! The `x-` arguments of declarations and consumers, checked and worded as RabbitMQ does.
+//! The `x-` arguments of declarations and consumers, checked and worded as RabbitMQ does. What Qpid's clients send is the
+//! core's business.
 
 use fulmar_core::request::{Overflow, QueueOptions};
-use fulmar_core::{Name, Table, Value};
+use fulmar_core::{Name, Refusal, Table, Value};
 
 use super::errors::{Exception, invalid_argument, type_name};
 use super::publish::MAX_EXPIRY_MS;
@@ -59,7 +60,7 @@ pub(super) fn queue_options(
         }
     }
     let home = reader.octet("x-fulmar-shard")?;
-    Ok(QueueOptions {
+    let mut options = QueueOptions {
         message_ttl_ms,
         expires_ms,
         max_length,
@@ -70,9 +71,15 @@ pub(super) fn queue_options(
         max_priority,
         single_active_consumer,
         home,
-        arguments,
         ..flags
-    })
+    };
+    options.take_arguments(&arguments).map_err(|refusal| match refusal {
+        Refusal::InvalidArgument { argument, reason } => {
+            invalid_argument(&argument.to_string(), about, &reason)
+        }
+        other => Exception::precondition(other.to_string()),
+    })?;
+    Ok(options)
 }
 
 /// Quorum queues are durable and shared.
@@ -187,6 +194,20 @@ mod tests {
         let arguments = Table(vec![(Name::from(argument), value)]);
         let about = "queue 'q' in vhost '/'";
         queue_options(arguments, QueueOptions::default(), about).expect_err("must be refused").text
+    }
+
+    #[test]
+    fn queues_of_qpid_s_kinds_can_be_asked_for() {
+        let arguments = Table(vec![
+            (Name::from("qpid.max_count"), Value::I32(5)),
+            (Name::from("qpid.policy_type"), Value::Text(Name::from("ring"))),
+        ]);
+        let options = queue_options(arguments, QueueOptions::default(), "queue 'q'").expect("good arguments");
+        assert_eq!((options.max_length, options.overflow), (Some(5), Overflow::Ring));
+        assert_eq!(
+            refusal("qpid.max_count", Value::I32(-1)),
+            "invalid arg 'qpid.max_count' for queue 'q' in vhost '/': '-1' is not a number from 0 on"
+        );
     }
 
     #[test]
