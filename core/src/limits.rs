@@ -15,6 +15,16 @@ pub struct Limits {
     pub route_cache_entries: usize,
     /// Free message buffers kept for reuse, in bytes.
     pub pool_bytes: usize,
+    /// Bytes that a queue of Qpid's kinds may hold if it is declared without a limit: what flow control is a part of.
+    pub default_queue_bytes: u64,
+    /// Percent of its limit beyond which such a queue stops its publishers; 0: only if asked for.
+    pub flow_stop_percent: u8,
+    /// Percent of its limit below which publishers go on.
+    pub flow_resume_percent: u8,
+    /// Percent of its limit at which an alert is raised; 0: only if asked for.
+    pub alert_percent: u8,
+    /// Events kept for management; older ones are forgotten.
+    pub events: usize,
     /// Exchanges that one publish may pass on its way (exchange-to-exchange, alternate exchanges).
     pub max_route_hops: usize,
 }
@@ -28,6 +38,11 @@ impl Default for Limits {
             lane_slots: 1024,
             route_cache_entries: 4096,
             pool_bytes: 16 << 20,
+            default_queue_bytes: 100 << 20,
+            flow_stop_percent: 80,
+            flow_resume_percent: 70,
+            alert_percent: 80,
+            events: 1024,
             max_route_hops: 64,
         }
     }
@@ -43,6 +58,11 @@ impl Limits {
             lane_slots: 4,
             route_cache_entries: 4,
             pool_bytes: 4096,
+            default_queue_bytes: 4096,
+            flow_stop_percent: 80,
+            flow_resume_percent: 70,
+            alert_percent: 80,
+            events: 4,
             max_route_hops: 8,
         }
     }

@@ -87,6 +87,12 @@ impl Message {
         self.body_at as usize + self.body_bytes()
     }
 
+    /// Bytes of credit that it takes: properties and body.
+    #[inline]
+    pub(crate) fn credit_bytes(&self) -> usize {
+        (self.body_at - self.properties_at) as usize + self.body_bytes()
+    }
+
     #[inline]
     pub(crate) fn ttl_ms(&self) -> Option<u64> {
         (self.ttl_ms != FOREVER_MS).then_some(u64::from(self.ttl_ms))

@@ -4,21 +4,33 @@
 //! turn it is, `unsettled` keeps what clients hold; this file joins them with the limits. It holds handles of
 //! messages and leaves their counting, delivering and dead-lettering to the shard.
 
+mod admission;
+mod alerts;
 mod consumers;
+mod flow;
+mod last_value;
+mod limit;
 #[cfg(test)]
 mod model_tests;
+mod policy;
 mod ready;
 mod unsettled;
 
 use std::sync::Arc;
 
+pub(crate) use admission::Enqueued;
+pub use alerts::Alert;
 pub(crate) use consumers::{Consumer, Consumers};
+pub(crate) use limit::Admission;
+pub use limit::Depth;
+use policy::Policy;
+pub use policy::QueueCounters;
 pub(crate) use ready::{Item, NEVER_NS, Ready};
 pub(crate) use unsettled::{ConsumerKey, Unsettled, UnsettledTable, is_fetched};
 
 use crate::request::{Overflow, QueueOptions};
 use crate::topology::QueueEntry;
-use crate::{MessageId, QueueId};
+use crate::{Limits, MessageId, QueueId};
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -33,6 +45,11 @@ pub(crate) struct Queue {
     max_length: usize,
     max_length_bytes: u64,
     message_ttl_ms: Option<u64>,
+    /// Messages of this priority are of the lowest level.
+    lowest_priority: u8,
+    /// While it holds fewer bytes, it takes whatever comes and nobody has to be told: always if it is plain.
+    unwatched_bytes: u64,
+    policy: Option<Box<Policy>>,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
     /// The earliest deadline set for messages that expire, or [`NEVER_NS`].
@@ -47,15 +64,24 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn new(entry: Arc<QueueEntry>, now_ns: u64) -> Self {
         let options = &entry.options;
+        let counts_itself = !options.overflow.counts_unsettled();
+        let is_bounded =
+            counts_itself && (options.max_length.is_some() || options.max_length_bytes.is_some());
         Queue {
             id: entry.id,
             ready: Ready::new(options.max_priority.unwrap_or(0)),
             unsettled: UnsettledTable::new(),
             consumers: Consumers::new(options.single_active_consumer),
             next_sequence: 0,
-            max_length: options.max_length.map_or(usize::MAX, |most| most.try_into().unwrap_or(usize::MAX)),
-            max_length_bytes: options.max_length_bytes.unwrap_or(u64::MAX),
+            max_length: match options.max_length.filter(|_| counts_itself) {
+                Some(most) => most.try_into().unwrap_or(usize::MAX),
+                None => usize::MAX,
+            },
+            max_length_bytes: options.max_length_bytes.filter(|_| counts_itself).unwrap_or(u64::MAX),
             message_ttl_ms: options.message_ttl_ms,
+            lowest_priority: options.lowest_priority,
+            unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
+            policy: None,
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
@@ -63,6 +89,15 @@ impl Queue {
             had_consumers: false,
             entry,
         }
+    }
+
+    /// Gives a queue that is empty the policy that it is declared with.
+    pub(crate) fn with_policy(mut self, limits: &Limits) -> Self {
+        if let Some(policy) = Policy::new(self.options(), limits) {
+            self.unwatched_bytes = self.unwatched_bytes.min(policy.unwatched_bytes());
+            self.policy = Some(Box::new(policy));
+        }
+        self
     }
 
     pub(crate) fn id(&self) -> QueueId {
@@ -104,16 +139,23 @@ impl Queue {
             message,
             followers,
             body_bytes: u32::try_from(body_bytes).unwrap_or(u32::MAX),
-            priority: priority.min(self.ready.max_priority()),
+            priority: self.level(priority),
             redelivered: false,
         };
         self.next_sequence += item.messages() as u64;
         self.ready.push(item);
     }
 
-    /// Whether there is a limit to what it holds.
-    pub(crate) fn is_bounded(&self) -> bool {
-        self.max_length != usize::MAX || self.max_length_bytes != u64::MAX
+    /// Whether it takes whatever comes, and nobody has to be told.
+    #[inline]
+    pub(crate) fn takes_all(&self) -> bool {
+        self.ready.body_bytes() + self.unsettled.bytes() < self.unwatched_bytes
+    }
+
+    /// Whether somebody has to be told of each message that leaves it for good.
+    #[inline]
+    pub(crate) fn watches_leaving(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.watches_leaving())
     }
 
     /// Whether anything in it expires at some time.
@@ -137,7 +179,7 @@ impl Queue {
 
     /// Whether it refuses a message of this size.
     pub(crate) fn refuses(&self, body_bytes: usize) -> bool {
-        self.options().overflow != Overflow::DropHead
+        matches!(self.options().overflow, Overflow::RejectPublish | Overflow::RejectPublishDeadLetter)
             && (self.ready.len() >= self.max_length
                 || self.ready.body_bytes() + body_bytes as u64 > self.max_length_bytes)
     }
@@ -171,12 +213,19 @@ impl Queue {
 
     /// Notes that a message is in a client's hands; returns its tag.
     pub(crate) fn hand_out(&mut self, item: Item, consumer: Option<ConsumerKey>) -> u64 {
-        self.unsettled.insert(Unsettled { item, consumer })
+        let tag = self.unsettled.insert(Unsettled { item, consumer });
+        if let Some(policy) = &mut self.policy {
+            policy.handed_out(&item, tag);
+        }
+        tag
     }
 
     /// Takes a message out of a client's hands. The flag: a consumer can take messages again.
     pub(crate) fn take_back(&mut self, tag: u64) -> Option<(Item, bool)> {
         let held = self.unsettled.remove(tag)?;
+        if let Some(policy) = &mut self.policy {
+            policy.taken_back(&held.item);
+        }
         let able = held.consumer.is_some_and(|key| self.consumers.settled(key));
         Some((held.item, able))
     }

@@ -22,7 +22,7 @@ pub struct Item {
     pub message: MessageId,
     /// How many of its batch follow it, at the next places; whatever leaves the queue by itself has none.
     pub followers: u16,
-    /// Length of its body.
+    /// The bytes that it counts for: of its body; in a queue that counts as Qpid does, of its properties too.
     pub body_bytes: u32,
     /// Its level.
     pub priority: u8,
@@ -100,6 +100,16 @@ impl Level {
     fn pop_fresh(&mut self, most: u16) -> Option<Item> {
         let front = self.fresh.front_mut()?;
         if front.followers >= most { Some(front.split_off_first(most)) } else { self.fresh.pop_front() }
+    }
+
+    /// Takes the message at a place, which is not part of a batch.
+    fn remove(&mut self, sequence: u64) -> Option<Item> {
+        if let Ok(at) = self.fresh.binary_search_by_key(&sequence, |item| item.sequence) {
+            return self.fresh.remove(at);
+        }
+        let found = self.returned.iter().find(|Reverse(item)| item.sequence == sequence)?.0;
+        self.returned.retain(|Reverse(item)| item.sequence != sequence);
+        Some(found)
     }
 
     fn is_empty(&self) -> bool {
@@ -215,6 +225,25 @@ impl Ready {
         self.levels[self.highest()?].head()
     }
 
+    /// The oldest message of the lowest priority.
+    pub(crate) fn peek_lowest(&self) -> Option<&Item> {
+        self.levels[self.lowest()?].head()
+    }
+
+    /// Takes the oldest message of the lowest priority.
+    pub(crate) fn pop_lowest(&mut self) -> Option<Item> {
+        self.pop_from(self.lowest()?)
+    }
+
+    /// Takes the message at a place of a level.
+    pub(crate) fn remove(&mut self, level: u8, sequence: u64) -> Option<Item> {
+        let index = usize::from(level);
+        let item = self.levels[index].remove(sequence)?;
+        self.count_out(&item);
+        self.note_taken(index);
+        Some(item)
+    }
+
     /// When the first of the levels' heads expires.
     pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
         if self.expiring == 0 {
@@ -246,15 +275,32 @@ impl Ready {
         Some(word * 64 + self.occupied[word].ilog2() as usize)
     }
 
+    fn lowest(&self) -> Option<usize> {
+        if self.messages == 0 {
+            return None;
+        }
+        if self.levels.len() == 1 {
+            return Some(0);
+        }
+        let word = (0..4).find(|&word| self.occupied[word] != 0)?;
+        Some(word * 64 + self.occupied[word].trailing_zeros() as usize)
+    }
+
     #[inline]
     fn pop_from(&mut self, level: usize) -> Option<Item> {
         let item = self.levels[level].pop()?;
         self.count_out(&item);
+        self.note_taken(level);
+        Some(item)
+    }
+
+    /// Something was taken from a level.
+    #[inline]
+    fn note_taken(&mut self, level: usize) {
         if self.levels[level].is_empty() {
             self.occupied[level / 64] &= !(1 << (level % 64));
             self.levels[level].shrink();
         }
-        Some(item)
     }
 
     #[inline]

@@ -34,6 +34,7 @@ pub(crate) struct UnsettledTable {
     slots: Vec<Slot>,
     free: u32,
     len: usize,
+    bytes: u64,
 }
 
 /// Whether a tag names a message that was fetched rather than delivered to a consumer.
@@ -43,17 +44,23 @@ pub(crate) fn is_fetched(tag: u64) -> bool {
 
 impl UnsettledTable {
     pub(crate) fn new() -> Self {
-        UnsettledTable { slots: Vec::new(), free: NONE, len: 0 }
+        UnsettledTable { slots: Vec::new(), free: NONE, len: 0, bytes: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    /// Bytes that its messages count for.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Keeps a message until it is settled; returns its tag, which is never 0.
     pub(crate) fn insert(&mut self, held: Unsettled) -> u64 {
         let mark = if held.consumer.is_none() { FETCHED } else { 0 };
         self.len += 1;
+        self.bytes += u64::from(held.item.body_bytes);
         if self.free == NONE {
             let index = self.slots.len() as u32;
             self.slots.push(Slot { held: Some(held), generation: 1, next_free: NONE });
@@ -76,6 +83,7 @@ impl UnsettledTable {
         slot.next_free = self.free;
         self.free = index;
         self.len -= 1;
+        self.bytes -= u64::from(held.item.body_bytes);
         Some(held)
     }
 

@@ -1,5 +1,5 @@
-//! What becomes of messages that a queue gives up: dropped, or published again to its dead-letter exchange with the
-//! story of their deaths in the headers. The words are RabbitMQ's.
+//! What becomes of messages that a queue gives up: dropped, published again to its dead-letter exchange with the story
+//! of their deaths in the headers (the words are RabbitMQ's), or routed as they are by its alternate exchange.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use super::Shard;
 use super::publish::{Selected, keys};
 use crate::message::{Edit, MessageView};
 use crate::queue::Item;
+use crate::request::QueueOptions;
 use crate::topology::QueueEntry;
-use crate::{MessageId, Name, QueueId, Table, Value};
+use crate::{MessageId, Name, QueueId, Table, Value, VhostId};
 
 /// Dead letters handled before the shard turns to something else.
 const BUDGET: usize = 1024;
@@ -19,6 +20,10 @@ pub(super) enum Reason {
     Rejected,
     Expired,
     MaxLength,
+    /// A ring gave it up.
+    Overwritten,
+    /// Its queue ended.
+    QueueEnded,
 }
 
 impl Reason {
@@ -26,7 +31,8 @@ impl Reason {
         match self {
             Reason::Rejected => "rejected",
             Reason::Expired => "expired",
-            Reason::MaxLength => "maxlen",
+            Reason::MaxLength | Reason::Overwritten => "maxlen",
+            Reason::QueueEnded => "deleted",
         }
     }
 }
@@ -49,11 +55,13 @@ impl Shard {
             Reason::Rejected => self.stats.rejected += 1,
             Reason::Expired => self.stats.expired += 1,
             Reason::MaxLength => self.stats.overflown += 1,
+            Reason::Overwritten => self.stats.overwritten += 1,
+            Reason::QueueEnded => {}
         }
-        if queue.options.dead_letter_exchange.is_none() {
-            self.store.release(message);
-        } else {
+        if has_somewhere_to_go(&queue.options, reason) {
             self.dead.push_back(Dead { queue: queue.clone(), message, reason });
+        } else {
+            self.store.release(message);
         }
     }
 
@@ -74,7 +82,10 @@ impl Shard {
 
     fn bury(&mut self, dead: Dead) {
         let Dead { queue, message, reason } = dead;
-        let Some(exchange) = &queue.options.dead_letter_exchange else { return self.store.release(message) };
+        let exchange = queue.options.dead_letter_exchange.as_ref();
+        let Some(exchange) = exchange.filter(|_| reason != Reason::QueueEnded) else {
+            return self.route_by_alternate(&queue, message);
+        };
         let view = self.store.view(message);
         let new_key = queue.options.dead_letter_routing_key.as_ref();
         let copies = keys(&view, b"CC");
@@ -91,6 +102,28 @@ impl Shard {
             self.remove_cycles(letter, &mut targets);
         }
         self.distribute_internally(letter, &targets);
+    }
+
+    /// Hands a message to the alternate exchange of the queue that gave it up. It stays as it is, and goes by its own
+    /// key.
+    fn route_by_alternate(&mut self, queue: &QueueEntry, message: MessageId) {
+        let Some(exchange) = &queue.options.alternate else { return self.store.release(message) };
+        self.stats.dead_lettered += 1;
+        self.reroute(queue.vhost, exchange, message);
+    }
+
+    /// Hands a message to the queues that an exchange has for its key. Takes it over.
+    pub(super) fn reroute(&mut self, vhost: VhostId, exchange: &Name, message: MessageId) {
+        let mut targets = Vec::new();
+        // An exchange that is not there takes nothing.
+        let _ = self.route_by_exchange(
+            vhost,
+            Some(exchange.as_bytes()),
+            message,
+            &Selected::default(),
+            &mut targets,
+        );
+        self.distribute_internally(message, &targets);
     }
 
     fn dead_letter_targets(
@@ -115,6 +148,13 @@ impl Shard {
             !is_cycle(entry.name.as_bytes(), &deaths)
         });
     }
+}
+
+/// Whether somebody wants what a queue gives up for a reason. What expires does not go by the alternate exchange.
+fn has_somewhere_to_go(options: &QueueOptions, reason: Reason) -> bool {
+    let by_alternate = matches!(reason, Reason::Rejected | Reason::Overwritten | Reason::QueueEnded);
+    options.dead_letter_exchange.is_some() && reason != Reason::QueueEnded
+        || options.alternate.is_some() && by_alternate
 }
 
 /// Whether the deaths since the last one in `queue`, that one included, were all without a rejection.

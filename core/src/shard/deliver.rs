@@ -46,6 +46,7 @@ impl Shard {
         match settlement {
             Settlement::Accept => {
                 self.stats.settled += 1;
+                note_gone(queue, &item, &mut self.thinned);
                 self.store.release(item.message);
                 if able {
                     self.schedule(id);
@@ -54,6 +55,7 @@ impl Shard {
             }
             Settlement::Reject => {
                 self.stats.settled += 1;
+                note_gone(queue, &item, &mut self.thinned);
                 let entry = queue.entry().clone();
                 self.discard(&entry, item, Reason::Rejected);
             }
@@ -129,6 +131,7 @@ impl Shard {
         while let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_over_limit()) {
             let entry = queue.entry().clone();
             let Some(item) = queue.pop() else { break };
+            note_gone(queue, &item, &mut self.thinned);
             self.discard(&entry, item, Reason::MaxLength);
         }
     }
@@ -168,6 +171,7 @@ impl Shard {
         for _ in 0..budget {
             let Some(queue) = self.queues.get_mut(id) else { return true };
             let Some(item) = queue.pop_expired(now_ns) else { return true };
+            note_gone(queue, &item, &mut self.thinned);
             let entry = queue.entry().clone();
             self.discard(&entry, item, Reason::Expired);
         }
@@ -194,7 +198,7 @@ impl Shard {
     /// elsewhere and settles nothing: what holds for the first message holds for all, and is looked at once. Returns
     /// how many; 0 says nothing.
     fn dispatch_run(&mut self, queue: &mut Queue, budget: usize) -> usize {
-        if queue.may_expire() {
+        if queue.may_expire() || queue.watches_leaving() {
             return 0;
         }
         let Some((key, consumer)) = queue.consumers.sole() else { return 0 };
@@ -275,6 +279,7 @@ impl Shard {
         let Some(head) = queue.peek() else { return false };
         if head.expires_ns < self.clock.monotonic_ns {
             let Some(item) = queue.pop() else { return false };
+            note_gone(queue, &item, &mut self.thinned);
             let entry = queue.entry().clone();
             self.discard(&entry, item, Reason::Expired);
             return true;
@@ -292,6 +297,9 @@ impl Shard {
         let Some(item) = queue.pop() else { return false };
         queue.consumers.served(key);
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
+        if no_ack {
+            note_gone(queue, &item, &mut self.thinned);
+        }
         let (queue, message, redelivered) = (queue.id(), item.message, item.redelivered);
         self.deliver(Handed {
             session,
@@ -332,6 +340,15 @@ pub(super) fn note_push(queue: &mut Queue, line: &mut VecDeque<u32>, timers: &mu
     if !queue.scheduled && queue.has_work() {
         queue.scheduled = true;
         line.push_back(queue.id().index);
+    }
+}
+
+/// A message has left a queue for good: whoever watches the queue is told, and the queue is looked at before the turn
+/// ends.
+#[inline]
+pub(super) fn note_gone(queue: &mut Queue, item: &Item, thinned: &mut Vec<QueueId>) {
+    if queue.watches_leaving() && queue.gone(item) {
+        thinned.push(queue.id());
     }
 }
 

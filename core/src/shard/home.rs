@@ -1,5 +1,9 @@
 //! What a queue's home does for sessions anywhere: consumers, fetching, purging, counts, and the queue's end.
 
+use std::sync::Arc;
+
+use super::deadletter::Reason;
+use super::deliver::note_gone;
 use super::envelope::{Answer, Ask, Letter, Query};
 use super::{Due, Output, Shard};
 use crate::mesh::Lane;
@@ -13,7 +17,17 @@ use crate::{ConnectionId, Name, QueueId, Refusal, Reply, SessionId};
 const RELEASE_BUDGET: usize = 4096;
 
 /// Messages of a queue that is gone or purged, released little by little.
-pub(super) type Trash = Box<dyn Iterator<Item = Item> + Send>;
+pub(super) struct Trash {
+    items: Box<dyn Iterator<Item = Item> + Send>,
+    /// The queue that has ended, if its alternate exchange gets them.
+    by: Option<Arc<QueueEntry>>,
+}
+
+impl Trash {
+    fn new(items: impl Iterator<Item = Item> + Send + 'static) -> Self {
+        Trash { items: Box::new(items), by: None }
+    }
+}
 
 /// The queues at home on this shard, by the index in their identifiers.
 #[derive(Default)]
@@ -120,8 +134,9 @@ impl Shard {
     }
 
     /// A queue at home here was declared.
-    pub(super) fn make_queue(&mut self, entry: &std::sync::Arc<QueueEntry>) {
-        self.queues.insert(Queue::new(entry.clone(), self.clock.monotonic_ns));
+    pub(super) fn make_queue(&mut self, entry: &Arc<QueueEntry>) {
+        let queue = Queue::new(entry.clone(), self.clock.monotonic_ns);
+        self.queues.insert(queue.with_policy(&self.config.limits));
         self.watch_unused(entry.id);
         self.prune_timers();
     }
@@ -160,8 +175,18 @@ impl Shard {
         for consumer in queue.consumers.iter() {
             self.accounts.leave(consumer.account);
         }
-        self.throw_away(Box::new(queue.take_ready().into_items()));
-        self.throw_away(Box::new(queue.take_unsettled().into_items()));
+        self.confirm_withheld(queue.take_withheld());
+        let (ready, unsettled) = (queue.take_ready().into_items(), queue.take_unsettled().into_items());
+        if queue.options().alternate.is_some() {
+            let mut items: Vec<Item> = ready.chain(unsettled).collect();
+            items.sort_unstable();
+            let entry = queue.entry().clone();
+            self.throw_away(Trash { items: Box::new(items.into_iter()), by: Some(entry) });
+            self.bury_dead();
+        } else {
+            self.throw_away(Trash::new(ready));
+            self.throw_away(Trash::new(unsettled));
+        }
         Some(queue.consumers.iter().map(|consumer| (consumer.session, consumer.id)).collect())
     }
 
@@ -227,9 +252,10 @@ impl Shard {
     pub(super) fn empty_trash(&mut self) -> bool {
         let Some(mut trash) = self.trash.pop() else { return false };
         for _ in 0..RELEASE_BUDGET {
-            match trash.next() {
-                Some(item) => self.store.release(item.message),
-                None => return true,
+            match (trash.items.next(), &trash.by) {
+                (Some(item), None) => self.store.release(item.message),
+                (Some(item), Some(queue)) => self.discard(queue, item, Reason::QueueEnded),
+                (None, _) => return true,
             }
         }
         self.trash.push(trash);
@@ -259,7 +285,13 @@ impl Shard {
         let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
         let messages = count(queue.ready_messages());
         let ready = queue.take_ready();
-        self.throw_away(Box::new(ready.into_items()));
+        if queue.watches_leaving() {
+            let items: Vec<Item> = ready.into_items().collect();
+            items.iter().for_each(|item| note_gone(queue, item, &mut self.thinned));
+            self.throw_away(Trash::new(items.into_iter()));
+        } else {
+            self.throw_away(Trash::new(ready.into_items()));
+        }
         Ok(Reply::Messages(messages))
     }
 
@@ -270,6 +302,9 @@ impl Shard {
         let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
         let Some(item) = queue.pop() else { return Ok(Reply::Got(None)) };
         let tag = if no_ack { 0 } else { queue.hand_out(item, None) };
+        if no_ack {
+            note_gone(queue, &item, &mut self.thinned);
+        }
         let remaining = count(queue.ready_messages());
         if !no_ack {
             self.store.retain(item.message);

@@ -3,7 +3,7 @@
 //! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
 //! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
-//! anywhere), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `remote` and
+//! anywhere), `policy` (queues that do not take whatever comes), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `remote` and
 //! `envelope` (the lanes to other shards), `outputs` (what waits to be told to connections).
 
 mod accounts;
@@ -13,6 +13,7 @@ mod deliver;
 mod envelope;
 mod home;
 mod outputs;
+mod policy;
 mod publish;
 mod random;
 mod remote;
@@ -34,6 +35,8 @@ pub use envelope::{Envelope, mesh_for};
 use envelope::{Letter, Query};
 use home::{Queues, Trash};
 use outputs::Outputs;
+pub use policy::Event;
+use policy::Withheld;
 use random::Random;
 use remote::ConfirmRun;
 use sessions::{Connection, Session};
@@ -173,12 +176,18 @@ pub struct Stats {
     pub overflown: u64,
     /// Messages that a full queue refused.
     pub refused: u64,
-    /// Messages published again to a dead-letter exchange.
+    /// Messages that a ring gave up for newer ones, or did not take.
+    pub overwritten: u64,
+    /// Messages of last-value queues that newer ones took the place of.
+    pub replaced: u64,
+    /// Messages published again to a dead-letter exchange, or routed by an alternate exchange.
     pub dead_lettered: u64,
     /// Deliveries that needed no settlement and whose session was gone when they came.
     pub undelivered: u64,
     /// Queues that ended because nobody used them.
     pub queues_expired: u64,
+    /// Events that management did not take in time.
+    pub events_lost: u64,
     /// Queues at home here.
     pub queues: u64,
     /// Consumers of those queues.
@@ -230,6 +239,11 @@ pub struct Shard {
     /// Connections that have taken bytes since credit was last given.
     creditors: Vec<ConnectionId>,
     dead: VecDeque<Dead>,
+    /// Queues with a policy that messages have left in this turn.
+    thinned: Vec<QueueId>,
+    /// Confirms that wait for queues here.
+    withheld: Slab<Withheld>,
+    events: VecDeque<Event>,
     held_back: Slab<(VhostId, MessageId)>,
     timers: Timers<Due>,
     trash: Vec<Trash>,
@@ -285,6 +299,9 @@ impl Shard {
             outputs: VecDeque::new(),
             creditors: Vec::new(),
             dead: VecDeque::new(),
+            thinned: Vec::new(),
+            withheld: Slab::new(),
+            events: VecDeque::new(),
             held_back: Slab::new(),
             timers: Timers::default(),
             trash: Vec::new(),
@@ -329,6 +346,7 @@ impl Shard {
         // After dispatching, so that a message without time to live has had its chance.
         worked |= self.do_what_is_due();
         worked |= self.bury_dead();
+        worked |= self.observe_thinned();
         worked |= self.empty_trash();
         self.tell_pressure();
         worked
@@ -374,6 +392,7 @@ impl Shard {
         !self.ready.is_empty()
             || !self.outputs.is_empty()
             || !self.dead.is_empty()
+            || !self.thinned.is_empty()
             || !self.trash.is_empty()
             || !self.orphans.is_empty()
             || self.more_data

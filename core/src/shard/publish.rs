@@ -87,9 +87,13 @@ impl Shard {
         let content = self.store.get(message);
         let usual = self.usual_route(session_id, vhost, content.has_headers(), content.address());
         if let Some(queue) = usual.and_then(Route::only_local) {
-            let accepted = self.enqueue(queue, message);
+            let taken = self.enqueue(queue, message);
             self.bury_dead();
-            return Ok(if accepted { Published::Confirmed } else { Published::Rejected });
+            return Ok(match taken {
+                Taken::Yes => Published::Confirmed,
+                Taken::No => Published::Rejected,
+                Taken::AndStopped => self.expect_resumption(session_id, queue, confirm),
+            });
         }
         self.publish_anywhere(session_id, vhost, message, mandatory, confirm)
     }
@@ -116,7 +120,7 @@ impl Shard {
         let route = self.usual_route(session, vhost, head.has_headers(), head.address())?;
         let published = match (&route.local[..], &route.remote[..]) {
             (&[queue], []) => {
-                if self.queues.get_mut(queue).is_none_or(|queue| queue.is_bounded()) {
+                if self.queues.get_mut(queue).is_none_or(|queue| !queue.takes_all()) {
                     return None;
                 }
                 let first = self.store.batch(head, body_bytes, bodies);
@@ -144,13 +148,13 @@ impl Shard {
     }
 
     /// Appends a whole batch to a queue at home here. Takes the batch over. `false`: nothing was done, since the queue
-    /// has limits.
+    /// looks at each message.
     pub(super) fn enqueue_batch(&mut self, id: QueueId, first: MessageId) -> bool {
         let content = self.store.get(first);
         let messages = content.messages();
         let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
         match self.queues.get_mut(id) {
-            Some(queue) if queue.is_bounded() => return false,
+            Some(queue) if !queue.takes_all() => return false,
             Some(queue) => {
                 queue.push(first, messages - 1, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
                 note_push(queue, &mut self.ready, &mut self.timers);
@@ -213,45 +217,52 @@ impl Shard {
         published
     }
 
-    /// Appends a message to a queue at home here. Takes the message over. `false`: the queue refuses it.
+    /// Appends a message to a queue at home here. Takes the message over.
     #[inline]
-    pub(super) fn enqueue(&mut self, id: QueueId, message: MessageId) -> bool {
+    pub(super) fn enqueue(&mut self, id: QueueId, message: MessageId) -> Taken {
         self.enqueued += 1;
         match self.queues.get_mut(id) {
-            Some(queue) if !queue.is_bounded() => {
+            Some(queue) if queue.takes_all() => {
                 let content = self.store.get(message);
                 let (body_bytes, priority, ttl_ms) =
                     (content.body_bytes(), content.priority(), content.ttl_ms());
                 queue.push(message, 0, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
                 note_push(queue, &mut self.ready, &mut self.timers);
-                true
+                Taken::Yes
             }
-            Some(_) => self.enqueue_within_limits(id, message),
+            Some(_) => self.enqueue_by_policy(id, message),
             None => {
                 // Deleted while the message was on its way.
                 self.store.release(message);
-                true
+                Taken::Yes
             }
         }
     }
 
-    fn enqueue_within_limits(&mut self, id: QueueId, message: MessageId) -> bool {
-        let Some(queue) = self.queues.get_mut(id) else { return true };
-        let content = self.store.get(message);
-        let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
-        if queue.refuses(body_bytes) {
-            // What consumers can take at once does not count as waiting.
-            self.dispatch(id.index, usize::MAX);
+    /// Appends a message to several queues at home here. Takes the message over. `confirm` is whose confirm has to wait
+    /// if one of the queues has stopped its publishers.
+    pub(super) fn enqueue_all(
+        &mut self,
+        targets: &[QueueId],
+        message: MessageId,
+        confirm: Option<(SessionId, u64)>,
+    ) -> Outcome {
+        let (mut accepted, mut withheld) = (true, None);
+        for (place, &queue) in targets.iter().enumerate() {
+            if place + 1 < targets.len() {
+                self.store.retain(message);
+            }
+            match (self.enqueue(queue, message), confirm) {
+                (Taken::No, _) => accepted = false,
+                (Taken::AndStopped, Some(confirm)) => self.withhold(queue, confirm, &mut withheld),
+                _ => {}
+            }
         }
-        let Some(queue) = self.queues.get_mut(id) else { return true };
-        if queue.refuses(body_bytes) {
-            self.refuse(id, message);
-            return false;
+        if let Some(slot) = withheld {
+            self.withheld[slot as usize].accepted = accepted;
         }
-        queue.push(message, 0, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
-        self.after_push(id);
-        self.enforce_limits(id);
-        true
+        self.bury_dead();
+        Outcome { accepted, withheld: withheld.is_some() }
     }
 
     /// Routes a message that was held back. Takes it over.
@@ -284,6 +295,18 @@ impl Shard {
         selected: &Selected,
         targets: &mut Vec<QueueId>,
     ) -> Result<bool, Refusal> {
+        self.route_by_exchange(vhost, None, message, selected, targets)
+    }
+
+    /// The same, as if the message had been published to another exchange than its own.
+    pub(super) fn route_by_exchange(
+        &mut self,
+        vhost: VhostId,
+        other: Option<&[u8]>,
+        message: MessageId,
+        selected: &Selected,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<bool, Refusal> {
         let random = self.random.next();
         let content = self.store.get(message);
         let view = content.view();
@@ -295,7 +318,7 @@ impl Shard {
             random,
         };
         let further: Vec<&[u8]> = selected.copies.iter().chain(&selected.blind).map(Name::as_bytes).collect();
-        self.topology.route_keys(vhost, view.exchange, &routable, &further, targets)
+        self.topology.route_keys(vhost, other.unwrap_or(view.exchange), &routable, &further, targets)
     }
 
     /// The full way of routing: what the shard remembers, exchanges that hold messages back, further routing keys in
@@ -386,8 +409,9 @@ impl Shard {
             self.store.release(message);
             return Published::Confirmed;
         }
-        let accepted = self.hand_to_all(message, route, confirm.map(|sequence| (session, sequence)));
-        let missing = route.remote.len() as u32;
+        let outcome = self.hand_to_all(message, route, confirm.map(|sequence| (session, sequence)));
+        let accepted = outcome.accepted;
+        let missing = route.remote.len() as u32 + u32::from(outcome.withheld);
         if let (Some(sequence), 1..) = (confirm, missing) {
             if let Some(session) = self.session_mut(session) {
                 debug_assert!(session.confirms.back().is_none_or(|last| last.sequence < sequence));
@@ -398,30 +422,28 @@ impl Shard {
         if accepted { Published::Confirmed } else { Published::Rejected }
     }
 
-    /// Hands a message to all queues of a route. Takes it over. Whether those at home here accept it.
-    fn hand_to_all(&mut self, message: MessageId, route: &Route, confirm: Option<(SessionId, u64)>) -> bool {
+    /// Hands a message to all queues of a route. Takes it over. What became of it here.
+    fn hand_to_all(
+        &mut self,
+        message: MessageId,
+        route: &Route,
+        confirm: Option<(SessionId, u64)>,
+    ) -> Outcome {
         for (shard, targets) in route.remote.iter().skip(usize::from(route.local.is_empty())) {
             let copy = self.store.copy(message);
             self.send_publish(*shard, targets, copy, confirm);
         }
-        let Some((last, others)) = route.local.split_last() else {
-            match route.remote.first() {
-                Some((shard, targets)) => {
-                    let whole = self.store.extract(message);
-                    self.send_publish(*shard, targets, whole, confirm);
-                }
-                None => self.store.release(message),
-            }
-            return true;
-        };
-        let mut accepted = true;
-        for &queue in others {
-            self.store.retain(message);
-            accepted &= self.enqueue(queue, message);
+        if !route.local.is_empty() {
+            return self.enqueue_all(&route.local, message, confirm);
         }
-        accepted &= self.enqueue(*last, message);
-        self.bury_dead();
-        accepted
+        match route.remote.first() {
+            Some((shard, targets)) => {
+                let whole = self.store.extract(message);
+                self.send_publish(*shard, targets, whole, confirm);
+            }
+            None => self.store.release(message),
+        }
+        Outcome { accepted: true, withheld: false }
     }
 
     fn send_publish(
@@ -433,6 +455,25 @@ impl Shard {
     ) {
         self.send(shard, Lane::Data, Letter::Publish { targets: targets.clone(), message, confirm });
     }
+}
+
+/// What a queue did with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// It is in the queue, and publishers are stopped: its confirm should wait.
+    AndStopped,
+    /// The queue refuses it.
+    No,
+}
+
+/// What the queues at home here did with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// None refuses it.
+    pub(super) accepted: bool,
+    /// The confirm waits until a queue resumes its publishers.
+    pub(super) withheld: bool,
 }
 
 /// Further routing keys that a publisher put into headers.

@@ -2,9 +2,10 @@
 
 use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query, Targets};
 use super::outputs::Handed;
+use super::publish::Outcome;
 use super::{Output, Shard, ShardId};
+use crate::SessionId;
 use crate::mesh::Lane;
-use crate::{MessageId, QueueId, SessionId};
 
 /// Items of the data lanes that a shard takes in before it turns to something else.
 const DATA_BUDGET: usize = 4096;
@@ -151,9 +152,13 @@ impl Shard {
                     _ => false,
                 };
                 for place in 0..messages {
-                    let accepted = whole || self.enqueue_all(targets.as_slice(), first.after(place));
-                    if let Some((session, sequence)) = confirm {
-                        self.collect_confirm(from, session, sequence + u64::from(place), accepted);
+                    let confirm = confirm.map(|(session, first)| (session, first + u64::from(place)));
+                    let outcome = match whole {
+                        true => Outcome { accepted: true, withheld: false },
+                        false => self.enqueue_all(targets.as_slice(), first.after(place), confirm),
+                    };
+                    if let (Some((session, sequence)), false) = (confirm, outcome.withheld) {
+                        self.collect_confirm(from, session, sequence, outcome.accepted);
                     }
                 }
             }
@@ -220,19 +225,13 @@ impl Shard {
         }
     }
 
-    fn enqueue_all(&mut self, targets: &[QueueId], message: MessageId) -> bool {
-        let mut accepted = true;
-        for (place, &queue) in targets.iter().enumerate() {
-            if place + 1 < targets.len() {
-                self.store.retain(message);
-            }
-            accepted &= self.enqueue(queue, message);
-        }
-        self.bury_dead();
-        accepted
-    }
-
-    fn collect_confirm(&mut self, from: ShardId, session: SessionId, sequence: u64, accepted: bool) {
+    pub(super) fn collect_confirm(
+        &mut self,
+        from: ShardId,
+        session: SessionId,
+        sequence: u64,
+        accepted: bool,
+    ) {
         let slot = &mut self.confirm_runs[from.index()];
         match slot {
             Some(run) if run.session == session && run.accepted == accepted && run.last + 1 == sequence => {
@@ -253,7 +252,7 @@ impl Shard {
     }
 
     /// One home has answered for a run of publishes.
-    fn confirmed(&mut self, id: SessionId, first: u64, last: u64, accepted: bool) {
+    pub(super) fn confirmed(&mut self, id: SessionId, first: u64, last: u64, accepted: bool) {
         let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return };
         let (owner, channel) = (session.owner, session.channel);
         let from = session.confirms.partition_point(|open| open.sequence < first);

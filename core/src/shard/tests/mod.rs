@@ -4,6 +4,7 @@ mod basics;
 mod chaos;
 mod deadletters;
 mod flow;
+mod policies;
 mod queues;
 
 use std::collections::VecDeque;

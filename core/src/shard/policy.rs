@@ -1,0 +1,210 @@
+//! Queues with a policy: what becomes of a message that comes to one, confirms that wait for one, events for management.
+
+use super::deadletter::Reason;
+use super::deliver::note_gone;
+use super::publish::Taken;
+use super::sessions::OpenConfirm;
+use super::{Published, Shard};
+use crate::queue::{Admission, Alert, Depth, Enqueued, QueueCounters};
+use crate::{MessageId, Name, QueueId, SessionId, Value, VhostId};
+
+/// A confirm that waits for queues at home here.
+pub(super) struct Withheld {
+    session: SessionId,
+    sequence: u64,
+    /// Queues that have stopped.
+    missing: u32,
+    pub(super) accepted: bool,
+}
+
+/// Something that management wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A queue has passed a threshold.
+    Alert {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        queue: Name,
+        /// Which way.
+        alert: Alert,
+        /// How deep it is.
+        depth: Depth,
+    },
+}
+
+impl Shard {
+    /// The next thing to tell management. Of more than [`Limits::events`](crate::Limits) the oldest are forgotten.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What a queue at home here has done by its policy.
+    pub fn queue_counters(&mut self, queue: QueueId) -> Option<QueueCounters> {
+        self.queues.get_mut(queue).map(|queue| queue.counters())
+    }
+
+    /// Appends a message to a queue that looks at each one. Takes the message over.
+    pub(super) fn enqueue_by_policy(&mut self, id: QueueId, message: MessageId) -> Taken {
+        let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
+        let content = self.store.get(message);
+        let (priority, ttl_ms) = (content.priority(), content.ttl_ms());
+        let bytes = match queue.options().overflow.counts_unsettled() {
+            true => content.credit_bytes(),
+            false => content.body_bytes(),
+        };
+        if let Some(taken) = self.refuse_or_make_room(id, message, bytes, priority) {
+            return taken;
+        }
+        let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
+        let now_ns = self.clock.monotonic_ns;
+        queue.push(message, 0, bytes, priority, ttl_ms, now_ns);
+        if let Some(header) = queue.last_value_header().cloned() {
+            self.replace_last_value(id, message, &header, priority);
+        }
+        let enqueued = self.queues.get_mut(id).map(|queue| queue.note_enqueued(now_ns)).unwrap_or_default();
+        self.tell_alerts(id, enqueued.alerts);
+        self.after_push(id);
+        self.enforce_limits(id);
+        let Enqueued { stopped, .. } = enqueued;
+        if stopped { Taken::AndStopped } else { Taken::Yes }
+    }
+
+    /// Makes room for a message, or does with it what its queue does with one too many: then that is the outcome.
+    fn refuse_or_make_room(
+        &mut self,
+        id: QueueId,
+        message: MessageId,
+        bytes: usize,
+        priority: u8,
+    ) -> Option<Taken> {
+        let queue = self.queues.get_mut(id)?;
+        if queue.refuses(bytes) || !queue.has_room(bytes) {
+            // What consumers can take at once does not count as waiting.
+            self.dispatch(id.index, usize::MAX);
+        }
+        if self.queues.get_mut(id)?.refuses(bytes) {
+            self.refuse(id, message);
+            return Some(Taken::No);
+        }
+        loop {
+            let Some(queue) = self.queues.get_mut(id) else {
+                self.store.release(message);
+                return Some(Taken::Yes);
+            };
+            match queue.admit(bytes as u64, priority) {
+                Admission::Take => return None,
+                Admission::Displace => {
+                    let item = queue.displace()?;
+                    note_gone(queue, &item, &mut self.thinned);
+                    let entry = queue.entry().clone();
+                    self.discard(&entry, item, Reason::Overwritten);
+                }
+                Admission::Drop => {
+                    self.stats.overwritten += 1;
+                    self.store.release(message);
+                    return Some(Taken::Yes);
+                }
+                Admission::Refuse => {
+                    self.refuse(id, message);
+                    return Some(Taken::No);
+                }
+                Admission::Destroy => {
+                    self.end_queue(id);
+                    self.store.release(message);
+                    return Some(Taken::Yes);
+                }
+            }
+        }
+    }
+
+    /// The message that came last to a queue takes the place of the one with the same key.
+    fn replace_last_value(&mut self, id: QueueId, message: MessageId, header: &Name, priority: u8) {
+        let view = self.store.view(message);
+        let key = match view.encoding.header(view.properties, header.as_bytes()) {
+            Some(Value::Text(key) | Value::Bytes(key)) => key,
+            Some(other) => Name::from(other.to_string()),
+            None => Name::default(),
+        };
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if let Some(item) = queue.replace(key, priority) {
+            note_gone(queue, &item, &mut self.thinned);
+            self.stats.replaced += 1;
+            self.store.release(item.message);
+        }
+    }
+
+    /// The confirm of the only message that a session has just published waits for the queue that took it.
+    #[cold]
+    pub(super) fn expect_resumption(
+        &mut self,
+        id: SessionId,
+        queue: QueueId,
+        confirm: Option<u64>,
+    ) -> Published {
+        let Some(sequence) = confirm else { return Published::Confirmed };
+        self.withhold(queue, (id, sequence), &mut None);
+        if let Some(session) = self.session_mut(id) {
+            session.confirms.push_back(OpenConfirm { sequence, missing: 1, accepted: true });
+        }
+        Published::Pending
+    }
+
+    /// A confirm waits for a queue, and for others if there is a slot for it already.
+    #[cold]
+    pub(super) fn withhold(&mut self, id: QueueId, confirm: (SessionId, u64), slot: &mut Option<u32>) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let (session, sequence) = confirm;
+        let slot = *slot.get_or_insert_with(|| {
+            self.withheld.insert(Withheld { session, sequence, missing: 0, accepted: true }) as u32
+        });
+        self.withheld[slot as usize].missing += 1;
+        queue.withhold(slot);
+    }
+
+    /// Looks at the queues that messages have left: publishers may go on, management may want to know.
+    pub(super) fn observe_thinned(&mut self) -> bool {
+        let thinned = std::mem::take(&mut self.thinned);
+        for &id in &thinned {
+            let Some(queue) = self.queues.get_mut(id) else { continue };
+            let (released, alerts) = queue.observe();
+            self.tell_alerts(id, alerts);
+            self.confirm_withheld(released);
+        }
+        !thinned.is_empty()
+    }
+
+    /// One queue less to wait for.
+    pub(super) fn confirm_withheld(&mut self, released: Vec<u32>) {
+        for slot in released {
+            let withheld = &mut self.withheld[slot as usize];
+            withheld.missing -= 1;
+            if withheld.missing > 0 {
+                continue;
+            }
+            let Withheld { session, sequence, accepted, .. } = self.withheld.remove(slot as usize);
+            if session.shard == self.config.id {
+                self.confirmed(session, sequence, sequence, accepted);
+            } else {
+                self.collect_confirm(session.shard, session, sequence, accepted);
+            }
+        }
+    }
+
+    fn tell_alerts(&mut self, id: QueueId, alerts: [Option<Alert>; 2]) {
+        for alert in alerts.into_iter().flatten() {
+            let Some(queue) = self.queues.get_mut(id) else { return };
+            let depth = queue.depth();
+            let (vhost, name) = (queue.entry().vhost, queue.entry().name.clone());
+            self.tell_event(Event::Alert { vhost, queue: name, alert, depth });
+        }
+    }
+
+    fn tell_event(&mut self, event: Event) {
+        if self.events.len() >= self.config.limits.events {
+            self.events.pop_front();
+            self.stats.events_lost += 1;
+        }
+        self.events.push_back(event);
+    }
+}

@@ -1,0 +1,482 @@
+//! Queues that do not take whatever comes: limits, last values, priorities with fair shares, flow control, alerts.
+
+use super::*;
+use crate::request::{AlertThresholds, FlowThresholds, Overflow};
+use crate::shard::Event;
+use crate::test_support::{properties, text};
+
+/// Options of a queue at home on the last of so many shards.
+fn full(overflow: Overflow, most: u64, shards: u8) -> QueueOptions {
+    // Flow control is tested by itself.
+    let flow = FlowThresholds { stop_messages: Some(0), stop_bytes: Some(0), ..FlowThresholds::default() };
+    QueueOptions { overflow, max_length: Some(most), flow, ..at_home(shards - 1) }
+}
+
+/// Publishes with a confirm and tells whether the message was accepted; `None` if that is not known yet.
+fn confirmed(broker: &mut Broker, client: Client, key: &str, body: &str, sequence: u64) -> Option<bool> {
+    let id = broker.message(client, "", key, body);
+    confirm(broker, client, id, sequence)
+}
+
+fn confirm(broker: &mut Broker, client: Client, id: MessageId, sequence: u64) -> Option<bool> {
+    let published =
+        broker.shards[client.shard].publish(client.session, VHOST, id, false, Some(sequence)).unwrap();
+    broker.run();
+    match published {
+        Published::Confirmed => Some(true),
+        Published::Rejected => Some(false),
+        Published::Pending => told(broker, client, sequence),
+        Published::Unroutable(_) => panic!("the queue is there"),
+    }
+}
+
+/// What the client was told of a publish, if anything.
+fn told(broker: &mut Broker, client: Client, sequence: u64) -> Option<bool> {
+    let told = &mut broker.told[client.owner as usize];
+    let at =
+        told.iter().position(|told| matches!(told, Told::Confirmed(number, _) if *number == sequence))?;
+    match told.remove(at) {
+        Some(Told::Confirmed(_, accepted)) => Some(accepted),
+        _ => None,
+    }
+}
+
+fn with_key(broker: &mut Broker, client: Client, key: &str, body: &str) -> MessageId {
+    let properties = properties(None, &[("key", text(key))]);
+    broker.message_with(client, "", "q", body, &properties, |_| {})
+}
+
+/// Everything in a queue, fetched and settled.
+fn contents(broker: &mut Broker, client: Client, queue: &str) -> Vec<String> {
+    std::iter::from_fn(|| broker.get(client, queue, true).map(|(got, _)| got.body)).collect()
+}
+
+fn home(broker: &mut Broker, shards: u8) -> &mut Shard {
+    &mut broker.shards[usize::from(shards) - 1]
+}
+
+fn counters(broker: &mut Broker, shards: u8, name: &str) -> crate::queue::QueueCounters {
+    let shard = home(broker, shards);
+    let id = shard.topology.queue(VHOST, name.as_bytes()).unwrap().id;
+    shard.queue_counters(id).unwrap()
+}
+
+#[test]
+fn a_full_queue_refuses_until_messages_are_settled() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        broker.declare(client, "q", full(Overflow::Reject, 2, shards));
+        assert_eq!(confirmed(&mut broker, client, "q", "a", 1), Some(true));
+        assert_eq!(confirmed(&mut broker, client, "q", "b", 2), Some(true));
+        let (got, _) = broker.get(client, "q", false).unwrap();
+        assert_eq!(confirmed(&mut broker, client, "q", "c", 3), Some(false), "what is not settled counts");
+        broker.settle(client, &got, Settlement::Accept);
+        broker.run();
+        assert_eq!(confirmed(&mut broker, client, "q", "d", 4), Some(true));
+        assert_eq!(
+            (counters(&mut broker, shards, "q").refused, home(&mut broker, shards).stats().refused),
+            (1, 1)
+        );
+        assert_eq!(contents(&mut broker, client, "q"), ["b", "d"]);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn bytes_of_properties_and_bodies_are_limited() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    let headers = properties(None, &[("key", text("some"))]);
+    let most = 2 * (headers.len() as u64 + 10);
+    let options =
+        QueueOptions { max_length: None, max_length_bytes: Some(most), ..full(Overflow::Reject, 0, 1) };
+    broker.declare(client, "q", options);
+    for (sequence, (body, accepted)) in
+        [("0123456789", true), ("0123456789+", false), ("0123456789", true), ("", false)].iter().enumerate()
+    {
+        let id = broker.message_with(client, "", "q", body, &headers, |_| {});
+        assert_eq!(confirm(&mut broker, client, id, sequence as u64 + 1), Some(*accepted), "{sequence}");
+    }
+    broker.end(&[client]);
+}
+
+#[test]
+fn what_should_be_on_disk_is_kept() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    broker.declare(client, "q", full(Overflow::FlowToDisk, 2, 1));
+    for n in 1..=5 {
+        assert_eq!(confirmed(&mut broker, client, "q", "x", n), Some(true));
+    }
+    assert_eq!(broker.counts(client, "q").unwrap().0, 5);
+    broker.end(&[client]);
+}
+
+#[test]
+fn a_ring_gives_up_the_oldest_be_it_in_a_client_s_hands() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        broker.declare(client, "lost", at_home(0));
+        broker.bind(client, "amq.fanout", "lost", "");
+        let options =
+            QueueOptions { alternate: Some("amq.fanout".into()), ..full(Overflow::Ring, 3, shards) };
+        broker.declare(client, "q", options);
+        for body in ["a", "b", "c"] {
+            broker.publish(client, "", "q", body);
+        }
+        broker.run();
+        let (a, _) = broker.get(client, "q", false).unwrap();
+        let (b, _) = broker.get(client, "q", false).unwrap();
+        assert_eq!(confirmed(&mut broker, client, "q", "d", 1), Some(true));
+        assert_eq!(
+            broker.shards[0].stats().unsettled + broker.shards[usize::from(shards) - 1].stats().unsettled,
+            if shards == 1 { 2 } else { 1 },
+            "a is the queue's no more"
+        );
+        // Whoever held it may still say so, to no effect.
+        broker.settle(client, &a, Settlement::Requeue);
+        broker.settle(client, &b, Settlement::Requeue);
+        broker.run();
+        broker.publish(client, "", "q", "e");
+        broker.run();
+        assert_eq!(contents(&mut broker, client, "q"), ["c", "d", "e"]);
+        assert_eq!(contents(&mut broker, client, "lost"), ["a", "b"]);
+        assert_eq!(counters(&mut broker, shards, "q").overwritten, 2);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn a_strict_ring_spares_what_is_in_a_client_s_hands() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        broker.declare(client, "q", full(Overflow::RingStrict, 2, shards));
+        for (n, body) in [(1, "a"), (2, "b"), (3, "c")] {
+            assert_eq!(confirmed(&mut broker, client, "q", body, n), Some(true));
+        }
+        let (b, _) = broker.get(client, "q", false).unwrap();
+        assert_eq!(confirmed(&mut broker, client, "q", "d", 4), Some(false));
+        broker.settle(client, &b, Settlement::Accept);
+        broker.run();
+        assert_eq!(confirmed(&mut broker, client, "q", "e", 5), Some(true));
+        assert_eq!(
+            (b.body.as_str(), contents(&mut broker, client, "q")),
+            ("b", vec!["c".into(), "e".into()])
+        );
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn a_ring_takes_no_message_larger_than_itself_and_gives_up_as_many_as_it_must() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    let options = QueueOptions { max_length: None, max_length_bytes: Some(5), ..full(Overflow::Ring, 0, 1) };
+    broker.declare(client, "q", options);
+    for (n, body) in [(1, "ab"), (2, "cd"), (3, "e")] {
+        assert_eq!(confirmed(&mut broker, client, "q", body, n), Some(true));
+    }
+    assert_eq!(confirmed(&mut broker, client, "q", "ghijkl", 4), Some(false));
+    assert_eq!(confirmed(&mut broker, client, "q", "fgh", 5), Some(true));
+    assert_eq!(contents(&mut broker, client, "q"), ["e", "fgh"]);
+    broker.end(&[client]);
+}
+
+#[test]
+fn a_ring_with_priorities_keeps_what_comes_first() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    let options = QueueOptions { max_priority: Some(9), ..full(Overflow::Ring, 3, 1) };
+    broker.declare(client, "q", options);
+    for (body, priority) in [("a5", 5), ("b2", 2), ("c5", 5), ("d1", 1), ("e5", 5), ("f5", 5), ("g6", 6)] {
+        let id = broker.message_with(client, "", "q", body, &[], |header| header.priority = priority);
+        broker.send(client, id);
+    }
+    assert_eq!(contents(&mut broker, client, "q"), ["g6", "e5", "f5"]);
+    assert_eq!(counters(&mut broker, 1, "q").overwritten, 4);
+    broker.end(&[client]);
+}
+
+#[test]
+fn a_queue_may_end_itself() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        broker.declare(client, "q", full(Overflow::SelfDestruct, 2, shards));
+        for (n, body) in [(1, "a"), (2, "b"), (3, "c")] {
+            assert_eq!(confirmed(&mut broker, client, "q", body, n), Some(true));
+        }
+        broker.run();
+        assert!(matches!(broker.counts(client, "q"), Err(Refusal::NoQueue(_))));
+        assert_eq!(broker.shards.iter().map(|shard| shard.stats().messages).sum::<u64>(), 0);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn the_last_value_of_a_key_takes_the_place_of_the_one_before() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let options = QueueOptions { last_value_key: Some("key".into()), ..at_home(shards - 1) };
+        broker.declare(client, "q", options);
+        for (key, body) in [("a", "a1"), ("b", "b1"), ("a", "a2"), ("a", "a3"), ("c", "c1"), ("c", "c2")] {
+            let id = with_key(&mut broker, client, key, body);
+            broker.send(client, id);
+        }
+        broker.publish(client, "", "q", "none1");
+        broker.publish(client, "", "q", "none2");
+        broker.run();
+        assert_eq!(broker.counts(client, "q").unwrap().0, 4);
+        // One that a client holds is replaced too, and does not come back.
+        let (b1, _) = broker.get(client, "q", false).unwrap();
+        let id = with_key(&mut broker, client, "b", "b2");
+        broker.send(client, id);
+        broker.run();
+        broker.settle(client, &b1, Settlement::Requeue);
+        broker.run();
+        assert_eq!(b1.body, "b1");
+        assert_eq!(contents(&mut broker, client, "q"), ["a3", "c2", "none2", "b2"]);
+        assert_eq!(counters(&mut broker, shards, "q").replaced, 5);
+        // What has been consumed is forgotten: nothing is there to be replaced.
+        let id = with_key(&mut broker, client, "a", "a4");
+        broker.send(client, id);
+        assert_eq!(contents(&mut broker, client, "q"), ["a4"]);
+        assert_eq!(counters(&mut broker, shards, "q").replaced, 5);
+        assert_eq!(broker.shards.iter().map(|shard| shard.stats().messages).sum::<u64>(), 0);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn a_last_value_that_comes_back_is_replaced_where_it_stands() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    let options = QueueOptions { last_value_key: Some("key".into()), ..full(Overflow::Ring, 3, 1) };
+    broker.declare(client, "q", options);
+    for key in ["a", "b", "c"] {
+        let id = with_key(&mut broker, client, key, key);
+        broker.send(client, id);
+    }
+    let (a, _) = broker.get(client, "q", false).unwrap();
+    broker.settle(client, &a, Settlement::Requeue);
+    // The ring makes room first, then the key is looked at.
+    for (key, body) in [("c", "c2"), ("b", "b2"), ("d", "d")] {
+        let id = with_key(&mut broker, client, key, body);
+        broker.send(client, id);
+    }
+    assert_eq!(contents(&mut broker, client, "q"), ["c2", "b2", "d"]);
+    broker.end(&[client]);
+}
+
+#[test]
+fn confirms_wait_while_a_queue_is_too_deep() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let flow =
+            FlowThresholds { stop_messages: Some(3), resume_messages: Some(2), ..FlowThresholds::default() };
+        broker.declare(client, "q", QueueOptions { flow, ..at_home(shards - 1) });
+        for n in 1..=3 {
+            assert_eq!(confirmed(&mut broker, client, "q", "x", n), Some(true));
+        }
+        for n in 4..=6 {
+            assert_eq!(confirmed(&mut broker, client, "q", "x", n), None);
+        }
+        assert!(counters(&mut broker, shards, "q").flow_stopped);
+        assert_eq!(broker.counts(client, "q").unwrap().0, 6, "they are in the queue");
+        let held: Vec<_> = (0..4).map(|_| broker.get(client, "q", false).unwrap().0).collect();
+        broker.run();
+        assert_eq!(told(&mut broker, client, 4), None);
+        // The fourth is gone, and the queue still too deep.
+        broker.settle(client, &held[3], Settlement::Accept);
+        broker.run();
+        assert_eq!((told(&mut broker, client, 4), told(&mut broker, client, 5)), (Some(true), None));
+        held[..3].iter().for_each(|got| broker.settle(client, got, Settlement::Accept));
+        broker.run();
+        assert_eq!((told(&mut broker, client, 5), told(&mut broker, client, 6)), (None, None));
+        broker.get(client, "q", true).unwrap();
+        broker.run();
+        assert_eq!((told(&mut broker, client, 5), told(&mut broker, client, 6)), (Some(true), Some(true)));
+        assert_eq!(confirmed(&mut broker, client, "q", "x", 7), Some(true));
+        let counters = counters(&mut broker, shards, "q");
+        assert_eq!((counters.flow_stopped, counters.flow_stopped_count), (false, 1));
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn a_confirm_waits_for_every_queue_and_for_none_that_is_gone() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let flow = FlowThresholds { stop_messages: Some(1), ..FlowThresholds::default() };
+        for (name, home) in [("p", 0), ("q", shards - 1), ("r", shards - 1)] {
+            broker.declare(client, name, QueueOptions { flow, ..at_home(home) });
+            broker.bind(client, "amq.fanout", name, "");
+            broker.publish(client, "", name, "first");
+        }
+        let full = QueueOptions { max_length: Some(0), ..full(Overflow::RejectPublish, 0, 1) };
+        let id = broker.message(client, "amq.fanout", "", "second");
+        assert_eq!(confirm(&mut broker, client, id, 1), None);
+        for name in ["p", "q"] {
+            broker.ask(client, Request::PurgeQueue { vhost: VHOST, name: Name::from(name) }).unwrap();
+            broker.run();
+            assert_eq!(told(&mut broker, client, 1), None);
+        }
+        let delete =
+            Request::DeleteQueue { vhost: VHOST, name: Name::from("r"), if_unused: false, if_empty: false };
+        broker.ask(client, delete).unwrap();
+        broker.run();
+        assert_eq!(told(&mut broker, client, 1), Some(true));
+        // One that refuses makes it a refusal, which waits all the same.
+        broker.declare(client, "full", full);
+        broker.bind(client, "amq.fanout", "full", "");
+        broker.publish(client, "", "p", "first");
+        let id = broker.message(client, "amq.fanout", "", "third");
+        assert_eq!(confirm(&mut broker, client, id, 2), None);
+        broker.ask(client, Request::PurgeQueue { vhost: VHOST, name: Name::from("p") }).unwrap();
+        broker.run();
+        assert_eq!(told(&mut broker, client, 2), Some(false));
+        assert!(broker.shards.iter().all(|shard| shard.withheld.is_empty()));
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn a_queue_without_limits_stops_at_the_broker_s() {
+    for shards in [1, 2] {
+        let limits = Limits { default_queue_bytes: 1000, ..Limits::default() };
+        let mut broker = Broker::with_limits(shards, limits);
+        let client = broker.client(0);
+        let body = "x".repeat(100);
+        for (queue, overflow, stops) in [("q", Overflow::Reject, true), ("r", Overflow::DropHead, false)] {
+            broker.declare(client, queue, QueueOptions { overflow, ..at_home(shards - 1) });
+            for n in 1..=8 {
+                assert_eq!(confirmed(&mut broker, client, queue, &body, n), Some(true), "{n}");
+            }
+            let expected = if stops { None } else { Some(true) };
+            assert_eq!(confirmed(&mut broker, client, queue, &body, 9), expected);
+            for _ in 0..2 {
+                broker.get(client, queue, true).unwrap();
+            }
+            broker.run();
+            assert_eq!(told(&mut broker, client, 9), None);
+            broker.get(client, queue, true).unwrap();
+            broker.run();
+            assert_eq!(told(&mut broker, client, 9), Some(true).filter(|_| stops));
+            assert_eq!(confirmed(&mut broker, client, queue, &body, 10), Some(true));
+        }
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn management_is_told_of_thresholds() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let alerts =
+            AlertThresholds { messages_up: Some(3), messages_down: Some(1), ..AlertThresholds::default() };
+        broker.declare(client, "q", QueueOptions { alerts, ..at_home(shards - 1) });
+        for body in ["ab", "cd", "ef", "gh"] {
+            broker.publish(client, "", "q", body);
+        }
+        broker.run();
+        let alert = |alert, messages, bytes| {
+            let depth = crate::queue::Depth { messages, bytes };
+            Some(Event::Alert { vhost: VHOST, queue: Name::from("q"), alert, depth })
+        };
+        use crate::queue::Alert;
+        assert_eq!(home(&mut broker, shards).next_event(), alert(Alert::Raised, 3, 6));
+        assert_eq!(home(&mut broker, shards).next_event(), None);
+        broker.pass(60_000);
+        broker.publish(client, "", "q", "ij");
+        broker.run();
+        assert_eq!(home(&mut broker, shards).next_event(), alert(Alert::Repeated, 5, 10));
+        contents(&mut broker, client, "q");
+        broker.run();
+        let cleared = home(&mut broker, shards).next_event();
+        assert!(matches!(cleared, Some(Event::Alert { alert: Alert::Cleared, .. })), "{cleared:?}");
+        assert_eq!(home(&mut broker, shards).next_event(), None);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn events_that_nobody_takes_are_forgotten() {
+    let mut broker = Broker::with_limits(1, Limits { events: 2, ..Limits::default() });
+    let client = broker.client(0);
+    let alerts = AlertThresholds { messages_up: Some(1), ..AlertThresholds::default() };
+    broker.declare(client, "q", QueueOptions { alerts, ..QueueOptions::default() });
+    for _ in 0..3 {
+        broker.publish(client, "", "q", "x");
+        contents(&mut broker, client, "q");
+        broker.run();
+    }
+    let shard = home(&mut broker, 1);
+    assert_eq!(std::iter::from_fn(|| shard.next_event()).count(), 2);
+    assert_eq!(shard.stats().events_lost, 4);
+    broker.end(&[client]);
+}
+
+#[test]
+fn what_comes_and_goes_is_counted_for_replication() {
+    use crate::request::QueueEvents;
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    for (queue, events, counted) in [
+        ("none", QueueEvents::None, (0, 0)),
+        ("in", QueueEvents::Enqueue, (3, 0)),
+        ("both", QueueEvents::EnqueueAndDequeue, (3, 3)),
+    ] {
+        broker.declare(client, queue, QueueOptions { events, ..QueueOptions::default() });
+        for body in ["a", "b", "c"] {
+            broker.publish(client, "", queue, body);
+        }
+        let (got, _) = broker.get(client, queue, false).unwrap();
+        broker.settle(client, &got, Settlement::Requeue);
+        contents(&mut broker, client, queue);
+        let counters = counters(&mut broker, 1, queue);
+        assert_eq!((counters.enqueue_events, counters.dequeue_events), counted);
+    }
+    broker.end(&[client]);
+}
+
+#[test]
+fn what_a_queue_gives_up_goes_by_its_alternate_exchange_as_it_is() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        broker.declare(client, "lost", at_home(0));
+        broker.bind(client, "amq.direct", "lost", "q");
+        let options = QueueOptions { alternate: Some("amq.direct".into()), ..at_home(shards - 1) };
+        broker.declare(client, "q", options);
+        let id = broker.message_with(client, "", "q", "late", &[], |header| header.ttl_ms = Some(10));
+        broker.send(client, id);
+        broker.run();
+        broker.pass(10);
+        for body in ["a", "b", "c", "d"] {
+            broker.publish(client, "", "q", body);
+        }
+        broker.run();
+        let (a, _) = broker.get(client, "q", false).unwrap();
+        let (b, _) = broker.get(client, "q", false).unwrap();
+        assert_eq!((a.body.as_str(), b.body.as_str()), ("a", "b"));
+        broker.settle(client, &b, Settlement::Reject);
+        broker.run();
+        let (lost, left) = broker.get(client, "lost", true).unwrap();
+        assert_eq!((lost.body.as_str(), lost.exchange.as_str(), lost.key.as_str(), left), ("b", "", "q", 0));
+        assert_eq!((lost.headers, lost.redelivered), (Table::default(), false));
+        let delete =
+            Request::DeleteQueue { vhost: VHOST, name: Name::from("q"), if_unused: false, if_empty: false };
+        broker.ask(client, delete).unwrap();
+        broker.settle(client, &a, Settlement::Requeue);
+        broker.run();
+        assert_eq!(contents(&mut broker, client, "lost"), ["a", "c", "d"], "held or not, in order");
+        broker.end(&[client]);
+    }
+}
