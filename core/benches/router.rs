@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fulmar_core::message::Edit;
-use fulmar_core::request::DestinationKind;
-use fulmar_core::topology::{Routable, Topology};
+use fulmar_core::request::{DestinationKind, Rules};
+use fulmar_core::topology::{Asker, Routable, Topology};
 use fulmar_core::{Encoding, Name, Request, ShardId, Table, Value, VhostId};
 
 const V: VhostId = VhostId(0);
+const ASKER: Asker = Asker { connection: None, shard: ShardId(0), rules: Rules::Amqp091 };
 
 /// Most bindings of exchanges that look a key up; fewer where the build is slow.
 const MOST: usize = if cfg!(debug_assertions) { 10_000 } else { 1_000_000 };
@@ -46,7 +47,7 @@ impl Encoding for OneHeader {
 }
 
 fn ask(topology: &mut Topology, request: &Request) {
-    let plan = topology.plan(request, None, ShardId(0), &Name::default()).expect("the request is good");
+    let plan = topology.plan(request, &ASKER, &Name::default()).expect("the request is good");
     plan.changes.iter().for_each(|change| topology.apply(change));
 }
 

@@ -16,7 +16,7 @@ mod topic;
 use crate::hash::Map;
 use crate::request::ExchangeOptions;
 use crate::topology::{BindingEntry, Routable};
-use crate::{Name, Refusal, Table};
+use crate::{Name, Refusal, Table, Value};
 
 /// What a registered exchange type is.
 pub struct Registration {
@@ -116,6 +116,38 @@ pub trait ExchangeType: Send {
     fn is_delaying(&self) -> bool {
         false
     }
+
+    /// The key as AMQP 0-10 knows a binding by it: the same for all keys that mean the same here.
+    fn normal_key(&self, key: &Name) -> Name {
+        key.clone()
+    }
+
+    /// Whether a key names a binding and the arguments say what it matches, so that a key says it once for a queue.
+    fn is_matching_arguments(&self) -> bool {
+        false
+    }
+
+    /// Whether somebody who looks for a binding with `arguments` means this one.
+    fn is_described(&self, _binding: &BindingEntry, _arguments: &Table) -> bool {
+        true
+    }
+
+    /// Whether a binding ends all others with its key.
+    fn is_exclusive(&self, _binding: &BindingEntry) -> bool {
+        false
+    }
+
+    /// Where the bindings with exactly this key lead, if that is at hand.
+    fn destinations(&self, _key: &[u8]) -> Option<&[Destination]> {
+        None
+    }
+}
+
+/// Whether an option is there and is not said to be off.
+pub(crate) fn is_set(arguments: &Table, option: &str) -> bool {
+    arguments
+        .get(option.as_bytes())
+        .is_some_and(|value| *value != Value::Bool(false) && value.as_i64() != Some(0))
 }
 
 /// Kept between messages so that routing allocates nothing.

@@ -5,6 +5,9 @@ mod queue;
 
 pub use queue::{AlertThresholds, FlowThresholds, Lifetime, Overflow, QueueEvents, QueueOptions};
 
+use std::sync::Arc;
+
+use crate::topology::{ExchangeEntry, QueueEntry};
 use crate::{Name, QueueId, Table, Value, VhostId, message::MessageId};
 
 /// A request by a session. Names of exchanges and queues are resolved in `vhost`.
@@ -121,6 +124,48 @@ pub enum Request {
     },
     /// Answered when everything that this session sent before has been carried out on every shard.
     Barrier,
+    /// What an exchange is. Answered at once, with [`Reply::Exchange`].
+    QueryExchange {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the exchange.
+        name: Name,
+    },
+    /// What a queue is, and its counts as seen after everything that the session published before. Everybody may ask,
+    /// of an exclusive queue too. Answered with [`Reply::Queue`].
+    QueryQueue {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        name: Name,
+    },
+    /// Whether there are bindings from an exchange: to a queue, with a key, with arguments, as far as each is given.
+    /// Answered at once, with [`Reply::Binding`].
+    QueryBinding {
+        /// Virtual host.
+        vhost: VhostId,
+        /// The exchange that routes.
+        exchange: Name,
+        /// What receives.
+        queue: Option<Name>,
+        /// Binding key.
+        key: Option<Name>,
+        /// Arguments; looked at where the exchange type matches by them.
+        arguments: Option<Table>,
+    },
+}
+
+/// Which protocol's rules hold for a session's requests, where protocols disagree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// AMQP 0-9-1 with RabbitMQ's errata. What is declared again has to be the same in everything; deleting and
+    /// unbinding what is not there succeeds; arguments are part of a binding's identity.
+    #[default]
+    Amqp091,
+    /// AMQP 0-10 as Qpid C++ understands it. What is declared again has to be the same in type and alternate exchange,
+    /// as far as they are given; what is deleted or unbound has to be there, and an alternate exchange too; a binding is
+    /// known by its key, and unbinding looks at nothing else; a headers exchange wants `x-match`.
+    Amqp010,
 }
 
 /// What a destination of a binding is.
@@ -184,6 +229,38 @@ pub enum Reply {
     Messages(u32),
     /// To [`Request::Get`].
     Got(Option<Got>),
+    /// To [`Request::QueryExchange`]: the exchange, if there is one.
+    Exchange(Option<Arc<ExchangeEntry>>),
+    /// To [`Request::QueryQueue`]: the queue, if there is one.
+    Queue(Option<Box<QueueInfo>>),
+    /// To [`Request::QueryBinding`].
+    Binding(BindingInfo),
+}
+
+/// A queue, as a [`Request::QueryQueue`] found it.
+#[derive(Clone, Debug)]
+pub struct QueueInfo {
+    /// Name, owner, properties.
+    pub entry: Arc<QueueEntry>,
+    /// Messages ready to be delivered.
+    pub messages: u32,
+    /// Consumers.
+    pub consumers: u32,
+}
+
+/// What a [`Request::QueryBinding`] did not find. If no flag is set, there is a binding as described.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindingInfo {
+    /// There is no such exchange.
+    pub exchange_not_found: bool,
+    /// A queue was named, and there is no such queue.
+    pub queue_not_found: bool,
+    /// The queue named is not bound to the exchange.
+    pub queue_not_matched: bool,
+    /// The key given is not bound, to the queue named or at all.
+    pub key_not_matched: bool,
+    /// No binding has the arguments given, to the queue named or at all.
+    pub arguments_not_matched: bool,
 }
 
 /// The message that a [`Request::Get`] found.
@@ -243,6 +320,20 @@ pub enum Refusal {
     /// The name is reserved, or the object is one that clients may not change.
     #[error("{0}")]
     Forbidden(String),
+    /// The default exchange cannot be declared, deleted, bound or unbound.
+    #[error("operation not permitted on the default exchange")]
+    DefaultExchange,
+    /// The exchange is the alternate exchange of another one or of a queue, and cannot be deleted.
+    #[error("exchange '{0}' in use as alternate exchange")]
+    InUseAsAlternate(Name),
+    /// The exchange does not take a binding with this key and these arguments.
+    #[error("exchange '{exchange}' does not take the binding: {reason}")]
+    InvalidBinding {
+        /// The exchange.
+        exchange: Name,
+        /// Why; for a query, with the place of the fault.
+        reason: String,
+    },
     /// The exchange is internal.
     #[error("exchange '{0}' is internal")]
     Internal(Name),

@@ -11,6 +11,7 @@
 mod bindings;
 mod cache;
 mod plan;
+mod query;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use slab::Slab;
 use crate::exchange::{self, Destination, ExchangeType};
 use crate::hash::{Map, StableHasher, pick};
 use crate::message::Encoding;
-use crate::request::{DestinationKind, ExchangeOptions, QueueOptions};
+use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
 use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostId};
 
 use bindings::{Bindings, Bound};
@@ -75,7 +76,7 @@ pub struct ExchangeEntry {
     pub options: ExchangeOptions,
 }
 
-/// A binding as every shard knows it. All its fields together are its identity.
+/// A binding as every shard knows it. All its fields but `rules` together are its identity.
 #[derive(Debug, PartialEq)]
 pub struct BindingEntry {
     /// Virtual host.
@@ -90,6 +91,19 @@ pub struct BindingEntry {
     pub key: Name,
     /// Arguments, sorted by name: their order does not count.
     pub arguments: Table,
+    /// By whose rules it was made: some exchange types understand arguments by them.
+    pub rules: Rules,
+}
+
+/// Who asks for a change.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// Its connection, which exclusive queues belong to.
+    pub connection: Option<ConnectionId>,
+    /// Where the connection lives.
+    pub shard: ShardId,
+    /// Whose rules hold.
+    pub rules: Rules,
 }
 
 /// What the control shard decided on a request: changes to apply everywhere, then the answer.
@@ -127,6 +141,7 @@ pub struct Topology {
     queues: Slab<Queue>,
     homes: Vec<Home>,
     bindings: Bindings,
+    alternates: Alternates,
     scratch: RefCell<route::Scratch>,
 }
 
@@ -194,6 +209,32 @@ impl Home {
     }
 }
 
+/// How many exchanges and queues name an exchange as their alternate; of the names, not of what they name.
+#[derive(Default)]
+struct Alternates(Map<(VhostId, Name), u32>);
+
+impl Alternates {
+    fn insert(&mut self, vhost: VhostId, alternate: Option<&Name>) {
+        if let Some(name) = alternate {
+            *self.0.entry((vhost, name.clone())).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, vhost: VhostId, alternate: Option<&Name>) {
+        let Some(name) = alternate else { return };
+        let users =
+            self.0.get_mut(&(vhost, name.clone())).expect("an alternate exchange that goes was noted");
+        *users -= 1;
+        if *users == 0 {
+            self.0.remove(&(vhost, name.clone()));
+        }
+    }
+
+    fn contains(&self, vhost: VhostId, name: &Name) -> bool {
+        self.0.contains_key(&(vhost, name.clone()))
+    }
+}
+
 /// The exchanges that every virtual host has from the start: name, type, internal.
 const PREDECLARED: [(&str, &str, bool); 7] = [
     ("", "direct", false),
@@ -219,6 +260,7 @@ impl Topology {
             queues: Slab::new(),
             homes: (0..shards).map(|_| Home::default()).collect(),
             bindings: Bindings::default(),
+            alternates: Alternates::default(),
             scratch: RefCell::default(),
         };
         for (index, name) in vhosts.iter().enumerate() {
@@ -291,7 +333,12 @@ impl Topology {
 
     /// The properties of the exchange of that name.
     pub fn exchange(&self, vhost: VhostId, name: &[u8]) -> Option<&ExchangeOptions> {
-        self.exchange_slot(vhost, name).map(|slot| &self.exchanges[slot as usize].entry.options)
+        self.exchange_entry(vhost, name).map(|entry| &entry.options)
+    }
+
+    /// The exchange of that name.
+    pub fn exchange_entry(&self, vhost: VhostId, name: &[u8]) -> Option<&Arc<ExchangeEntry>> {
+        self.exchange_slot(vhost, name).map(|slot| &self.exchanges[slot as usize].entry)
     }
 
     /// The queue of that name, if `owner` may use it: an exclusive queue is its owner's alone.
@@ -374,6 +421,7 @@ impl Topology {
     fn add_exchange(&mut self, entry: &Arc<ExchangeEntry>) {
         let routes = exchange::make(&entry.options).expect("exchange options were checked when planned");
         let slot = self.exchanges.insert(Exchange { entry: entry.clone(), routes }) as u32;
+        self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].exchanges;
         let old = names.insert(entry.name.clone(), slot);
         assert!(old.is_none(), "exchange declared twice");
@@ -386,10 +434,12 @@ impl Topology {
         bindings.into_iter().for_each(|binding| self.remove_binding(binding));
         self.remove_bindings_to(Destination::Exchange(slot));
         self.exchanges.remove(slot as usize);
+        self.alternates.remove(entry.vhost, entry.options.alternate.as_ref());
     }
 
     fn add_queue(&mut self, entry: &Arc<QueueEntry>) {
         let slot = self.queues.insert(Queue { id: entry.id, entry: entry.clone() }) as u32;
+        self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
         self.homes[entry.id.home.index()].take(entry.id, slot);
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
         let old = names.insert(entry.name.clone(), slot);
@@ -400,8 +450,9 @@ impl Topology {
         let slot = self.slot_of(id).expect("a deleted queue exists");
         self.remove_bindings_to(Destination::Queue(slot));
         self.homes[id.home.index()].give_back(id);
-        let queue = self.queues.remove(slot as usize);
-        self.vhosts[usize::from(queue.entry.vhost.0)].queues.remove(queue.entry.name.as_bytes());
+        let Queue { entry, .. } = self.queues.remove(slot as usize);
+        self.alternates.remove(entry.vhost, entry.options.alternate.as_ref());
+        self.vhosts[usize::from(entry.vhost.0)].queues.remove(entry.name.as_bytes());
     }
 
     fn add_binding(&mut self, entry: &Arc<BindingEntry>) {

@@ -73,10 +73,24 @@ impl Value {
         }
     }
 
-    /// Whether the values are the same to somebody who does not see how they are encoded: integers of any width and
-    /// text or octets by what they say, all else by type and content.
+    /// A floating point number of either precision.
+    pub fn as_f64(&self) -> Option<f64> {
+        match *self {
+            Value::F32(v) => Some(v.into()),
+            Value::F64(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// Whether the values are the same to somebody who does not see how they are encoded: integers and floating point
+    /// numbers of any width and text or octets by what they say, all else by type and content.
     pub fn is_equivalent(&self, other: &Value) -> bool {
         match (self.as_i64(), other.as_i64()) {
+            (Some(left), Some(right)) => return left == right,
+            (None, None) => {}
+            _ => return false,
+        }
+        match (self.as_f64(), other.as_f64()) {
             (Some(left), Some(right)) => return left == right,
             (None, None) => {}
             _ => return false,
@@ -84,6 +98,20 @@ impl Value {
         match (self.as_bytes(), other.as_bytes()) {
             (Some(left), Some(right)) => left == right,
             _ => self == other,
+        }
+    }
+
+    /// Hashes what [`Value::is_equivalent`] compares.
+    pub fn hash_equivalent<H: Hasher>(&self, state: &mut H) {
+        if let Some(number) = self.as_i64() {
+            (0u8, number).hash(state);
+        } else if let Some(number) = self.as_f64() {
+            // The two zeros are equal.
+            (1u8, if number == 0.0 { 0 } else { number.to_bits() }).hash(state);
+        } else if let Some(bytes) = self.as_bytes() {
+            (2u8, bytes).hash(state);
+        } else {
+            (3u8, self).hash(state);
         }
     }
 }
@@ -186,22 +214,32 @@ impl fmt::Display for Table {
 mod tests {
     use super::*;
 
+    fn equivalence_hash(value: &Value) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        value.hash_equivalent(&mut hasher);
+        hasher.finish()
+    }
+
     #[test]
     fn equivalence_sees_through_encodings_and_no_further() {
         let text = |text: &str| Value::Text(text.into());
         for (left, right) in [
             (Value::I8(-1), Value::I64(-1)),
             (Value::U64(7), Value::I32(7)),
+            (Value::F32(0.5), Value::F64(0.5)),
+            (Value::F64(0.0), Value::F32(-0.0)),
             (text("a"), Value::Bytes("a".into())),
             (Value::Void, Value::Void),
             (Value::Bool(true), Value::Bool(true)),
         ] {
             assert!(left.is_equivalent(&right) && right.is_equivalent(&left), "{left:?} {right:?}");
+            assert_eq!(equivalence_hash(&left), equivalence_hash(&right), "{left:?} {right:?}");
         }
         for (left, right) in [
             (Value::I8(1), Value::I8(2)),
             (Value::I8(1), text("1")),
             (Value::I8(1), Value::Bool(true)),
+            (Value::I8(1), Value::F64(1.0)),
             (Value::U64(u64::MAX), Value::I64(-1)),
             (Value::Void, text("")),
             (Value::Timestamp(1), Value::I64(1)),

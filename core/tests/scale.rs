@@ -6,11 +6,12 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use fulmar_core::message::Edit;
-use fulmar_core::request::{DestinationKind, ExchangeOptions};
-use fulmar_core::topology::{Plan, Routable, RouteCache, Topology};
+use fulmar_core::request::{DestinationKind, ExchangeOptions, Rules};
+use fulmar_core::topology::{Asker, Plan, Routable, RouteCache, Topology};
 use fulmar_core::{Encoding, Name, Request, ShardId, Table, Value, VhostId};
 
 const V: VhostId = VhostId(0);
+const ASKER: Asker = Asker { connection: None, shard: ShardId(0), rules: Rules::Amqp091 };
 
 /// Smaller where the build is slow.
 const BINDINGS: usize = if cfg!(debug_assertions) { 50_000 } else { 1_000_000 };
@@ -79,7 +80,7 @@ fn topology() -> Topology {
 }
 
 fn ask(topology: &mut Topology, request: &Request) -> Plan {
-    let plan = topology.plan(request, None, ShardId(0), &Name::default()).unwrap();
+    let plan = topology.plan(request, &ASKER, &Name::default()).unwrap();
     plan.changes.iter().for_each(|change| topology.apply(change));
     plan
 }

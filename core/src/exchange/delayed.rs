@@ -3,7 +3,7 @@
 use super::{Binding, Destination, ExchangeType, Scratch};
 use crate::request::ExchangeOptions;
 use crate::topology::{BindingEntry, Routable};
-use crate::{Refusal, Table, Value};
+use crate::{Name, Refusal, Table, Value};
 
 /// Arguments that name the other type.
 pub(super) const ARGUMENTS: &[&str] = &["x-delayed-type", "hash-header", "hash-property"];
@@ -61,6 +61,26 @@ impl ExchangeType for Delayed {
 
     fn is_delaying(&self) -> bool {
         true
+    }
+
+    fn normal_key(&self, key: &Name) -> Name {
+        self.routes.normal_key(key)
+    }
+
+    fn is_matching_arguments(&self) -> bool {
+        self.routes.is_matching_arguments()
+    }
+
+    fn is_described(&self, binding: &BindingEntry, arguments: &Table) -> bool {
+        self.routes.is_described(binding, arguments)
+    }
+
+    fn is_exclusive(&self, binding: &BindingEntry) -> bool {
+        self.routes.is_exclusive(binding)
+    }
+
+    fn destinations(&self, key: &[u8]) -> Option<&[Destination]> {
+        self.routes.destinations(key)
     }
 }
 

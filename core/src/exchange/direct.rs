@@ -1,9 +1,11 @@
 //! `direct`: the routing key equals the binding key.
+//!
+//! A binding with the argument `qpid.exclusive-binding` ends all others with its key.
 
-use super::{Binding, Destination, Destinations, ExchangeType, Scratch};
+use super::{Binding, Destination, Destinations, ExchangeType, Scratch, is_set};
 use crate::Name;
 use crate::hash::Map;
-use crate::topology::Routable;
+use crate::topology::{BindingEntry, Routable};
 
 /// Destinations by binding key.
 #[derive(Default)]
@@ -34,5 +36,13 @@ impl ExchangeType for Direct {
 
     fn matches_keys(&self) -> bool {
         true
+    }
+
+    fn is_exclusive(&self, binding: &BindingEntry) -> bool {
+        is_set(&binding.arguments, "qpid.exclusive-binding")
+    }
+
+    fn destinations(&self, key: &[u8]) -> Option<&[Destination]> {
+        Some(self.by_key.get(key).map_or(&[], Destinations::as_slice))
     }
 }

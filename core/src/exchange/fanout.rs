@@ -1,6 +1,7 @@
 //! `fanout`: every binding matches.
 
 use super::{Binding, Destination, Destinations, ExchangeType, Scratch};
+use crate::Name;
 use crate::topology::Routable;
 
 /// All destinations.
@@ -21,5 +22,14 @@ impl ExchangeType for Fanout {
 
     fn route(&self, _: &[u8], _: &Routable<'_>, _: &mut Scratch, found: &mut Vec<Destination>) {
         found.extend_from_slice(self.destinations.as_slice());
+    }
+
+    /// Keys mean nothing here.
+    fn normal_key(&self, _: &Name) -> Name {
+        Name::default()
+    }
+
+    fn destinations(&self, _: &[u8]) -> Option<&[Destination]> {
+        Some(self.destinations.as_slice())
     }
 }

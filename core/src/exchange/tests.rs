@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::message::{Edit, Encoding};
-use crate::request::DestinationKind;
+use crate::request::{DestinationKind, Rules};
 use crate::{Value, VhostId};
 
 /// Properties that are numbers and texts by name, each also a header: `name=5;other=text;`.
@@ -68,6 +68,7 @@ pub(crate) fn entry_to(queue: &str, key: &str) -> BindingEntry {
         kind: DestinationKind::Queue,
         key: key.into(),
         arguments: Table::default(),
+        rules: Rules::Amqp091,
     }
 }
 

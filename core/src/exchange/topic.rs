@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::{Binding, Destination, Destinations, ExchangeType, Scratch};
+use crate::Name;
 use crate::hash::Map;
 use crate::topology::{Marks, Routable};
 
@@ -153,9 +154,49 @@ impl ExchangeType for Topic {
     fn matches_keys(&self) -> bool {
         true
     }
+
+    /// In a run of wildcards, as many `*` as there are, then one `#` if there is any: every order of them matches the
+    /// same.
+    fn normal_key(&self, key: &Name) -> Name {
+        if !key.as_bytes().contains(&b'#') {
+            return key.clone();
+        }
+        let mut normal: Vec<&[u8]> = Vec::new();
+        let mut open_hash = false;
+        for word in words(key.as_bytes()) {
+            match word {
+                b"#" => open_hash = true,
+                b"*" => normal.push(word),
+                _ => {
+                    normal.extend(std::mem::take(&mut open_hash).then_some(&b"#"[..]));
+                    normal.push(word);
+                }
+            }
+        }
+        normal.extend(open_hash.then_some(&b"#"[..]));
+        Name::from(normal.join(&b'.').as_slice())
+    }
+
+    fn destinations(&self, key: &[u8]) -> Option<&[Destination]> {
+        let node = self.find(key);
+        Some(node.map_or(&[], |node| self.nodes[node as usize].destinations.as_slice()))
+    }
 }
 
 impl Topic {
+    /// The node of a binding key, if there is one.
+    fn find(&self, key: &[u8]) -> Option<u32> {
+        let mut node = ROOT;
+        for word in words(key) {
+            node = match word {
+                b"*" => self.nodes[node as usize].star?,
+                b"#" => self.nodes[node as usize].hash?,
+                _ => *self.children.get(&(node, self.words.number(word)?))?,
+            };
+        }
+        Some(node)
+    }
+
     fn grow(&mut self, parent: u32, step: Step) -> u32 {
         let child = self.nodes.insert(Node { parent, step, ..Node::default() }) as u32;
         let node = &mut self.nodes[parent as usize];

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Shard;
 use super::envelope::{Letter, PlanRequest, Planned};
 use crate::mesh::Lane;
-use crate::topology::Change;
+use crate::topology::{Asker, Change};
 use crate::{ConnectionId, Name, QueueId, Refusal, Request, SessionId, ShardId};
 
 /// The control shard's bookkeeping.
@@ -48,17 +48,14 @@ impl Control {
 
 impl Shard {
     /// Control shard: decides on a request of a session.
-    pub(super) fn plan(
-        &mut self,
-        session: SessionId,
-        connection: ConnectionId,
-        request: &Request,
-    ) -> Planning {
+    pub(super) fn plan(&mut self, asked: &PlanRequest) -> Planning {
+        let PlanRequest { session, connection, rules, ref request } = *asked;
+        let asker = Asker { connection: Some(connection), shard: session.shard, rules };
         let generated = match request {
             Request::DeclareQueue { name, .. } if name.is_empty() => self.random.queue_name(),
             _ => Name::default(),
         };
-        let result = match self.topology.plan(request, Some(connection), session.shard, &generated) {
+        let result = match self.topology.plan(request, &asker, &generated) {
             Ok(plan) => {
                 self.commit(plan.changes);
                 Ok(plan.queue)
@@ -73,10 +70,9 @@ impl Shard {
     }
 
     /// Control shard: a request from another shard.
-    pub(super) fn plan_remote(&mut self, request: PlanRequest) {
-        let PlanRequest { session, connection, request } = request;
-        if let Planning::Done(result) = self.plan(session, connection, &request) {
-            self.send_planned(session, result);
+    pub(super) fn plan_remote(&mut self, asked: &PlanRequest) {
+        if let Planning::Done(result) = self.plan(asked) {
+            self.send_planned(asked.session, result);
         }
     }
 

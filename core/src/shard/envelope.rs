@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Settlement, ShardConfig};
 use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
-use crate::request::ConsumerOptions;
+use crate::request::{ConsumerOptions, Rules};
 use crate::topology::Change;
 use crate::{ConnectionId, Limits, Name, QueueId, Refusal, Reply, Request, SessionId};
 
@@ -64,6 +64,9 @@ pub(super) enum Ask {
         queue: QueueId,
         name: Name,
         passive: bool,
+    },
+    Info {
+        queue: QueueId,
     },
     Purge {
         queue: QueueId,
@@ -184,6 +187,7 @@ pub(super) enum Letter {
 pub(super) struct PlanRequest {
     pub(super) session: SessionId,
     pub(super) connection: ConnectionId,
+    pub(super) rules: Rules,
     pub(super) request: Request,
 }
 

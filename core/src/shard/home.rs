@@ -9,7 +9,7 @@ use super::{Due, Output, Shard};
 use crate::mesh::Lane;
 
 use crate::queue::{Consumer, Item, Queue};
-use crate::request::{ConsumerOptions, Got};
+use crate::request::{ConsumerOptions, Got, QueueInfo};
 use crate::topology::QueueEntry;
 use crate::{ConnectionId, Name, QueueId, Refusal, Reply, SessionId};
 
@@ -88,6 +88,7 @@ impl Shard {
     pub(super) fn ask_home(&mut self, session: SessionId, ask: Ask) -> Option<Result<Reply, Refusal>> {
         match ask {
             Ask::Counts { queue, name, passive } => Some(self.counts(queue, name, passive)),
+            Ask::Info { queue } => Some(Ok(Reply::Queue(self.queue_info(queue)))),
             Ask::Purge { queue, name } => Some(self.purge(queue, name)),
             Ask::Get { queue, name, no_ack } => Some(self.fetch(queue, name, no_ack)),
             Ask::Subscribe { queue, name, connection, consumer, options } => {
@@ -279,6 +280,12 @@ impl Shard {
             None if !passive => Ok(Reply::QueueDeclared { name, messages: 0, consumers: 0 }),
             None => Err(Refusal::NoQueue(name)),
         }
+    }
+
+    fn queue_info(&mut self, id: QueueId) -> Option<Box<QueueInfo>> {
+        let queue = self.queues.get_mut(id)?;
+        let (messages, consumers) = (count(queue.ready_messages()), count(queue.consumers.len()));
+        Some(Box::new(QueueInfo { entry: queue.entry().clone(), messages, consumers }))
     }
 
     fn purge(&mut self, id: QueueId, name: Name) -> Result<Reply, Refusal> {

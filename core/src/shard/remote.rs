@@ -94,7 +94,7 @@ impl Shard {
 
     fn receive_control(&mut self, from: ShardId, letter: Letter) {
         match letter {
-            Letter::Plan(request) => self.plan_remote(*request),
+            Letter::Plan(asked) => self.plan_remote(&asked),
             Letter::QueueEnded(queue) => {
                 if self.forget_queue(queue) {
                     self.tell_forgotten(queue);

@@ -5,17 +5,19 @@ use super::control::Planning;
 use super::envelope::{Ask, Letter, PlanRequest, Query};
 use super::sessions::Outstanding;
 use crate::mesh::Lane;
+use crate::request::Rules;
 use crate::{ConnectionId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId, VhostId};
 
 impl Shard {
     /// Carries out a request. `None`: the answer comes as [`Output::Reply`](super::Output::Reply), and the session
     /// waits until then.
     pub fn request(&mut self, id: SessionId, request: Request) -> Option<Result<Reply, Refusal>> {
-        let connection = self.sessions.get(id.index, id.generation)?.connection;
+        let session = self.sessions.get(id.index, id.generation)?;
+        let (connection, rules) = (session.connection, session.rules);
         match request {
-            Request::DeclareExchange { vhost, name, passive: true, .. } => {
-                let known = self.topology.exchange(vhost, name.as_bytes()).is_some();
-                Some(if known { Ok(Reply::Done) } else { Err(Refusal::NoExchange(name)) })
+            Request::DeclareExchange { vhost, name, passive: true, options } => {
+                let checked = self.topology.check_exchange(vhost, &name, &options, rules);
+                Some(checked.map(|()| Reply::Done))
             }
             Request::DeclareQueue { vhost, name, passive: true, .. } => {
                 let queue = self.resolve(connection, vhost, &name);
@@ -24,7 +26,7 @@ impl Shard {
             Request::DeleteQueue { vhost, name, if_unused, if_empty } => {
                 match self.resolve(connection, vhost, &name) {
                     // Deleting what is not there has nothing to do.
-                    Err(Refusal::NoQueue(_)) => Some(Ok(Reply::Messages(0))),
+                    Err(Refusal::NoQueue(_)) if rules == Rules::Amqp091 => Some(Ok(Reply::Messages(0))),
                     queue => {
                         self.ask(id, queue.map(|queue| Ask::Delete { queue, name, if_unused, if_empty }))
                     }
@@ -54,11 +56,29 @@ impl Shard {
             }
             Request::Cancel { consumer } => self.cancel(id, consumer),
             Request::Barrier => self.barrier(id),
+            Request::QueryExchange { vhost, name } => {
+                let entry = self.topology.exchange_entry(vhost, name.as_bytes());
+                Some(Ok(Reply::Exchange(entry.cloned())))
+            }
+            Request::QueryQueue { vhost, name } => {
+                match self.topology.queue(vhost, name.as_bytes()).map(|entry| entry.id) {
+                    Some(queue) => self.ask(id, Ok(Ask::Info { queue })),
+                    None => Some(Ok(Reply::Queue(None))),
+                }
+            }
+            Request::QueryBinding { vhost, exchange, queue, key, arguments } => {
+                let (queue, key, arguments) = (queue.as_ref(), key.as_ref(), arguments.as_ref());
+                let info = self.topology.binding_info(vhost, &exchange, queue, key, arguments);
+                Some(Ok(Reply::Binding(info)))
+            }
             change @ (Request::DeclareExchange { .. }
             | Request::DeclareQueue { .. }
             | Request::DeleteExchange { .. }
             | Request::Bind { .. }
-            | Request::Unbind { .. }) => self.change_topology(id, connection, change),
+            | Request::Unbind { .. }) => {
+                let plan = PlanRequest { session: id, connection, rules, request: change };
+                self.change_topology(plan)
+            }
         }
     }
 
@@ -100,19 +120,13 @@ impl Shard {
         }
     }
 
-    fn change_topology(
-        &mut self,
-        session: SessionId,
-        connection: ConnectionId,
-        request: Request,
-    ) -> Option<Result<Reply, Refusal>> {
+    fn change_topology(&mut self, plan: PlanRequest) -> Option<Result<Reply, Refusal>> {
         if self.config.id != ShardId::CONTROL {
-            let plan = PlanRequest { session, connection, request };
             self.send(ShardId::CONTROL, Lane::Control, Letter::Plan(Box::new(plan)));
             return None;
         }
-        match self.plan(session, connection, &request) {
-            Planning::Done(result) => self.after_plan(session, result),
+        match self.plan(&plan) {
+            Planning::Done(result) => self.after_plan(plan.session, result),
             Planning::Waiting => None,
         }
     }
@@ -153,6 +167,7 @@ impl Shard {
         };
         let home = match &ask {
             Ask::Counts { queue, .. }
+            | Ask::Info { queue }
             | Ask::Purge { queue, .. }
             | Ask::Get { queue, .. }
             | Ask::Subscribe { queue, .. }

@@ -7,6 +7,7 @@ use super::outputs::Handed;
 use super::route::LastRoute;
 use super::{Delivery, Output, Settlement, Shard};
 use crate::mesh::Lane;
+use crate::request::Rules;
 use crate::{ConnectionId, MessageId, QueueId, SessionId, ShardId, VhostId};
 
 /// A connection, as the engine knows it.
@@ -42,6 +43,7 @@ pub(super) struct Session {
     pub(super) connection: ConnectionId,
     pub(super) owner: u32,
     pub(super) channel: u16,
+    pub(super) rules: Rules,
     prefetch: u32,
     /// Deliveries handed over and not settled; fetched messages do not count.
     unsettled: u32,
@@ -191,6 +193,7 @@ impl Shard {
             connection: id,
             owner,
             channel,
+            rules: Rules::default(),
             prefetch: 0,
             unsettled: 0,
             flow: true,
@@ -203,6 +206,13 @@ impl Shard {
         let session = SessionId { shard: self.config.id, index, generation };
         connection.sessions.push(session);
         session
+    }
+
+    /// Says whose rules hold for the session's requests; AMQP 0-9-1's until then.
+    pub fn set_rules(&mut self, id: SessionId, rules: Rules) {
+        if let Some(session) = self.session_mut(id) {
+            session.rules = rules;
+        }
     }
 
     /// Ends a session and its consumers. The caller settles what it holds first; deliveries still on their way go

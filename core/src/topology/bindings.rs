@@ -10,11 +10,14 @@ use super::BindingEntry;
 use crate::exchange::Destination;
 use crate::{Name, Table};
 
-/// The bindings, each on the list of its source and on that of its destination.
+/// The bindings, each on the list of its source, on that of its destination, and on that of those that differ from it in
+/// their arguments alone.
 #[derive(Default)]
 pub(super) struct Bindings {
     nodes: Slab<Node>,
     by_identity: HashTable<u32>,
+    /// Heads of the lists of bindings with the same source, destination and key.
+    by_key: HashTable<u32>,
     /// Heads of the lists of bindings from each exchange slot.
     from: Vec<List>,
     /// Heads of the lists of bindings to each exchange slot.
@@ -35,8 +38,9 @@ pub(super) struct Bound {
 struct Node {
     bound: Bound,
     hash: u64,
+    key_hash: u64,
     /// Neighbours on the list of each [`Side`].
-    links: [Link; 2],
+    links: [Link; 3],
 }
 
 #[derive(Clone, Copy, Default)]
@@ -55,17 +59,20 @@ struct List {
 enum Side {
     Source = 0,
     Destination = 1,
+    Key = 2,
 }
 
 impl Bindings {
     /// Adds a binding that is not there yet.
     pub(super) fn insert(&mut self, entry: &Arc<BindingEntry>, source: u32, destination: Destination) -> u32 {
-        let hash = identity_hash(source, destination, &entry.key, &entry.arguments);
+        let hash = identity_hash(source, destination, &entry.key, Some(&entry.arguments));
+        let key_hash = identity_hash(source, destination, &entry.key, None);
         let bound = Bound { entry: entry.clone(), source, destination, place: 0 };
-        let id = self.nodes.insert(Node { bound, hash, links: [Link::default(); 2] }) as u32;
+        let id = self.nodes.insert(Node { bound, hash, key_hash, links: [Link::default(); 3] }) as u32;
         self.by_identity.insert_unique(hash, id, |&other| self.nodes[other as usize].hash);
         self.attach(id, Side::Source);
         self.attach(id, Side::Destination);
+        self.attach_by_key(id);
         id
     }
 
@@ -77,21 +84,32 @@ impl Bindings {
         key: &Name,
         arguments: &Table,
     ) -> Option<u32> {
-        let hash = identity_hash(source, destination, key, arguments);
+        let hash = identity_hash(source, destination, key, Some(arguments));
         let same = |&id: &u32| {
             let bound = &self.nodes[id as usize].bound;
-            bound.source == source
-                && bound.destination == destination
-                && bound.entry.key == *key
-                && bound.entry.arguments == *arguments
+            bound.has_key(source, destination, key) && bound.entry.arguments == *arguments
         };
         self.by_identity.find(hash, same).copied()
+    }
+
+    /// The bindings of that source, destination and key, whatever their arguments; latest first.
+    pub(super) fn with_key<'a>(
+        &'a self,
+        source: u32,
+        destination: Destination,
+        key: &Name,
+    ) -> impl Iterator<Item = u32> + use<'a> {
+        let hash = identity_hash(source, destination, key, None);
+        let first =
+            self.by_key.find(hash, |&id| self.nodes[id as usize].bound.has_key(source, destination, key));
+        std::iter::successors(first.copied(), |&id| self.nodes[id as usize].links[Side::Key as usize].next)
     }
 
     /// Removes a binding that is there.
     pub(super) fn remove(&mut self, id: u32) -> Bound {
         self.detach(id, Side::Source);
         self.detach(id, Side::Destination);
+        self.detach_by_key(id);
         let node = self.nodes.remove(id as usize);
         match self.by_identity.find_entry(node.hash, |&other| other == id) {
             Ok(found) => drop(found.remove()),
@@ -153,17 +171,54 @@ impl Bindings {
     }
 
     fn detach(&mut self, id: u32, side: Side) {
-        let Link { previous, next } = self.nodes[id as usize].links[side as usize];
+        let Link { previous, next } = self.unlink(id, side);
         let list = self.list(id, side);
         list.len -= 1;
         if previous.is_none() {
             list.first = next;
         }
+    }
+
+    /// Joins the neighbours of a binding on one of its lists, and returns them.
+    fn unlink(&mut self, id: u32, side: Side) -> Link {
+        let Link { previous, next } = self.nodes[id as usize].links[side as usize];
         if let Some(previous) = previous {
             self.nodes[previous as usize].links[side as usize].next = next;
         }
         if let Some(next) = next {
             self.nodes[next as usize].links[side as usize].previous = previous;
+        }
+        Link { previous, next }
+    }
+
+    fn attach_by_key(&mut self, id: u32) {
+        let node = &self.nodes[id as usize];
+        let (hash, nodes) = (node.key_hash, &self.nodes);
+        let found = self.by_key.find_mut(hash, |&other| nodes[other as usize].bound.is_alike(&node.bound));
+        let next = match found {
+            Some(head) => Some(std::mem::replace(head, id)),
+            None => {
+                self.by_key.insert_unique(hash, id, |&other| nodes[other as usize].key_hash);
+                None
+            }
+        };
+        self.nodes[id as usize].links[Side::Key as usize].next = next;
+        if let Some(next) = next {
+            self.nodes[next as usize].links[Side::Key as usize].previous = Some(id);
+        }
+    }
+
+    fn detach_by_key(&mut self, id: u32) {
+        let Link { previous, next } = self.unlink(id, Side::Key);
+        if previous.is_some() {
+            return;
+        }
+        match self.by_key.find_entry(self.nodes[id as usize].key_hash, |&head| head == id) {
+            Ok(mut head) => match next {
+                Some(next) => *head.get_mut() = next,
+                None => drop(head.remove()),
+            },
+            Err(_) => unreachable!("the first of a list is its head"),
         }
     }
 
@@ -173,6 +228,7 @@ impl Bindings {
             (Side::Source, _) => (&mut self.from, bound.source),
             (Side::Destination, Destination::Queue(slot)) => (&mut self.to_queue, slot),
             (Side::Destination, Destination::Exchange(slot)) => (&mut self.to_exchange, slot),
+            (Side::Key, _) => unreachable!("lists by key have their heads in a table"),
         };
         let slot = slot as usize;
         if lists.len() <= slot {
@@ -182,7 +238,18 @@ impl Bindings {
     }
 }
 
-fn identity_hash(source: u32, destination: Destination, key: &Name, arguments: &Table) -> u64 {
+impl Bound {
+    fn has_key(&self, source: u32, destination: Destination, key: &Name) -> bool {
+        self.source == source && self.destination == destination && self.entry.key == *key
+    }
+
+    /// Whether all but the arguments are the same.
+    fn is_alike(&self, other: &Bound) -> bool {
+        self.has_key(other.source, other.destination, &other.entry.key)
+    }
+}
+
+fn identity_hash(source: u32, destination: Destination, key: &Name, arguments: Option<&Table>) -> u64 {
     let mut hasher = crate::hash::Hashing::default().build_hasher();
     source.hash(&mut hasher);
     destination.hash(&mut hasher);

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{BindingEntry, Change, ExchangeEntry, Plan, QueueEntry, Topology};
+use super::{Asker, BindingEntry, Change, ExchangeEntry, Plan, QueueEntry, Topology};
 use crate::exchange::{self, Destination};
 use crate::hash::Map;
-use crate::request::{DestinationKind, ExchangeOptions, QueueOptions};
-use crate::{ConnectionId, Name, QueueId, Refusal, Request, ShardId, Table, Value, VhostId};
+use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
+use crate::{Name, QueueId, Refusal, Request, ShardId, Table, Value, VhostId};
 
 /// Names that only the broker gives.
 const RESERVED: &[u8] = b"amq.";
+/// Further ones, of exchanges, by AMQP 0-10's rules.
+const RESERVED_QPID: &[u8] = b"qpid.";
 
 impl Topology {
-    /// Control shard only: decides on a topology request (declare, delete, bind, unbind) of `owner`, a connection on
-    /// shard `from`. `generated` is the name for a queue declared without one. Chooses identifiers, which count on the
-    /// plan being applied before the next one is made. Nothing is applied.
+    /// Control shard only: decides on a topology request (declare, delete, bind, unbind). `generated` is the name for a
+    /// queue declared without one. Chooses identifiers, which count on the plan being applied before the next one is
+    /// made. Nothing is applied.
     ///
     /// Deleting a queue with `if_unused` or `if_empty` is the home's business: the engine asks it first.
     ///
@@ -23,46 +25,68 @@ impl Topology {
     ///
     /// # Panics
     /// If the request is not about the topology.
-    pub fn plan(
-        &mut self,
-        request: &Request,
-        owner: Option<ConnectionId>,
-        from: ShardId,
-        generated: &Name,
-    ) -> Result<Plan, Refusal> {
+    pub fn plan(&mut self, request: &Request, asker: &Asker, generated: &Name) -> Result<Plan, Refusal> {
+        let rules = asker.rules;
         match request {
             Request::DeclareExchange { vhost, name, passive, options } => {
-                self.plan_exchange(*vhost, name, *passive, options)
+                self.plan_exchange(*vhost, name, *passive, options, rules)
             }
             Request::DeleteExchange { vhost, name, if_unused } => {
-                self.plan_exchange_end(*vhost, name, *if_unused)
+                self.plan_exchange_end(*vhost, name, *if_unused, rules)
             }
             Request::DeclareQueue { vhost, name, passive: true, .. } => {
-                let queue = self.check_access(*vhost, name, owner)?.id;
+                let queue = self.check_access(*vhost, name, asker.connection)?.id;
                 Ok(Plan { changes: Vec::new(), queue: Some(queue) })
             }
             Request::DeclareQueue { vhost, name, passive: false, options } => {
                 let (name, is_generated) = if name.is_empty() { (generated, true) } else { (name, false) };
-                self.plan_queue(*vhost, name, is_generated, options, owner, from)
+                self.plan_queue(*vhost, name, is_generated, options, asker)
             }
-            Request::DeleteQueue { vhost, name, .. } => match self.check_access(*vhost, name, owner) {
-                Ok(entry) => Ok(self.plan_queue_end(entry.id)),
-                Err(Refusal::NoQueue(_)) => Ok(Plan::default()),
-                Err(refusal) => Err(refusal),
-            },
+            Request::DeleteQueue { vhost, name, .. } => {
+                match self.check_access(*vhost, name, asker.connection) {
+                    Ok(entry) => Ok(self.plan_queue_end(entry.id)),
+                    Err(Refusal::NoQueue(_)) if rules == Rules::Amqp091 => Ok(Plan::default()),
+                    Err(refusal) => Err(refusal),
+                }
+            }
             Request::Bind { vhost, source, destination, kind, key, arguments } => {
-                let binding = binding_entry(*vhost, source, destination, *kind, key, arguments);
-                self.plan_binding(binding, owner)
+                let binding = binding_entry(*vhost, source, destination, *kind, key, arguments, rules);
+                self.plan_binding(binding, asker)
             }
             Request::Unbind { vhost, source, destination, kind, key, arguments } => {
-                let binding = binding_entry(*vhost, source, destination, *kind, key, arguments);
-                self.plan_binding_end(binding, owner)
+                let binding = binding_entry(*vhost, source, destination, *kind, key, arguments, rules);
+                self.plan_binding_end(&binding, asker)
             }
             Request::PurgeQueue { .. }
             | Request::Subscribe { .. }
             | Request::Cancel { .. }
             | Request::Get { .. }
-            | Request::Barrier => panic!("not a request about the topology: {request:?}"),
+            | Request::Barrier
+            | Request::QueryExchange { .. }
+            | Request::QueryQueue { .. }
+            | Request::QueryBinding { .. } => panic!("not a request about the topology: {request:?}"),
+        }
+    }
+
+    /// A passive declaration of an exchange, which every shard can answer.
+    ///
+    /// # Errors
+    /// It is not there, or is another one, as far as AMQP 0-10's rules look.
+    pub fn check_exchange(
+        &self,
+        vhost: VhostId,
+        name: &Name,
+        asked: &ExchangeOptions,
+        rules: Rules,
+    ) -> Result<(), Refusal> {
+        let current =
+            self.exchange(vhost, name.as_bytes()).ok_or_else(|| Refusal::NoExchange(name.clone()))?;
+        match rules {
+            Rules::Amqp091 => Ok(()),
+            Rules::Amqp010 => {
+                self.check_alternate(vhost, asked.alternate.as_ref())?;
+                agreeing_exchange(name, current, asked)
+            }
         }
     }
 
@@ -81,33 +105,52 @@ impl Topology {
         name: &Name,
         passive: bool,
         options: &ExchangeOptions,
+        rules: Rules,
     ) -> Result<Plan, Refusal> {
         refuse_default(name)?;
-        let current = self.exchange(vhost, name.as_bytes());
-        match current {
-            None if passive => return Err(Refusal::NoExchange(name.clone())),
-            Some(_) if passive => return Ok(Plan::default()),
-            _ => {}
+        if passive {
+            return self.check_exchange(vhost, name, options, rules).map(|()| Plan::default());
         }
-        let known = exchange::find(&options.kind)?;
-        if let Some(current) = current {
-            same_exchange(name, current, options, known.arguments)?;
+        if rules == Rules::Amqp010 {
+            self.check_alternate(vhost, options.alternate.as_ref())?;
+            refuse_reserved("exchange", name, rules)?;
+        }
+        if let Some(current) = self.exchange(vhost, name.as_bytes()) {
+            match rules {
+                Rules::Amqp091 => same_exchange(name, current, options)?,
+                Rules::Amqp010 => agreeing_exchange(name, current, options)?,
+            }
             return Ok(Plan::default());
         }
-        refuse_reserved("exchange", name)?;
+        exchange::find(&options.kind)?;
+        refuse_reserved("exchange", name, rules)?;
         exchange::make(options)?;
         let entry = ExchangeEntry { vhost, name: name.clone(), options: options.clone() };
         Ok(Plan { changes: vec![Change::ExchangeDeclared(Arc::new(entry))], queue: None })
     }
 
-    fn plan_exchange_end(&self, vhost: VhostId, name: &Name, if_unused: bool) -> Result<Plan, Refusal> {
+    fn plan_exchange_end(
+        &self,
+        vhost: VhostId,
+        name: &Name,
+        if_unused: bool,
+        rules: Rules,
+    ) -> Result<Plan, Refusal> {
         refuse_default(name)?;
         if name.as_bytes().starts_with(RESERVED) {
             let vhost = self.vhost_name(vhost);
             let text = format!("deletion of system exchange '{name}' in vhost '{vhost}' not permitted");
             return Err(Refusal::Forbidden(text));
         }
-        let Some(slot) = self.exchange_slot(vhost, name.as_bytes()) else { return Ok(Plan::default()) };
+        let Some(slot) = self.exchange_slot(vhost, name.as_bytes()) else {
+            return match rules {
+                Rules::Amqp091 => Ok(Plan::default()),
+                Rules::Amqp010 => Err(Refusal::NoExchange(name.clone())),
+            };
+        };
+        if rules == Rules::Amqp010 && self.alternates.contains(vhost, name) {
+            return Err(Refusal::InUseAsAlternate(name.clone()));
+        }
         if if_unused && self.bindings.count_from(slot) > 0 {
             return Err(Refusal::Busy { object: "exchange", name: name.clone(), state: "in use" });
         }
@@ -122,19 +165,25 @@ impl Topology {
         name: &Name,
         is_generated: bool,
         options: &QueueOptions,
-        owner: Option<ConnectionId>,
-        from: ShardId,
+        asker: &Asker,
     ) -> Result<Plan, Refusal> {
-        match self.check_access(vhost, name, owner) {
+        if asker.rules == Rules::Amqp010 {
+            self.check_alternate(vhost, options.alternate.as_ref())?;
+            // Using somebody else's queue may be refused, naming it may not.
+            if let (Some(current), false) = (self.queue(vhost, name.as_bytes()), options.exclusive) {
+                return Ok(Plan { changes: Vec::new(), queue: Some(current.id) });
+            }
+        }
+        match self.check_access(vhost, name, asker.connection) {
             Ok(current) => {
-                same_queue(name, &current.options, options)?;
+                same_queue(name, &current.options, options, asker.rules)?;
                 return Ok(Plan { changes: Vec::new(), queue: Some(current.id) });
             }
             Err(Refusal::NoQueue(_)) => {}
             Err(refusal) => return Err(refusal),
         }
         if !is_generated {
-            refuse_reserved("queue", name)?;
+            refuse_reserved("queue", name, asker.rules)?;
         }
         let home = match options.home {
             Some(home) if home >= self.shards => {
@@ -144,56 +193,120 @@ impl Topology {
                 });
             }
             Some(home) => ShardId(home),
-            None if options.exclusive => from,
+            None if options.exclusive => asker.shard,
             None => self.home_of(vhost, name),
         };
         let (index, generation) = self.homes[home.index()].next();
         let id = QueueId { home, index, generation };
-        let owner = owner.filter(|_| options.exclusive);
+        let owner = asker.connection.filter(|_| options.exclusive);
         let entry = QueueEntry { id, vhost, name: name.clone(), owner, options: options.clone() };
         Ok(Plan { changes: vec![Change::QueueDeclared(Arc::new(entry))], queue: Some(id) })
     }
 
-    fn plan_binding(&self, mut binding: BindingEntry, owner: Option<ConnectionId>) -> Result<Plan, Refusal> {
+    fn plan_binding(&self, mut binding: BindingEntry, asker: &Asker) -> Result<Plan, Refusal> {
+        let source = self.complete_binding(&mut binding, asker)?;
+        let routes = &*self.exchanges[source as usize].routes;
+        routes.check(&binding)?;
+        let destination = self
+            .destination(binding.vhost, binding.kind, binding.destination.as_bytes())
+            .expect("the destination was found just now");
+        let same = self.bindings.find(source, destination, &binding.key, &binding.arguments);
+        let ended: Vec<u32> = match routes.is_exclusive(&binding) {
+            true => {
+                self.rivals(source, &binding.key).into_iter().filter(|&rival| Some(rival) != same).collect()
+            }
+            false => Vec::new(),
+        };
+        let mut changes: Vec<Change> =
+            ended.iter().map(|&rival| Change::Unbound(self.bindings.entry(rival).clone())).collect();
+        if same.is_some() {
+            return Ok(Plan { changes, queue: None });
+        }
+        let mut alike = self.bindings.with_key(source, destination, &binding.key);
+        if asker.rules == Rules::Amqp010 && alike.any(|id| !ended.contains(&id)) {
+            return match routes.is_matching_arguments() {
+                true => Err(Refusal::InvalidBinding {
+                    exchange: binding.source,
+                    reason: format!("the key '{}' has other arguments already", binding.key),
+                }),
+                false => Ok(Plan::default()),
+            };
+        }
+        changes.push(Change::Bound(Arc::new(binding)));
+        Ok(Plan { changes, queue: None })
+    }
+
+    /// Finds both ends of a binding that is to be made. A million bindings share the names of what they bind.
+    fn complete_binding(&self, binding: &mut BindingEntry, asker: &Asker) -> Result<u32, Refusal> {
         let vhost = binding.vhost;
         refuse_default(&binding.source)?;
-        let source = self
-            .exchange_slot(vhost, binding.source.as_bytes())
-            .ok_or_else(|| Refusal::NoExchange(binding.source.clone()))?;
+        let source = self.source(vhost, &binding.source)?;
         match binding.kind {
             DestinationKind::Queue => {
-                binding.destination = self.check_access(vhost, &binding.destination, owner)?.name.clone();
+                let queue = self.check_access(vhost, &binding.destination, asker.connection)?;
+                binding.destination = queue.name.clone();
             }
             DestinationKind::Exchange => {
                 refuse_default(&binding.destination)?;
-                let slot = self
-                    .exchange_slot(vhost, binding.destination.as_bytes())
-                    .ok_or_else(|| Refusal::NoExchange(binding.destination.clone()))?;
+                let slot = self.source(vhost, &binding.destination)?;
                 binding.destination = self.exchanges[slot as usize].entry.name.clone();
             }
         }
-        // A million bindings share the names of what they bind.
-        binding.source = self.exchanges[source as usize].entry.name.clone();
-        self.exchanges[source as usize].routes.check(&binding)?;
-        match self.find_binding(&binding) {
-            Some(_) => Ok(Plan::default()),
-            None => Ok(Plan { changes: vec![Change::Bound(Arc::new(binding))], queue: None }),
+        let exchange = &self.exchanges[source as usize];
+        binding.source = exchange.entry.name.clone();
+        if binding.rules == Rules::Amqp010 {
+            binding.key = exchange.routes.normal_key(&binding.key);
         }
+        Ok(source)
     }
 
-    fn plan_binding_end(&self, binding: BindingEntry, owner: Option<ConnectionId>) -> Result<Plan, Refusal> {
+    /// The slot of an exchange that has to be there.
+    fn source(&self, vhost: VhostId, name: &Name) -> Result<u32, Refusal> {
+        self.exchange_slot(vhost, name.as_bytes()).ok_or_else(|| Refusal::NoExchange(name.clone()))
+    }
+
+    /// All bindings from an exchange with that key.
+    fn rivals(&self, source: u32, key: &Name) -> Vec<u32> {
+        let destinations = self.exchanges[source as usize].routes.destinations(key.as_bytes());
+        let mut destinations = destinations.unwrap_or_default().to_vec();
+        destinations.dedup();
+        let of = |destination| self.bindings.with_key(source, destination, key);
+        destinations.into_iter().flat_map(of).collect()
+    }
+
+    fn plan_binding_end(&self, binding: &BindingEntry, asker: &Asker) -> Result<Plan, Refusal> {
         refuse_default(&binding.source)?;
         match binding.kind {
-            DestinationKind::Queue => match self.check_access(binding.vhost, &binding.destination, owner) {
-                Ok(_) | Err(Refusal::NoQueue(_)) => {}
-                Err(refusal) => return Err(refusal),
-            },
+            DestinationKind::Queue => {
+                match self.check_access(binding.vhost, &binding.destination, asker.connection) {
+                    Err(Refusal::NoQueue(_)) if asker.rules == Rules::Amqp091 => {}
+                    Err(refusal) => return Err(refusal),
+                    Ok(_) => {}
+                }
+            }
             DestinationKind::Exchange => refuse_default(&binding.destination)?,
         }
-        let Some(id) = self.find_binding(&binding) else { return Ok(Plan::default()) };
-        let mut changes = vec![Change::Unbound(self.bindings.entry(id).clone())];
-        self.cascade(None, [id], &mut changes);
+        let ended = match asker.rules {
+            Rules::Amqp091 => self.find_binding(binding).into_iter().collect(),
+            Rules::Amqp010 => self.find_by_key(binding)?,
+        };
+        let entries = ended.iter().map(|&id| Change::Unbound(self.bindings.entry(id).clone()));
+        let mut changes: Vec<Change> = entries.collect();
+        self.cascade(None, ended, &mut changes);
         Ok(Plan { changes, queue: None })
+    }
+
+    /// The bindings that AMQP 0-10 means by a key.
+    fn find_by_key(&self, binding: &BindingEntry) -> Result<Vec<u32>, Refusal> {
+        let source = self.source(binding.vhost, &binding.source)?;
+        let key = self.exchanges[source as usize].routes.normal_key(&binding.key);
+        let to = self.destination(binding.vhost, binding.kind, binding.destination.as_bytes());
+        Ok(to.map_or_else(Vec::new, |to| self.bindings.with_key(source, to, &key).collect()))
+    }
+
+    /// By AMQP 0-10's rules an alternate exchange has to be there.
+    fn check_alternate(&self, vhost: VhostId, alternate: Option<&Name>) -> Result<(), Refusal> {
+        alternate.map_or(Ok(()), |name| self.source(vhost, name).map(drop))
     }
 
     /// Appends what follows when `bindings` go: the end of each auto-delete exchange that loses its last binding, and
@@ -242,53 +355,77 @@ fn binding_entry(
     kind: DestinationKind,
     key: &Name,
     arguments: &Table,
+    rules: Rules,
 ) -> BindingEntry {
     let mut arguments = arguments.clone();
     arguments.0.sort_by(|(left, _), (right, _)| left.cmp(right));
     let (source, destination, key) = (source.clone(), destination.clone(), key.clone());
-    BindingEntry { vhost, source, destination, kind, key, arguments }
+    BindingEntry { vhost, source, destination, kind, key, arguments, rules }
 }
 
 fn refuse_default(exchange: &Name) -> Result<(), Refusal> {
     match exchange.is_empty() {
-        true => Err(Refusal::Forbidden("operation not permitted on the default exchange".into())),
+        true => Err(Refusal::DefaultExchange),
         false => Ok(()),
     }
 }
 
-fn refuse_reserved(object: &str, name: &Name) -> Result<(), Refusal> {
-    match name.as_bytes().starts_with(RESERVED) {
-        true => Err(Refusal::Forbidden(format!("{object} name '{name}' contains reserved prefix 'amq.*'"))),
-        false => Ok(()),
-    }
+fn refuse_reserved(object: &str, name: &Name, rules: Rules) -> Result<(), Refusal> {
+    let prefix = match rules {
+        _ if name.as_bytes().starts_with(RESERVED) => "amq.",
+        Rules::Amqp010 if object == "exchange" && name.as_bytes().starts_with(RESERVED_QPID) => "qpid.",
+        _ => return Ok(()),
+    };
+    Err(Refusal::Forbidden(format!("{object} name '{name}' contains reserved prefix '{prefix}*'")))
 }
 
-fn same_exchange(
-    name: &Name,
-    current: &ExchangeOptions,
-    asked: &ExchangeOptions,
-    arguments: &[&str],
-) -> Result<(), Refusal> {
+fn same_exchange(name: &Name, current: &ExchangeOptions, asked: &ExchangeOptions) -> Result<(), Refusal> {
+    let known = exchange::find(&asked.kind)?;
     let same = Sameness { object: "exchange", name };
-    let kind = |options: &ExchangeOptions| Some(Value::Text(options.kind.clone()));
     same.value("type", kind(asked), kind(current))?;
     same.flag("durable", asked.durable, current.durable)?;
     same.flag("auto_delete", asked.auto_delete, current.auto_delete)?;
     same.flag("internal", asked.internal, current.internal)?;
-    let alternate = |options: &ExchangeOptions| options.alternate.clone().map(Value::Text);
     same.value("alternate-exchange", alternate(asked), alternate(current))?;
-    for &argument in arguments {
+    for &argument in known.arguments {
         let of = |options: &ExchangeOptions| options.arguments.get(argument.as_bytes()).cloned();
         same.value(argument, of(asked), of(current))?;
     }
     Ok(())
 }
 
+/// By AMQP 0-10's rules only what is said counts, and of that only type and alternate exchange.
+fn agreeing_exchange(name: &Name, current: &ExchangeOptions, asked: &ExchangeOptions) -> Result<(), Refusal> {
+    let same = Sameness { object: "exchange", name };
+    if !asked.kind.is_empty() {
+        same.value("type", kind(asked), kind(current))?;
+    }
+    if asked.alternate.is_some() {
+        same.value("alternate-exchange", alternate(asked), alternate(current))?;
+    }
+    Ok(())
+}
+
+fn kind(options: &ExchangeOptions) -> Option<Value> {
+    Some(Value::Text(options.kind.clone()))
+}
+
+fn alternate(options: &ExchangeOptions) -> Option<Value> {
+    options.alternate.clone().map(Value::Text)
+}
+
 /// Whether an exclusive queue is declared as one has been seen to already; a mismatch counts as somebody else's queue.
-fn same_queue(name: &Name, current: &QueueOptions, asked: &QueueOptions) -> Result<(), Refusal> {
+fn same_queue(
+    name: &Name,
+    current: &QueueOptions,
+    asked: &QueueOptions,
+    rules: Rules,
+) -> Result<(), Refusal> {
     let same = Sameness { object: "queue", name };
-    if asked.exclusive != current.exclusive {
-        return Err(Refusal::ExclusiveToOther(name.clone()));
+    match rules {
+        Rules::Amqp010 if current.exclusive => return Ok(()),
+        _ if asked.exclusive != current.exclusive => return Err(Refusal::ExclusiveToOther(name.clone())),
+        _ => {}
     }
     same.flag("durable", asked.durable, current.durable)?;
     same.flag("auto_delete", asked.auto_delete, current.auto_delete)?;

@@ -1,6 +1,8 @@
 //! The rules of declaring, deleting, binding and routing.
 
+mod amqp_0_10;
 mod declaring;
+mod queries;
 mod replicas;
 mod routing;
 
@@ -13,15 +15,16 @@ const V: VhostId = VhostId(0);
 /// The control shard's side of things: asks, applies.
 struct World {
     topology: Topology,
+    rules: Rules,
 }
 
 impl World {
     fn new() -> Self {
-        World { topology: Topology::new(&["/".into(), "other".into()], 4) }
+        World { topology: Topology::new(&["/".into(), "other".into()], 4), rules: Rules::Amqp091 }
     }
 
     fn ask_as(&mut self, owner: u32, request: &Request) -> Result<Plan, Refusal> {
-        let plan = self.topology.plan(request, Some(connection(owner)), ShardId(3), &"amq.gen-1".into())?;
+        let plan = self.topology.plan(request, &asker(owner, self.rules), &"amq.gen-1".into())?;
         plan.changes.iter().for_each(|change| self.topology.apply(change));
         Ok(plan)
     }
@@ -65,6 +68,10 @@ impl World {
         targets.sort();
         (targets, cacheable)
     }
+}
+
+fn asker(owner: u32, rules: Rules) -> Asker {
+    Asker { connection: Some(connection(owner)), shard: ShardId(3), rules }
 }
 
 fn connection(index: u32) -> ConnectionId {

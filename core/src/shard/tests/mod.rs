@@ -5,6 +5,7 @@ mod chaos;
 mod deadletters;
 mod flow;
 mod policies;
+mod queries;
 mod queues;
 
 use std::collections::VecDeque;

@@ -191,7 +191,7 @@ fn the_default_exchange_is_not_to_be_touched() {
         bind_exchange("amq.direct", "", "key"),
         un(bind_exchange("amq.direct", "", "key")),
     ] {
-        assert_eq!(forbidden(world.ask(&request)), "operation not permitted on the default exchange");
+        assert_eq!(world.ask(&request), Err(Refusal::DefaultExchange), "{request:?}");
     }
 }
 

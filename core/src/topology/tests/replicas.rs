@@ -64,10 +64,11 @@ fn check(topology: &Topology) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 128 }, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn they_stay_the_same(requests in prop::collection::vec((0..3u32, request()), 1..80)) {
+    fn they_stay_the_same(requests in prop::collection::vec((0..3u32, any::<bool>(), request()), 1..80)) {
         let mut world = World::new();
         let mut replica = World::new();
-        for (owner, request) in &requests {
+        for (owner, amqp_0_10, request) in &requests {
+            world.rules = if *amqp_0_10 { Rules::Amqp010 } else { Rules::Amqp091 };
             let before = world.topology.epoch();
             match world.ask_as(*owner, request) {
                 Ok(plan) => plan.changes.iter().for_each(|change| replica.topology.apply(change)),
@@ -75,7 +76,7 @@ proptest! {
             }
             check(&world.topology);
             // Asked once more, what was granted changes nothing; deleting and unbinding succeed again.
-            if let Ok(plan) = replica.topology.plan(request, Some(connection(*owner)), ShardId(3), &"amq.gen-1".into())
+            if let Ok(plan) = replica.topology.plan(request, &asker(*owner, world.rules), &"amq.gen-1".into())
             {
                 prop_assert!(plan.changes.is_empty(), "{:?}", request);
             }

@@ -70,6 +70,10 @@ impl Exception {
                 Self::precondition(format!("{object} '{name}' in vhost '{vhost}' {state}"))
             }
             Refusal::Forbidden(text) => Self::new(code::ACCESS_REFUSED, text.clone()),
+            Refusal::DefaultExchange => Self::new(code::ACCESS_REFUSED, refusal.to_string()),
+            Refusal::InUseAsAlternate(_) | Refusal::InvalidBinding { .. } => {
+                Self::precondition(refusal.to_string())
+            }
             Refusal::Internal(name) => {
                 Self::new(code::ACCESS_REFUSED, format!("cannot publish to internal {}", exchange(name)))
             }
