@@ -7,11 +7,12 @@
 //! * [`shard`]: the engine of one thread; sessions, queues at home there, publishing, settling, outputs.
 //! * [`topology`]: what exists (virtual hosts, exchanges, queues' homes, bindings); one writer, a replica per shard.
 //! * [`exchange`]: the exchange types and the registry that names them.
-//! * [`queue`]: one queue; ordering, limits, consumers.
+//! * [`queue`]: one queue; ordering, limits, consumers and their [`Credit`].
 //! * [`message`]: the messages that a shard holds, and how an encoding lets the broker look into one.
 //! * [`mesh`]: the lock-free lanes between shards and the protocol by which an idle shard sleeps.
 //! * [`value`]: the neutral model of field tables.
 
+mod credit;
 pub mod exchange;
 mod hash;
 pub mod ids;
@@ -27,6 +28,7 @@ pub mod timers;
 pub mod topology;
 pub mod value;
 
+pub use credit::Credit;
 pub use hash::seed_tables;
 pub use ids::{ConnectionId, Name, QueueId, SessionId, ShardId, VhostId};
 pub use limits::Limits;

@@ -8,7 +8,7 @@ pub use queue::{AlertThresholds, FlowThresholds, Lifetime, Overflow, QueueEvents
 use std::sync::Arc;
 
 use crate::topology::{ExchangeEntry, QueueEntry};
-use crate::{Name, QueueId, Table, Value, VhostId, message::MessageId};
+use crate::{Credit, Name, QueueId, Table, Value, VhostId, message::MessageId};
 
 /// A request by a session. Names of exchanges and queues are resolved in `vhost`.
 ///
@@ -113,6 +113,24 @@ pub enum Request {
         /// The consumer, as chosen at [`Request::Subscribe`].
         consumer: u32,
     },
+    /// Take a consumer's credit away. The reply comes after the last delivery.
+    StopConsumer {
+        /// The consumer, as chosen at [`Request::Subscribe`].
+        consumer: u32,
+    },
+    /// Send a consumer what is there and its credit allows, then take the credit away. The reply comes after the last
+    /// delivery.
+    FlushConsumer {
+        /// The consumer, as chosen at [`Request::Subscribe`].
+        consumer: u32,
+    },
+    /// Make messages that the session has browsed its own, as if it had fetched them.
+    Acquire {
+        /// The queue.
+        queue: QueueId,
+        /// Their tags, as delivered.
+        tags: Vec<u64>,
+    },
     /// Take one message.
     Get {
         /// Virtual host.
@@ -207,6 +225,13 @@ pub struct ConsumerOptions {
     pub priority: i32,
     /// Most unsettled messages; 0 for no limit.
     pub prefetch: u32,
+    /// What it may be sent until [`Shard::grant_credit`](crate::Shard::grant_credit) adds to it. `None`: credit does
+    /// not bound it. Not for sessions that limit or stop their deliveries as a whole: what was sent and waits at their
+    /// gate is not held back by the end of credit.
+    pub credit: Option<Credit>,
+    /// Looks at messages and leaves them in the queue: each once, in order of arrival. A delivery's tag is for
+    /// [`Request::Acquire`]; settling it does nothing.
+    pub browse: bool,
     /// Arguments as given.
     pub arguments: Table,
 }
@@ -229,6 +254,9 @@ pub enum Reply {
     Messages(u32),
     /// To [`Request::Get`].
     Got(Option<Got>),
+    /// To [`Request::Acquire`]: for each tag another one, by which the message is now to be settled. `None`: it is gone,
+    /// or somebody else has it.
+    Acquired(Vec<Option<u64>>),
     /// To [`Request::QueryExchange`]: the exchange, if there is one.
     Exchange(Option<Arc<ExchangeEntry>>),
     /// To [`Request::QueryQueue`]: the queue, if there is one.

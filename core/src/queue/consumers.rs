@@ -1,13 +1,13 @@
 //! Who consumes from a queue, and whose turn it is.
 //!
-//! Consumers that can take a message stand in a ring for their priority. One that cannot — its prefetch is used up,
-//! its connection's window is closed, another one is the single active consumer — leaves the ring and comes back at
-//! its end, both without looking at the others.
+//! Consumers that can take a message stand in a ring for their priority. One that cannot — its prefetch or its credit is
+//! used up, its connection's window is closed, another one is the single active consumer — leaves the ring and comes
+//! back at its end, both without looking at the others.
 
 use std::collections::VecDeque;
 
 use super::unsettled::ConsumerKey;
-use crate::SessionId;
+use crate::{Credit, SessionId};
 
 /// A consumer, as its queue knows it.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Consumer {
     pub priority: i32,
     /// Most unsettled messages; 0 for no limit.
     pub prefetch: u32,
+    /// What it may still be sent; `None` if credit does not bound it.
+    pub credit: Option<Credit>,
     /// The shard's account of what is under way to its connection.
     pub account: u32,
 }
@@ -35,6 +37,10 @@ enum State {
     Able,
     /// Prefetch used up.
     Full,
+    /// No credit for a message, whatever its size.
+    Dry,
+    /// Not enough credit for the message that comes next.
+    Short,
     /// Its connection has enough under way.
     Parked,
     /// Another one is the single active consumer.
@@ -45,6 +51,48 @@ struct Entry {
     consumer: Consumer,
     unsettled: u32,
     state: State,
+    /// Whether what it may be sent depends on nothing but how many messages that is.
+    takes_runs: bool,
+    /// Its credit ends when it has got so many more, or nothing more is there for it; somebody waits for that.
+    flush_left: Option<usize>,
+}
+
+impl Entry {
+    /// Whether its prefetch is used up.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.consumer.prefetch != 0 && self.unsettled >= self.consumer.prefetch
+    }
+
+    /// Counts messages handed to it.
+    #[inline]
+    fn count_served(&mut self, messages: u32, bytes: usize) {
+        if !self.consumer.no_ack {
+            self.unsettled += messages;
+        }
+        if let Some(credit) = &mut self.consumer.credit {
+            credit.spend(messages, bytes);
+        }
+        if let Some(left) = &mut self.flush_left {
+            *left = left.saturating_sub(messages as usize);
+        }
+    }
+
+    /// The state that it has if only its own limits count.
+    #[inline]
+    fn own_state(&self) -> State {
+        if !self.consumer.no_ack && self.is_full() {
+            State::Full
+        } else if self.consumer.credit.is_some_and(|credit| credit.messages == 0) {
+            State::Dry
+        } else {
+            State::Able
+        }
+    }
+
+    fn note_credit(&mut self) {
+        self.takes_runs = self.consumer.credit.is_none_or(|credit| credit.counts_messages_only());
+    }
 }
 
 struct Slot {
@@ -66,6 +114,10 @@ pub(crate) struct Consumers {
     /// In order of subscription; the first one is the active one where only one may be.
     order: VecDeque<u32>,
     single_active: bool,
+    /// Consumers in [`State::Short`].
+    short: usize,
+    /// Consumers whose credit ends when they have got what is there.
+    flushing: usize,
 }
 
 impl Consumers {
@@ -76,6 +128,8 @@ impl Consumers {
             rings: Vec::new(),
             order: VecDeque::new(),
             single_active,
+            short: 0,
+            flushing: 0,
         }
     }
 
@@ -112,7 +166,10 @@ impl Consumers {
             (self.slots.len() - 1) as u32
         });
         self.order.push_back(slot);
-        self.slots[slot as usize].entry = Some(Entry { consumer, unsettled: 0, state: State::Standby });
+        let mut entry =
+            Entry { consumer, unsettled: 0, state: State::Standby, takes_runs: false, flush_left: None };
+        entry.note_credit();
+        self.slots[slot as usize].entry = Some(entry);
         if !self.single_active || self.order.front() == Some(&slot) {
             self.enter(slot);
         }
@@ -120,11 +177,9 @@ impl Consumers {
 
     pub(crate) fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
         let entry = self.entry(key)?;
-        let (priority, state) = (entry.consumer.priority, entry.state);
-        if state == State::Able {
-            let ring = self.ring(priority);
-            ring.slots.retain(|&slot| slot != key.slot);
-        }
+        let is_flushing = entry.flush_left.is_some();
+        self.set_state(key.slot, State::Standby);
+        self.flushing -= usize::from(is_flushing);
         self.rings.retain(|ring| !ring.slots.is_empty());
         let was_first = self.order.front() == Some(&key.slot);
         self.order.retain(|&slot| slot != key.slot);
@@ -147,16 +202,12 @@ impl Consumers {
         Some((ConsumerKey { slot, generation: held.generation }, &held.entry.as_ref()?.consumer))
     }
 
-    /// The consumer whose turn it was has been given a message; the turn passes on.
+    /// The consumer whose turn it was has been given a message of so many bytes of credit; the turn passes on.
     #[inline]
-    pub(crate) fn served(&mut self, key: ConsumerKey) {
+    pub(crate) fn served(&mut self, key: ConsumerKey, bytes: usize) {
         let Some(entry) = self.slots[key.slot as usize].entry.as_mut() else { return };
-        if !entry.consumer.no_ack {
-            entry.unsettled += 1;
-            if entry.consumer.prefetch != 0 && entry.unsettled >= entry.consumer.prefetch {
-                entry.state = State::Full;
-            }
-        }
+        entry.count_served(1, bytes);
+        entry.state = entry.own_state();
         let (priority, stays) = (entry.consumer.priority, entry.state == State::Able);
         if stays && self.order.len() == 1 {
             // Alone: the turn passes on to itself.
@@ -165,32 +216,32 @@ impl Consumers {
         self.pass_turn(key, priority, stays);
     }
 
-    /// The consumer, if there is only one and it takes messages.
+    /// The consumer, if there is only one and it takes messages whatever they are.
     #[inline]
     pub(crate) fn sole(&self) -> Option<(ConsumerKey, &Consumer)> {
         let &slot = self.order.front().filter(|_| self.order.len() == 1)?;
         let held = &self.slots[slot as usize];
-        let entry = held.entry.as_ref().filter(|entry| entry.state == State::Able)?;
+        let entry = held.entry.as_ref().filter(|entry| entry.state == State::Able && entry.takes_runs)?;
         Some((ConsumerKey { slot, generation: held.generation }, &entry.consumer))
     }
 
     /// Most messages that a consumer takes now.
     #[inline]
     pub(crate) fn allowance(&self, key: ConsumerKey) -> usize {
-        match &self.slots[key.slot as usize].entry {
-            Some(Entry { consumer, unsettled, .. }) if !consumer.no_ack && consumer.prefetch != 0 => {
-                consumer.prefetch.saturating_sub(*unsettled) as usize
-            }
-            _ => usize::MAX,
+        let Some(Entry { consumer, unsettled, .. }) = &self.slots[key.slot as usize].entry else { return 0 };
+        let by_credit = consumer.credit.map_or(usize::MAX, |credit| credit.most_messages());
+        if consumer.no_ack || consumer.prefetch == 0 {
+            return by_credit;
         }
+        by_credit.min(consumer.prefetch.saturating_sub(*unsettled) as usize)
     }
 
-    /// The only consumer has been given messages to settle, at most its allowance.
+    /// The only consumer has been given messages, at most its allowance.
     pub(crate) fn served_run(&mut self, key: ConsumerKey, messages: u32) {
         let Some(entry) = self.entry(key) else { return };
-        entry.unsettled += messages;
-        if entry.consumer.prefetch != 0 && entry.unsettled >= entry.consumer.prefetch {
-            entry.state = State::Full;
+        entry.count_served(messages, 0);
+        entry.state = entry.own_state();
+        if entry.state != State::Able {
             let priority = entry.consumer.priority;
             self.pass_turn(key, priority, false);
         }
@@ -207,11 +258,83 @@ impl Consumers {
 
     /// The consumer whose turn it is cannot take more until [`Consumers::unpark`].
     pub(crate) fn park(&mut self, key: ConsumerKey) {
+        self.set_state(key.slot, State::Parked);
+    }
+
+    /// The consumer whose turn it is has not enough credit for the message that comes next.
+    pub(crate) fn fall_short(&mut self, key: ConsumerKey) {
+        self.set_state(key.slot, State::Short);
+    }
+
+    /// Another message comes next: it may suit those that had not enough credit for the last one.
+    #[inline]
+    pub(crate) fn next_is_another(&mut self) {
+        if self.short > 0 {
+            self.retry_short();
+        }
+    }
+
+    #[cold]
+    fn retry_short(&mut self) {
+        for place in 0..self.order.len() {
+            let slot = self.order[place];
+            if self.state(slot) == Some(State::Short) {
+                self.enter(slot);
+            }
+        }
+    }
+
+    /// Adds to a consumer's credit. Whether that makes it able to take messages.
+    pub(crate) fn grant(&mut self, key: ConsumerKey, more: Credit) -> bool {
+        let Some(entry) = self.entry(key) else { return false };
+        let Some(credit) = &mut entry.consumer.credit else { return false };
+        credit.grant(more);
+        entry.note_credit();
+        matches!(entry.state, State::Dry | State::Short) && self.enter(key.slot)
+    }
+
+    /// Takes a consumer's credit away.
+    pub(crate) fn drain(&mut self, key: ConsumerKey) {
         let Some(entry) = self.entry(key) else { return };
-        entry.state = State::Parked;
-        let priority = entry.consumer.priority;
-        let front = self.ring(priority).slots.pop_front();
-        assert_eq!(front, Some(key.slot), "whoever is parked had the turn");
+        let Some(credit) = &mut entry.consumer.credit else { return };
+        *credit = Credit::NONE;
+        entry.note_credit();
+        if matches!(entry.state, State::Able | State::Short) {
+            self.set_state(key.slot, State::Dry);
+        }
+    }
+
+    /// Has a consumer's credit end once it has got `ready` messages more, or nothing more is there for it;
+    /// [`Consumers::take_flushed`] tells.
+    pub(crate) fn flush(&mut self, key: ConsumerKey, ready: usize) {
+        let Some(entry) = self.entry(key) else { return };
+        if entry.flush_left.replace(ready).is_none() {
+            self.flushing += 1;
+        }
+    }
+
+    /// Whether a consumer's credit is to end.
+    #[inline]
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.flushing > 0
+    }
+
+    /// Ends the credit of those that have got what was there; `is_empty`: nothing is left for anybody.
+    pub(crate) fn take_flushed(&mut self, is_empty: bool) -> Vec<SessionId> {
+        let mut flushed = Vec::new();
+        for place in 0..self.order.len() {
+            let slot = self.order[place];
+            let key = ConsumerKey { slot, generation: self.slots[slot as usize].generation };
+            let Some(entry) = self.entry(key) else { continue };
+            let Some(left) = entry.flush_left else { continue };
+            if is_empty || left == 0 || !matches!(entry.state, State::Able | State::Parked) {
+                entry.flush_left = None;
+                flushed.push(entry.consumer.session);
+                self.flushing -= 1;
+                self.drain(key);
+            }
+        }
+        flushed
     }
 
     /// The connection of a parked consumer takes messages again. Whether that makes it able to.
@@ -233,30 +356,47 @@ impl Consumers {
     pub(crate) fn set_prefetch(&mut self, key: ConsumerKey, prefetch: u32) -> bool {
         let Some(entry) = self.entry(key) else { return false };
         entry.consumer.prefetch = prefetch;
-        let full = prefetch != 0 && entry.unsettled >= prefetch;
-        match entry.state {
-            State::Full => self.enter(key.slot),
-            State::Able if full => {
-                entry.state = State::Full;
-                let priority = entry.consumer.priority;
-                self.ring(priority).slots.retain(|&slot| slot != key.slot);
+        match (entry.state, entry.own_state()) {
+            (State::Full, _) => self.enter(key.slot),
+            (State::Able, State::Full) => {
+                self.set_state(key.slot, State::Full);
                 false
             }
             _ => false,
         }
     }
 
-    /// Puts a consumer at the end of its ring, unless its prefetch is used up.
+    /// Puts a consumer at the end of its ring, unless its own limits forbid it.
     fn enter(&mut self, slot: u32) -> bool {
-        let Some(entry) = self.slots[slot as usize].entry.as_mut() else { return false };
-        if entry.consumer.prefetch != 0 && entry.unsettled >= entry.consumer.prefetch {
-            entry.state = State::Full;
-            return false;
-        }
-        entry.state = State::Able;
+        let Some(entry) = self.slots[slot as usize].entry.as_ref() else { return false };
+        let state = entry.own_state();
+        self.set_state(slot, state);
+        state == State::Able
+    }
+
+    fn state(&self, slot: u32) -> Option<State> {
+        Some(self.slots[slot as usize].entry.as_ref()?.state)
+    }
+
+    /// Moves a consumer into a ring or out of it.
+    fn set_state(&mut self, slot: u32, state: State) {
+        let Some(entry) = self.slots[slot as usize].entry.as_mut() else { return };
+        let before = std::mem::replace(&mut entry.state, state);
         let priority = entry.consumer.priority;
-        self.ring(priority).slots.push_back(slot);
-        true
+        self.short -= usize::from(before == State::Short);
+        self.short += usize::from(state == State::Short);
+        match (before, state) {
+            (State::Able, State::Able) => {}
+            // Mostly the one that has the turn.
+            (State::Able, _) => {
+                let slots = &mut self.ring(priority).slots;
+                if let Some(at) = slots.iter().position(|&other| other == slot) {
+                    slots.remove(at);
+                }
+            }
+            (_, State::Able) => self.ring(priority).slots.push_back(slot),
+            _ => {}
+        }
     }
 
     fn entry(&mut self, key: ConsumerKey) -> Option<&mut Entry> {
@@ -290,6 +430,7 @@ mod tests {
             exclusive: false,
             priority,
             prefetch,
+            credit: None,
             account: 0,
         }
     }
@@ -298,7 +439,7 @@ mod tests {
     fn serve(consumers: &mut Consumers) -> Option<(u32, ConsumerKey)> {
         let (key, consumer) = consumers.next()?;
         let id = consumer.id;
-        consumers.served(key);
+        consumers.served(key, 0);
         Some((id, key))
     }
 

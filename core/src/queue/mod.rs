@@ -187,6 +187,7 @@ impl Queue {
     /// Takes the head.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Item> {
+        self.consumers.next_is_another();
         self.ready.pop()
     }
 
@@ -203,6 +204,7 @@ impl Queue {
 
     /// Takes a head that has expired.
     pub(crate) fn pop_expired(&mut self, now_ns: u64) -> Option<Item> {
+        self.consumers.next_is_another();
         self.ready.pop_expired(now_ns)
     }
 
@@ -232,11 +234,13 @@ impl Queue {
 
     /// Puts a message back to its place.
     pub(crate) fn requeue(&mut self, item: Item) {
+        self.consumers.next_is_another();
         self.ready.put_back(item);
     }
 
     /// Takes everything that waits.
     pub(crate) fn take_ready(&mut self) -> Ready {
+        self.consumers.next_is_another();
         let empty = Ready::new(self.ready.max_priority());
         std::mem::replace(&mut self.ready, empty)
     }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Name, SessionId, ShardId, VhostId};
+use crate::{Credit, Name, SessionId, ShardId, VhostId};
+
+/// Bytes of credit that a message takes, besides its number modulo 3.
+const BYTES: usize = 10;
 
 const SESSION: SessionId = SessionId { shard: ShardId(0), index: 0, generation: 0 };
 
@@ -14,7 +17,7 @@ enum Step {
     Push { priority: u8, ttl_ms: Option<u64>, followers: u16 },
     Pass { ms: u64 },
     Expire,
-    Add { priority: i32, prefetch: u32, no_ack: bool },
+    Add { priority: i32, prefetch: u32, no_ack: bool, credit: Option<Credit> },
     Remove { which: usize },
     Dispatch,
     Fetch,
@@ -24,7 +27,14 @@ enum Step {
     Park,
     Unpark,
     SetPrefetch { which: usize, prefetch: u32 },
+    Grant { which: usize, credit: Credit },
+    Drain { which: usize },
     Purge,
+}
+
+fn credit() -> impl Strategy<Value = Credit> {
+    (0..3u32, prop_oneof![0..2 * BYTES as u32 + 5, Just(Credit::UNLIMITED)])
+        .prop_map(|(messages, bytes)| Credit { messages, bytes })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -33,8 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(priority, ttl_ms, followers)| Step::Push { priority, ttl_ms, followers }),
         1 => (0..10u64).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Expire),
-        1 => (-1..2i32, 0..3u32, any::<bool>())
-            .prop_map(|(priority, prefetch, no_ack)| Step::Add { priority, prefetch, no_ack }),
+        1 => (-1..2i32, 0..3u32, any::<bool>(), proptest::option::of(credit()))
+            .prop_map(|(priority, prefetch, no_ack, credit)| Step::Add { priority, prefetch, no_ack, credit }),
         1 => any::<usize>().prop_map(|which| Step::Remove { which }),
         8 => Just(Step::Dispatch),
         1 => Just(Step::Fetch),
@@ -44,6 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Park),
         1 => Just(Step::Unpark),
         1 => (any::<usize>(), 0..3u32).prop_map(|(which, prefetch)| Step::SetPrefetch { which, prefetch }),
+        2 => (any::<usize>(), credit()).prop_map(|(which, credit)| Step::Grant { which, credit }),
+        1 => any::<usize>().prop_map(|which| Step::Drain { which }),
         1 => Just(Step::Purge),
     ]
 }
@@ -61,6 +73,9 @@ struct Who {
     id: u32,
     priority: i32,
     prefetch: u32,
+    credit: Option<Credit>,
+    /// Credit did not cover what came next when it was last looked at.
+    short: bool,
     parked: bool,
     unsettled: u32,
     /// When it last became able to take messages, or last took one: the least is next.
@@ -89,7 +104,8 @@ impl Model {
         for at in 0..self.consumers.len() {
             let who = &mut self.consumers[at];
             let full = who.prefetch != 0 && who.unsettled >= who.prefetch;
-            let able = !who.parked && !full && (!self.single || at == 0);
+            let dry = who.credit.is_some_and(|credit| credit.messages == 0);
+            let able = !who.parked && !full && !dry && !who.short && (!self.single || at == 0);
             if able && !who.able {
                 self.clock += 1;
                 who.since = self.clock;
@@ -98,10 +114,21 @@ impl Model {
         }
     }
 
+    /// Another message comes next, or may.
+    fn next_is_another(&mut self) {
+        self.consumers.iter_mut().for_each(|who| who.short = false);
+        self.look();
+    }
+
     fn next(&self) -> Option<usize> {
         let able = (0..self.consumers.len()).filter(|&at| self.consumers[at].able);
         able.min_by_key(|&at| (i64::from(-self.consumers[at].priority), self.consumers[at].since))
     }
+}
+
+/// What a message takes of credit.
+fn credit_bytes(number: u32) -> usize {
+    BYTES + number as usize % 3
 }
 
 /// The model's number of the message that an item begins with.
@@ -139,7 +166,7 @@ impl Pair {
             Step::Push { priority, ttl_ms, followers } => self.push(priority, ttl_ms, followers),
             Step::Pass { ms } => self.now_ns += ms * NS_PER_MS,
             Step::Expire => self.expire(),
-            Step::Add { priority, prefetch, no_ack } => self.add(priority, prefetch, no_ack),
+            Step::Add { priority, prefetch, no_ack, credit } => self.add(priority, prefetch, no_ack, credit),
             Step::Remove { which } => self.remove(which),
             Step::Dispatch => self.dispatch(),
             Step::Fetch => self.fetch(),
@@ -151,7 +178,10 @@ impl Pair {
             Step::Park => self.park(),
             Step::Unpark => self.unpark(),
             Step::SetPrefetch { which, prefetch } => self.set_prefetch(which, prefetch),
+            Step::Grant { which, credit } => self.grant(which, credit),
+            Step::Drain { which } => self.drain(which),
             Step::Purge => {
+                self.model.next_is_another();
                 let mut purged: Vec<_> = self.queue.take_ready().into_items().collect();
                 purged.sort_unstable();
                 let mut expected: Vec<_> = self.model.ready.drain(..).map(|m| m.number).collect();
@@ -187,6 +217,7 @@ impl Pair {
 
     /// Heads of any priority expire, and nothing behind them.
     fn expire(&mut self) {
+        self.model.next_is_another();
         while let Some(item) = self.queue.pop_expired(self.now_ns) {
             let at = self.model.ready.iter().position(|m| m.number == number(&item)).unwrap();
             let gone = self.model.ready.remove(at);
@@ -200,7 +231,7 @@ impl Pair {
         }
     }
 
-    fn add(&mut self, priority: i32, prefetch: u32, no_ack: bool) {
+    fn add(&mut self, priority: i32, prefetch: u32, no_ack: bool, credit: Option<Credit>) {
         let id = self.next_consumer;
         self.next_consumer += 1;
         self.queue.subscribe(Consumer {
@@ -210,12 +241,15 @@ impl Pair {
             exclusive: false,
             priority,
             prefetch,
+            credit,
             account: 0,
         });
         self.model.consumers.push(Who {
             id,
             priority,
             prefetch,
+            credit,
+            short: false,
             parked: false,
             unsettled: 0,
             since: 0,
@@ -234,20 +268,23 @@ impl Pair {
     }
 
     fn dispatch(&mut self) {
-        let expected = self.model.next().zip(self.model.head());
-        let Some((key, consumer)) = self.queue.consumers.next().filter(|_| self.queue.peek().is_some())
-        else {
+        let expected = self.expected_dispatch();
+        let Some((key, id, no_ack, bytes)) = self.whose_turn() else {
             assert!(expected.is_none(), "somebody could have been served");
             return;
         };
-        let (id, no_ack) = (consumer.id, consumer.no_ack);
         let item = self.queue.pop().unwrap();
-        self.queue.consumers.served(key);
+        self.queue.consumers.served(key, bytes);
         let (who, head) = expected.expect("nobody could have been served");
+        self.model.next_is_another();
         let message = self.model.ready.remove(head);
         let who = &mut self.model.consumers[who];
         assert_eq!((id, number(&item)), (who.id, message.number));
         assert_eq!(item.redelivered, message.redelivered);
+        if let Some(credit) = &mut who.credit {
+            assert!(credit.covers(credit_bytes(message.number)));
+            credit.spend(1, credit_bytes(message.number));
+        }
         self.model.clock += 1;
         who.since = self.model.clock;
         if !no_ack {
@@ -257,7 +294,33 @@ impl Pair {
         }
     }
 
+    /// Passes over those whose credit does not cover the head.
+    fn whose_turn(&mut self) -> Option<(ConsumerKey, u32, bool, usize)> {
+        let bytes = credit_bytes(number(self.queue.peek()?));
+        loop {
+            let (key, consumer) = self.queue.consumers.next()?;
+            if consumer.credit.is_none_or(|credit| credit.covers(bytes)) {
+                return Some((key, consumer.id, consumer.no_ack, bytes));
+            }
+            self.queue.consumers.fall_short(key);
+        }
+    }
+
+    fn expected_dispatch(&mut self) -> Option<(usize, usize)> {
+        let head = self.model.head()?;
+        let bytes = credit_bytes(self.model.ready[head].number);
+        loop {
+            let who = self.model.next()?;
+            if self.model.consumers[who].credit.is_none_or(|credit| credit.covers(bytes)) {
+                return Some((who, head));
+            }
+            self.model.consumers[who].short = true;
+            self.model.look();
+        }
+    }
+
     fn fetch(&mut self) {
+        self.model.next_is_another();
         let item = self.queue.pop();
         let head = self.model.head().map(|at| self.model.ready.remove(at));
         assert_eq!(item.as_ref().map(number), head.as_ref().map(|m| m.number));
@@ -286,6 +349,7 @@ impl Pair {
 
     fn requeue(&mut self, which: usize) {
         let Some((mut item, mut message)) = self.settle(which) else { return };
+        self.model.next_is_another();
         item.redelivered = true;
         message.redelivered = true;
         self.queue.requeue(item);
@@ -314,14 +378,33 @@ impl Pair {
     }
 
     fn set_prefetch(&mut self, which: usize, prefetch: u32) {
-        if self.model.consumers.is_empty() {
-            return;
-        }
-        let which = which % self.model.consumers.len();
-        let who = &mut self.model.consumers[which];
+        let Some((key, who)) = self.some_consumer(which) else { return };
         who.prefetch = prefetch;
-        let key = self.queue.consumers.find(SESSION, who.id).unwrap();
         self.queue.consumers.set_prefetch(key, prefetch);
+    }
+
+    fn grant(&mut self, which: usize, credit: Credit) {
+        let Some((key, who)) = self.some_consumer(which) else { return };
+        if let Some(own) = &mut who.credit {
+            own.grant(credit);
+            who.short = false;
+        }
+        self.queue.consumers.grant(key, credit);
+    }
+
+    fn drain(&mut self, which: usize) {
+        let Some((key, who)) = self.some_consumer(which) else { return };
+        if let Some(own) = &mut who.credit {
+            *own = Credit::NONE;
+            who.short = false;
+        }
+        self.queue.consumers.drain(key);
+    }
+
+    fn some_consumer(&mut self, which: usize) -> Option<(ConsumerKey, &mut Who)> {
+        let consumers = self.model.consumers.len().max(1);
+        let who = self.model.consumers.get_mut(which % consumers)?;
+        Some((self.queue.consumers.find(SESSION, who.id)?, who))
     }
 
     fn compare(&mut self) {

@@ -1,7 +1,9 @@
 //! The messages of a queue that wait to be delivered: an ordering by priority, then by arrival.
+//!
+//! They leave at the head, which costs no more than a queue of handles does, or from anywhere by their place, which
+//! costs a search. Whoever looks at them one after the other keeps his own place.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::MessageId;
 
@@ -10,6 +12,12 @@ pub(crate) const NEVER_NS: u64 = u64::MAX;
 
 /// Room for this many messages is kept by an empty level; what a burst took beyond goes back.
 const KEPT_SLOTS: usize = 64 * 1024;
+
+/// So many gaps in a level may stay, however few messages there are.
+const SPARED_GAPS: usize = 32;
+
+/// In place of a message that was taken out of the middle.
+const GAP: MessageId = MessageId { slot: u32::MAX, part: u16::MAX };
 
 /// A message in a queue, or several of a batch that stand one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +48,28 @@ impl Item {
         usize::from(self.followers) + 1
     }
 
+    /// The place of the last message that it stands for.
+    #[inline]
+    fn last_sequence(&self) -> u64 {
+        self.sequence + u64::from(self.followers)
+    }
+
+    #[inline]
+    fn is_gap(&self) -> bool {
+        self.message == GAP
+    }
+
+    /// The first message of it that is not before a place, alone.
+    fn alone_at(&self, place: u64) -> Item {
+        let before = place.saturating_sub(self.sequence) as u16;
+        Item {
+            sequence: self.sequence + u64::from(before),
+            message: self.message.after(before),
+            followers: 0,
+            ..*self
+        }
+    }
+
     /// Takes the first `messages` off, which are fewer than there are.
     #[inline]
     fn split_off_first(&mut self, messages: u16) -> Item {
@@ -65,51 +95,111 @@ impl Ord for Item {
 
 /// One priority: new messages in order of arrival, and those that came back, which are older than all new ones taken
 /// since.
+///
+/// Where one was taken out of the middle of the new ones, a gap stays, to be passed over. The first place is no gap.
 #[derive(Default)]
 struct Level {
     fresh: VecDeque<Item>,
-    returned: BinaryHeap<Reverse<Item>>,
+    returned: BTreeMap<u64, Item>,
+    gaps: usize,
+    /// As many as have come back and gaps there are; 0: the new ones are all there is.
+    irregular: usize,
 }
 
 impl Level {
     #[inline]
     fn head(&self) -> Option<&Item> {
-        if self.returned.is_empty() {
+        if self.irregular == 0 {
             return self.fresh.front();
         }
-        match (self.fresh.front(), self.returned.peek()) {
-            (Some(fresh), Some(Reverse(returned))) => Some(fresh.min(returned)),
-            (fresh, returned) => fresh.or(returned.map(|Reverse(item)| item)),
+        match (self.fresh.front(), self.returned.values().next()) {
+            (Some(fresh), Some(returned)) => Some(fresh.min(returned)),
+            (fresh, returned) => fresh.or(returned),
         }
     }
 
     #[inline]
     fn pop(&mut self) -> Option<Item> {
-        if self.returned.is_empty() {
-            return self.pop_fresh(1);
-        }
-        let from_fresh = match (self.fresh.front(), self.returned.peek()) {
-            (Some(fresh), Some(Reverse(returned))) => fresh < returned,
-            _ => false,
-        };
-        if from_fresh { self.pop_fresh(1) } else { self.returned.pop().map(|Reverse(item)| item) }
+        if self.irregular == 0 { self.pop_fresh(1) } else { self.pop_irregular() }
     }
 
-    /// Takes the next new message, with those of its batch that follow, at most `most` in all.
+    /// Takes the next new message, with those of its batch that follow, at most `most` in all. Gaps behind it stay.
     #[inline]
     fn pop_fresh(&mut self, most: u16) -> Option<Item> {
         let front = self.fresh.front_mut()?;
         if front.followers >= most { Some(front.split_off_first(most)) } else { self.fresh.pop_front() }
     }
 
-    /// Takes the message at a place, which is not part of a batch.
-    fn remove(&mut self, sequence: u64) -> Option<Item> {
-        if let Ok(at) = self.fresh.binary_search_by_key(&sequence, |item| item.sequence) {
-            return self.fresh.remove(at);
+    fn pop_irregular(&mut self) -> Option<Item> {
+        let returned = self.returned.first_entry();
+        if let Some(returned) = returned
+            && self.fresh.front().is_none_or(|fresh| returned.key() < &fresh.sequence)
+        {
+            self.irregular -= 1;
+            return Some(returned.remove());
         }
-        let found = self.returned.iter().find(|Reverse(item)| item.sequence == sequence)?.0;
-        self.returned.retain(|Reverse(item)| item.sequence != sequence);
-        Some(found)
+        let item = self.pop_fresh(1);
+        self.drop_first_gaps();
+        item
+    }
+
+    fn put_back(&mut self, item: Item) {
+        self.returned.insert(item.sequence, item);
+        self.irregular += 1;
+    }
+
+    /// The first message that is not before a place.
+    fn next_at(&self, place: u64) -> Option<Item> {
+        let returned = self.returned.range(place..).next().map(|(_, item)| *item);
+        let from = self.fresh.partition_point(|item| item.last_sequence() < place);
+        let fresh = self.fresh.range(from..).find(|item| !item.is_gap()).map(|item| item.alone_at(place));
+        match (fresh, returned) {
+            (Some(fresh), Some(returned)) => Some(fresh.min(returned)),
+            (fresh, returned) => fresh.or(returned),
+        }
+    }
+
+    /// Takes the message at a place.
+    fn remove(&mut self, place: u64) -> Option<Item> {
+        if let Some(item) = self.returned.remove(&place) {
+            self.irregular -= 1;
+            return Some(item);
+        }
+        let at = self.fresh.partition_point(|item| item.last_sequence() < place);
+        let found = self.fresh.get_mut(at).filter(|item| item.sequence <= place && !item.is_gap())?;
+        // Those of its batch that stand before it are as if they had come back.
+        while found.sequence < place {
+            let before = found.split_off_first(1);
+            self.returned.insert(before.sequence, before);
+            self.irregular += 1;
+        }
+        if found.followers > 0 {
+            return Some(found.split_off_first(1));
+        }
+        let item = *found;
+        found.message = GAP;
+        self.gaps += 1;
+        self.irregular += 1;
+        self.drop_first_gaps();
+        self.close_gaps();
+        Some(item)
+    }
+
+    fn drop_first_gaps(&mut self) {
+        while self.fresh.front().is_some_and(Item::is_gap) {
+            self.fresh.pop_front();
+            self.gaps -= 1;
+            self.irregular -= 1;
+        }
+    }
+
+    /// Closes the gaps once they are the greater part.
+    fn close_gaps(&mut self) {
+        if self.gaps >= SPARED_GAPS && 2 * self.gaps > self.fresh.len() {
+            self.fresh.retain(|item| !item.is_gap());
+            self.irregular -= self.gaps;
+            self.gaps = 0;
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -120,9 +210,6 @@ impl Level {
     fn shrink(&mut self) {
         if self.fresh.capacity() > KEPT_SLOTS {
             self.fresh.shrink_to(KEPT_SLOTS / 2);
-        }
-        if self.returned.capacity() > KEPT_SLOTS {
-            self.returned.shrink_to(KEPT_SLOTS / 2);
         }
     }
 }
@@ -177,7 +264,7 @@ impl Ready {
     pub(crate) fn put_back(&mut self, item: Item) {
         assert!(item.followers == 0, "messages come back one by one");
         self.count_in(&item);
-        self.levels[usize::from(item.priority)].returned.push(Reverse(item));
+        self.levels[usize::from(item.priority)].put_back(item);
     }
 
     /// Takes the next message in order.
@@ -192,7 +279,7 @@ impl Ready {
     pub(crate) fn pop_batch(&mut self, most: u16) -> Option<Item> {
         // Plain FIFOs, from which nothing has come back, are most of all.
         if let [level] = &mut self.levels[..]
-            && level.returned.is_empty()
+            && level.irregular == 0
         {
             let item = level.pop_fresh(most)?;
             self.count_out(&item);
@@ -256,6 +343,24 @@ impl Ready {
     /// Whether anything expires at some time.
     pub(crate) fn may_expire(&self) -> bool {
         self.expiring > 0
+    }
+
+    /// The first message in order of arrival, whatever its priority, that is not before a place; as one alone.
+    #[allow(dead_code)]
+    pub(crate) fn next_at(&self, place: u64) -> Option<Item> {
+        self.levels.iter().filter_map(|level| level.next_at(place)).min()
+    }
+
+    /// The same among those of one priority.
+    #[allow(dead_code)]
+    pub(crate) fn next_of(&self, priority: u8, place: u64) -> Option<Item> {
+        self.levels[usize::from(priority)].next_at(place)
+    }
+
+    /// The message at a place.
+    #[allow(dead_code)]
+    pub(crate) fn at(&self, place: u64) -> Option<Item> {
+        self.next_at(place).filter(|item| item.sequence == place)
     }
 
     /// Everything, in order.
@@ -396,6 +501,68 @@ mod tests {
         assert_eq!(ready.pop_expired(50).unwrap().sequence, 0);
         assert_eq!(ready.pop_expired(50).unwrap().sequence, 1);
         assert_eq!(ready.next_expiry_ns(), None);
+    }
+
+    #[test]
+    fn messages_leave_from_anywhere_and_the_rest_keeps_its_order() {
+        let mut ready = Ready::new(1);
+        (0..6).for_each(|sequence| ready.push(item(sequence, (sequence % 2) as u8)));
+        ready.push(Item { followers: 4, ..item(6, 0) });
+        assert_eq!(ready.at(2).unwrap(), item(2, 0));
+        assert_eq!(ready.remove(0, 2).unwrap().sequence, 2);
+        assert!(ready.remove(0, 2).is_none() && ready.remove(1, 4).is_none() && ready.at(2).is_none());
+        // Out of the middle, the beginning and the end of a batch.
+        let (middle, first, last) =
+            (ready.remove(0, 8).unwrap(), ready.remove(0, 6).unwrap(), ready.remove(0, 10).unwrap());
+        assert_eq!(
+            [middle, first, last].map(|item| (item.sequence, item.followers)),
+            [(8, 0), (6, 0), (10, 0)]
+        );
+        assert_eq!(middle.message, MessageId::alone(6).after(2));
+        assert_eq!((ready.len(), ready.body_bytes()), (7, 70));
+        ready.put_back(middle);
+        assert_eq!(drain(&mut ready), [1, 3, 5, 0, 4, 7, 8, 9]);
+        assert!(ready.remove(0, 7).is_none() && ready.is_empty());
+        assert_eq!(ready.occupied, [0; 4]);
+    }
+
+    #[test]
+    fn a_look_goes_from_place_to_place() {
+        let mut ready = Ready::new(1);
+        (0..4).for_each(|sequence| ready.push(item(sequence, (sequence % 2) as u8)));
+        ready.push(Item { followers: 2, ..item(4, 0) });
+        ready.remove(0, 2);
+        let five = ready.remove(0, 5).unwrap();
+        let look = |ready: &Ready| {
+            let mut place = 0;
+            let mut seen = Vec::new();
+            while let Some(item) = ready.next_at(place) {
+                assert_eq!(item.followers, 0);
+                seen.push(item.sequence);
+                place = item.sequence + 1;
+            }
+            seen
+        };
+        assert_eq!(look(&ready), [0, 1, 3, 4, 6]);
+        ready.put_back(five);
+        assert_eq!(look(&ready), [0, 1, 3, 4, 5, 6]);
+        assert_eq!(ready.next_at(5).unwrap().message, MessageId::alone(4).after(1));
+        assert_eq!(ready.next_of(1, 2).unwrap().sequence, 3);
+        assert_eq!(ready.next_of(1, 4), None);
+    }
+
+    #[test]
+    fn gaps_do_not_pile_up() {
+        let mut ready = Ready::new(0);
+        (0..10_000).for_each(|sequence| ready.push(item(sequence, 0)));
+        for sequence in 1..9_999 {
+            assert_eq!(ready.remove(0, sequence).unwrap().sequence, sequence);
+            let level = &ready.levels[0];
+            assert!(level.gaps <= SPARED_GAPS.max(level.fresh.len() / 2 + 1));
+        }
+        assert!(ready.levels[0].fresh.len() < 100);
+        assert_eq!(drain(&mut ready), [0, 9_999]);
+        assert_eq!(ready.levels[0].irregular, 0);
     }
 
     #[test]

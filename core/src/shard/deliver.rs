@@ -61,9 +61,9 @@ impl Shard {
             }
             // Marked even if it never reached its client: younger ones may have been delivered meanwhile, and an old one
             // after them, unmarked, would look as if it had been sent late.
-            Settlement::Requeue => {
+            Settlement::Requeue | Settlement::Release => {
                 self.stats.requeued += 1;
-                item.redelivered = true;
+                item.redelivered |= settlement == Settlement::Requeue;
                 queue.requeue(item);
             }
         }
@@ -116,7 +116,12 @@ impl Shard {
         if queue.may_expire() {
             set_expiry_timer(&mut queue, &mut self.timers);
         }
+        let is_flushing = queue.consumers.is_flushing();
+        let id = queue.id();
         self.queues.put(index, queue);
+        if is_flushing {
+            self.end_flushes(id);
+        }
         served
     }
 
@@ -191,6 +196,7 @@ impl Shard {
     fn unpark(&mut self, id: QueueId, key: ConsumerKey) {
         if self.queues.get_mut(id).is_some_and(|queue| queue.consumers.unpark(key)) {
             self.schedule(id);
+            self.end_flushes(id);
         }
     }
 
@@ -207,6 +213,7 @@ impl Shard {
         if id.shard != self.config.id {
             return if no_ack { self.dispatch_run_elsewhere(queue, budget) } else { 0 };
         }
+        let has_credit = consumer.credit.is_some();
         let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return 0 };
         if !session.is_ungated() {
             return 0;
@@ -242,6 +249,8 @@ impl Shard {
         }
         if !no_ack {
             session.passed(count as u32);
+        }
+        if !no_ack || has_credit {
             queue.consumers.served_run(key, count as u32);
         }
         self.stats.delivered += count as u64;
@@ -252,8 +261,10 @@ impl Shard {
 
     /// [`Shard::dispatch_run`] for a consumer whose session is on another shard.
     fn dispatch_run_elsewhere(&mut self, queue: &mut Queue, budget: usize) -> usize {
-        let Some((_, consumer)) = queue.consumers.sole() else { return 0 };
+        let Some((key, consumer)) = queue.consumers.sole() else { return 0 };
+        let has_credit = consumer.credit.is_some();
         let (session, consumer, account) = (consumer.session, consumer.id, consumer.account);
+        let budget = budget.min(queue.consumers.allowance(key));
         let connection = self.accounts.connection(account);
         let room_bytes = self.accounts.room_bytes(account);
         let (from, mut count, mut bytes) = (queue.id(), 0, 0);
@@ -268,6 +279,9 @@ impl Shard {
                 RemoteDelivery { session, connection, consumer, queue: from, tag: 0, redelivered, message };
             self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
             count += usize::from(messages);
+        }
+        if has_credit {
+            queue.consumers.served_run(key, count as u32);
         }
         self.accounts.add(account, bytes);
         count
@@ -284,9 +298,14 @@ impl Shard {
             self.discard(&entry, item, Reason::Expired);
             return true;
         }
-        let bytes = self.store.get(head.message).total_bytes();
+        let message = self.store.get(head.message);
+        let (bytes, credit_bytes) = (message.total_bytes(), message.credit_bytes());
         let (key, consumer, connection) = loop {
             let Some((key, consumer)) = queue.consumers.next() else { return false };
+            if consumer.credit.is_some_and(|credit| !credit.covers(credit_bytes)) {
+                queue.consumers.fall_short(key);
+                continue;
+            }
             if let Some(connection) = self.accounts.charge(consumer.account, bytes) {
                 break (key, consumer, connection);
             }
@@ -295,7 +314,7 @@ impl Shard {
         };
         let (session, consumer, no_ack) = (consumer.session, consumer.id, consumer.no_ack);
         let Some(item) = queue.pop() else { return false };
-        queue.consumers.served(key);
+        queue.consumers.served(key, credit_bytes);
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
         if no_ack {
             note_gone(queue, &item, &mut self.thinned);

@@ -7,7 +7,7 @@ use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
 use crate::request::{ConsumerOptions, Rules};
 use crate::topology::Change;
-use crate::{ConnectionId, Limits, Name, QueueId, Refusal, Reply, Request, SessionId};
+use crate::{ConnectionId, Credit, Limits, Name, QueueId, Refusal, Reply, Request, SessionId};
 
 /// Buffers that go home in one envelope.
 pub(super) const BUFFER_BATCH: usize = 4;
@@ -52,7 +52,7 @@ pub(super) struct RemoteDelivery {
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) session: SessionId,
-    /// How many settlements the session's shard had sent to this home before.
+    /// How many settlements and grants the session's shard had sent to this home before.
     pub(super) settles: u64,
     pub(super) ask: Ask,
 }
@@ -87,6 +87,19 @@ pub(super) enum Ask {
     Cancel {
         queue: QueueId,
         consumer: u32,
+    },
+    /// End a consumer's credit, now or when it has got what is there.
+    Stop {
+        queue: QueueId,
+        consumer: u32,
+    },
+    Flush {
+        queue: QueueId,
+        consumer: u32,
+    },
+    Acquire {
+        queue: QueueId,
+        tags: Vec<u64>,
     },
     Delete {
         queue: QueueId,
@@ -150,6 +163,12 @@ pub(super) enum Letter {
         queue: QueueId,
         tag: u64,
         settlement: Settlement,
+    },
+    Grant {
+        queue: QueueId,
+        session: SessionId,
+        consumer: u32,
+        credit: Credit,
     },
     /// Publishes `first` to `last` of a session have all been taken, or all been refused.
     Confirms {

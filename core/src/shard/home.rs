@@ -11,7 +11,7 @@ use crate::mesh::Lane;
 use crate::queue::{Consumer, Item, Queue};
 use crate::request::{ConsumerOptions, Got, QueueInfo};
 use crate::topology::QueueEntry;
-use crate::{ConnectionId, Name, QueueId, Refusal, Reply, SessionId};
+use crate::{ConnectionId, Credit, Name, QueueId, Refusal, Reply, SessionId};
 
 /// Messages released at once; more wait for later turns.
 const RELEASE_BUDGET: usize = 4096;
@@ -98,6 +98,12 @@ impl Shard {
                 let ended = self.unsubscribe_at_home(queue, session, consumer);
                 self.reply_when_ended(session, queue, ended, Reply::Done)
             }
+            Ask::Stop { queue, consumer } => {
+                self.end_credit_at_home(queue, session, consumer);
+                Some(Ok(Reply::Done))
+            }
+            Ask::Flush { queue, consumer } => self.flush_at_home(queue, session, consumer),
+            Ask::Acquire { queue, tags } => Some(Ok(Reply::Acquired(self.acquire_at_home(queue, &tags)))),
             Ask::Delete { queue, name, if_unused, if_empty } => {
                 match self.check_deletable(queue, name, if_unused, if_empty) {
                     Ok(messages) => {
@@ -173,6 +179,7 @@ impl Shard {
     /// Ends what the home has of a queue, and returns its consumers. `None`: it was gone.
     pub(super) fn bury_queue(&mut self, id: QueueId) -> Option<Vec<(SessionId, u32)>> {
         let mut queue = self.queues.remove(id)?;
+        self.answer_flushed(queue.consumers.take_flushed(true));
         for consumer in queue.consumers.iter() {
             self.accounts.leave(consumer.account);
         }
@@ -233,6 +240,78 @@ impl Shard {
         if queue.consumers.set_prefetch(key, most) {
             self.schedule(id);
         }
+    }
+
+    /// Grants credit to a consumer here or sends the grant home.
+    pub(super) fn grant_anywhere(
+        &mut self,
+        queue: QueueId,
+        session: SessionId,
+        consumer: u32,
+        credit: Credit,
+    ) {
+        if queue.home == self.config.id {
+            self.grant_at_home(queue, session, consumer, credit);
+        } else {
+            self.settles_sent[queue.home.index()] += 1;
+            self.send(queue.home, Lane::Reply, Letter::Grant { queue, session, consumer, credit });
+        }
+    }
+
+    pub(super) fn grant_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32, credit: Credit) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let Some(key) = queue.consumers.find(session, consumer) else { return };
+        if queue.consumers.grant(key, credit) {
+            self.schedule(id);
+        }
+    }
+
+    fn end_credit_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if let Some(key) = queue.consumers.find(session, consumer) {
+            queue.consumers.drain(key);
+        }
+    }
+
+    /// Sends a consumer what is there and its credit allows. The answer comes by [`Shard::end_flushes`], at once or when
+    /// its connection has taken all that.
+    fn flush_at_home(
+        &mut self,
+        id: QueueId,
+        session: SessionId,
+        consumer: u32,
+    ) -> Option<Result<Reply, Refusal>> {
+        let done = Some(Ok(Reply::Done));
+        let Some(queue) = self.queues.get_mut(id) else { return done };
+        let Some(key) = queue.consumers.find(session, consumer) else { return done };
+        queue.consumers.flush(key, queue.ready_messages());
+        self.schedule(id);
+        self.end_flushes(id);
+        None
+    }
+
+    /// Ends the credit of those that have been sent what was there, and answers.
+    pub(super) fn end_flushes(&mut self, id: QueueId) {
+        let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.consumers.is_flushing()) else {
+            return;
+        };
+        let is_empty = queue.ready_messages() == 0;
+        let flushed = queue.consumers.take_flushed(is_empty);
+        self.answer_flushed(flushed);
+    }
+
+    fn answer_flushed(&mut self, flushed: Vec<SessionId>) {
+        for session in flushed {
+            if session.shard == self.config.id {
+                self.answered(session, Ok(Reply::Done));
+            } else {
+                self.answer(session, Ok(Reply::Done));
+            }
+        }
+    }
+
+    fn acquire_at_home(&mut self, _id: QueueId, tags: &[u64]) -> Vec<Option<u64>> {
+        vec![None; tags.len()]
     }
 
     /// The time of a queue's expiry has come, or seems to have.
@@ -313,6 +392,8 @@ impl Shard {
             note_gone(queue, &item, &mut self.thinned);
         }
         let remaining = count(queue.ready_messages());
+        // The next one may suit somebody whom this one did not.
+        self.schedule(id);
         if !no_ack {
             self.store.retain(item.message);
         }
@@ -341,6 +422,7 @@ impl Shard {
             exclusive: options.exclusive,
             priority: options.priority,
             prefetch: options.prefetch,
+            credit: options.credit,
             account: self.accounts.join(connection),
         });
         self.schedule(id);

@@ -80,6 +80,8 @@ pub enum Settlement {
     Accept,
     /// Put back to its place in the queue, marked redelivered.
     Requeue,
+    /// Put back to its place in the queue, marked as it was when it was delivered: its client has not looked at it.
+    Release,
     /// Dead-letter or drop.
     Reject,
 }

@@ -128,6 +128,10 @@ impl Shard {
                     self.settles_received[from.index()] += 1;
                     self.settle_at_home(queue, tag, settlement);
                 }
+                Letter::Grant { queue, session, consumer, credit } => {
+                    self.settles_received[from.index()] += 1;
+                    self.grant_at_home(queue, session, consumer, credit);
+                }
                 Letter::Confirms { session, first, last, accepted } => {
                     self.confirmed(session, first, last, accepted);
                 }
@@ -202,7 +206,7 @@ impl Shard {
         }
     }
 
-    /// A query waits until the settlements that its session made before are in. The session waits for the answer, so
+    /// A query waits until the settlements and grants that its session made before are in. The session waits for the answer, so
     /// nothing can overtake it from behind.
     fn receive_query(&mut self, from: ShardId, query: Box<Query>) {
         if self.settles_received[from.index()] < query.settles {

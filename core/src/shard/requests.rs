@@ -55,6 +55,13 @@ impl Shard {
                 self.ask(id, Ok(Ask::Subscribe { queue, name, connection, consumer, options }))
             }
             Request::Cancel { consumer } => self.cancel(id, consumer),
+            Request::StopConsumer { consumer } => {
+                self.end_credit(id, consumer, |queue| Ask::Stop { queue, consumer })
+            }
+            Request::FlushConsumer { consumer } => {
+                self.end_credit(id, consumer, |queue| Ask::Flush { queue, consumer })
+            }
+            Request::Acquire { queue, tags } => self.ask(id, Ok(Ask::Acquire { queue, tags })),
             Request::Barrier => self.barrier(id),
             Request::QueryExchange { vhost, name } => {
                 let entry = self.topology.exchange_entry(vhost, name.as_bytes());
@@ -139,7 +146,32 @@ impl Shard {
         session.unsubscribed(consumer, queue);
         session.outstanding = Outstanding::Cancel { consumer };
         let answer = self.ask(id, Ok(Ask::Cancel { queue, consumer }))?;
-        // Behind deliveries that nobody has taken yet.
+        self.behind_deliveries(id, consumer, answer)
+    }
+
+    /// Asks for the end of a consumer's credit. What is granted from now on waits for the answer.
+    fn end_credit(
+        &mut self,
+        id: SessionId,
+        consumer: u32,
+        ask: impl FnOnce(QueueId) -> Ask,
+    ) -> Option<Result<Reply, Refusal>> {
+        let session = self.session_mut(id)?;
+        let Some(queue) = session.subscription(consumer) else {
+            return Some(Err(Refusal::Consumer(consumer)));
+        };
+        session.outstanding = Outstanding::EndCredit { consumer };
+        let answer = self.ask(id, Ok(ask(queue)))?;
+        self.behind_deliveries(id, consumer, answer)
+    }
+
+    /// An answer that comes behind deliveries which nobody has taken yet.
+    fn behind_deliveries(
+        &mut self,
+        id: SessionId,
+        consumer: u32,
+        answer: Result<Reply, Refusal>,
+    ) -> Option<Result<Reply, Refusal>> {
         if self.has_deliveries(id, consumer) {
             self.tell_reply(id, answer);
             return None;
@@ -172,6 +204,9 @@ impl Shard {
             | Ask::Get { queue, .. }
             | Ask::Subscribe { queue, .. }
             | Ask::Cancel { queue, .. }
+            | Ask::Stop { queue, .. }
+            | Ask::Flush { queue, .. }
+            | Ask::Acquire { queue, .. }
             | Ask::Delete { queue, .. } => queue.home,
             Ask::Barrier => self.config.id,
         };
@@ -195,8 +230,10 @@ impl Shard {
         match std::mem::replace(&mut session.outstanding, Outstanding::Nothing) {
             Outstanding::Subscribe { consumer, queue } if result.is_err() => {
                 session.unsubscribed(consumer, queue);
+                self.grant_withheld(id);
             }
             Outstanding::Cancel { consumer } => self.give_back_held(id, consumer),
+            Outstanding::Subscribe { .. } | Outstanding::EndCredit { .. } => self.grant_withheld(id),
             Outstanding::Barrier { missing } if missing > 1 => {
                 session.outstanding = Outstanding::Barrier { missing: missing - 1 };
                 return false;

@@ -8,7 +8,7 @@ use super::route::LastRoute;
 use super::{Delivery, Output, Settlement, Shard};
 use crate::mesh::Lane;
 use crate::request::Rules;
-use crate::{ConnectionId, MessageId, QueueId, SessionId, ShardId, VhostId};
+use crate::{ConnectionId, Credit, MessageId, QueueId, SessionId, ShardId, VhostId};
 
 /// A connection, as the engine knows it.
 pub(super) struct Connection {
@@ -54,6 +54,8 @@ pub(super) struct Session {
     pub(super) last_route: LastRoute,
     pub(super) confirms: VecDeque<OpenConfirm>,
     pub(super) outstanding: Outstanding,
+    /// Credit granted while the answer about that consumer was outstanding.
+    withheld: Vec<(u32, Credit)>,
 }
 
 /// What a session waits for, where the answer concerns its own state.
@@ -66,6 +68,10 @@ pub(super) enum Outstanding {
         queue: QueueId,
     },
     Cancel {
+        consumer: u32,
+    },
+    /// Stop or flush of a consumer.
+    EndCredit {
         consumer: u32,
     },
     /// A barrier that this many shards have not answered.
@@ -202,6 +208,7 @@ impl Shard {
             last_route: LastRoute::default(),
             confirms: VecDeque::new(),
             outstanding: Outstanding::Nothing,
+            withheld: Vec::new(),
         });
         let session = SessionId { shard: self.config.id, index, generation };
         connection.sessions.push(session);
@@ -254,6 +261,32 @@ impl Shard {
             }
         }
         self.pass_held(id);
+    }
+
+    /// Adds to what a consumer may be sent. What is granted while [`Request::Subscribe`](crate::Request::Subscribe),
+    /// [`Request::StopConsumer`](crate::Request::StopConsumer) or
+    /// [`Request::FlushConsumer`](crate::Request::FlushConsumer) is outstanding for it counts from the answer on.
+    pub fn grant_credit(&mut self, id: SessionId, consumer: u32, credit: Credit) {
+        let Some(session) = self.session_mut(id) else { return };
+        match session.outstanding {
+            Outstanding::Subscribe { consumer: other, .. } | Outstanding::EndCredit { consumer: other }
+                if other == consumer =>
+            {
+                session.withheld.push((consumer, credit));
+            }
+            _ => {
+                let Some(queue) = session.subscription(consumer) else { return };
+                self.grant_anywhere(queue, id, consumer, credit);
+            }
+        }
+    }
+
+    /// Grants what was withheld while an answer was outstanding.
+    pub(super) fn grant_withheld(&mut self, id: SessionId) {
+        let Some(session) = self.session_mut(id) else { return };
+        for (consumer, credit) in std::mem::take(&mut session.withheld) {
+            self.grant_credit(id, consumer, credit);
+        }
     }
 
     /// Stops or resumes deliveries to the session (`channel.flow`).

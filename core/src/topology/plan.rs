@@ -61,6 +61,9 @@ impl Topology {
             | Request::Subscribe { .. }
             | Request::Cancel { .. }
             | Request::Get { .. }
+            | Request::StopConsumer { .. }
+            | Request::FlushConsumer { .. }
+            | Request::Acquire { .. }
             | Request::Barrier
             | Request::QueryExchange { .. }
             | Request::QueryQueue { .. }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::*;
+use crate::Credit;
 use crate::shard::random::Random;
 
 const QUEUES: usize = 4;
@@ -14,6 +15,12 @@ struct Actor {
     waiting: bool,
     held: Vec<Received>,
     consumers: Vec<u32>,
+    /// What consumers that need credit may still be sent.
+    credit: BTreeMap<u32, Credit>,
+    /// Its session stops and limits deliveries, instead of consumers' credit doing so.
+    is_gated: bool,
+    /// The consumer whose credit is to end.
+    ending: Option<u32>,
     next_consumer: u32,
     next_confirm: u64,
     open_confirms: BTreeSet<u64>,
@@ -56,11 +63,15 @@ impl Chaos {
 
     fn join(&mut self) {
         let shard = self.below(self.broker.shards.len());
+        let is_gated = self.below(2) == 0;
         self.actors.push(Actor {
+            is_gated,
             client: self.broker.client(shard),
             waiting: false,
             held: Vec::new(),
             consumers: Vec::new(),
+            credit: BTreeMap::new(),
+            ending: None,
             next_consumer: 0,
             next_confirm: 0,
             open_confirms: BTreeSet::new(),
@@ -89,7 +100,7 @@ impl Chaos {
         let client = self.actors[at].client;
         let queue = self.below(QUEUES);
         let name = Name::from(format!("q{queue}"));
-        match self.below(20) {
+        match self.below(22) {
             0..=7 => self.publish(at, queue),
             8 => self.publish(at, QUEUES),
             9..=12 => self.settle(at),
@@ -99,7 +110,11 @@ impl Chaos {
                 actor.next_consumer += 1;
                 actor.consumers.push(consumer);
                 let prefetch = self.below(3) as u32;
-                let options = ConsumerOptions { prefetch, ..ConsumerOptions::default() };
+                let credit = (!self.actors[at].is_gated && self.below(2) == 0).then(|| self.credit());
+                if let Some(credit) = credit {
+                    self.actors[at].credit.insert(consumer, credit);
+                }
+                let options = ConsumerOptions { prefetch, credit, ..ConsumerOptions::default() };
                 self.ask(at, Request::Subscribe { vhost: VHOST, queue: name, consumer, options });
             }
             14 => {
@@ -112,19 +127,52 @@ impl Chaos {
                 let writable = self.below(3) > 0;
                 self.broker.shards[client.shard].set_writable(client.connection, writable);
             }
-            17 => {
+            17 if self.actors[at].is_gated => {
                 let active = self.below(3) > 0;
                 self.broker.shards[client.shard].set_session_flow(client.session, active);
             }
-            18 => {
+            18 if self.actors[at].is_gated => {
                 let prefetch = self.below(4) as u32;
                 self.broker.shards[client.shard].set_session_prefetch(client.session, prefetch);
+            }
+            17..=19 => self.grant(at),
+            20 => {
+                let Some(consumer) = self.some_with_credit(at) else { return };
+                self.actors[at].ending = Some(consumer);
+                let flush = self.below(2) == 0;
+                self.ask(
+                    at,
+                    if flush {
+                        Request::FlushConsumer { consumer }
+                    } else {
+                        Request::StopConsumer { consumer }
+                    },
+                );
             }
             _ => {
                 self.leave(at);
                 self.join();
             }
         }
+    }
+
+    fn credit(&mut self) -> Credit {
+        let bytes = if self.below(3) == 0 { Credit::UNLIMITED } else { self.below(30) as u32 };
+        Credit { messages: self.below(4) as u32, bytes }
+    }
+
+    fn some_with_credit(&mut self, at: usize) -> Option<u32> {
+        let which = self.below(4);
+        let actor = &self.actors[at];
+        actor.credit.keys().filter(|consumer| actor.consumers.contains(consumer)).nth(which).copied()
+    }
+
+    fn grant(&mut self, at: usize) {
+        let Some(consumer) = self.some_with_credit(at) else { return };
+        let more = self.credit();
+        self.actors[at].credit.get_mut(&consumer).unwrap().grant(more);
+        let client = self.actors[at].client;
+        self.broker.shards[client.shard].grant_credit(client.session, consumer, more);
     }
 
     /// Publishes to one queue, or to all.
@@ -170,6 +218,9 @@ impl Chaos {
 
     fn answered(&mut self, at: usize, result: Result<Reply, Refusal>) {
         self.actors[at].waiting = false;
+        if let Some(consumer) = self.actors[at].ending.take() {
+            self.actors[at].credit.insert(consumer, Credit::NONE);
+        }
         if let Reply::Got(Some(got)) = result.expect("every request is good") {
             let client = self.actors[at].client;
             let Got { queue, tag, message, redelivered, .. } = got;
@@ -196,6 +247,10 @@ impl Chaos {
         for at in 0..self.actors.len() {
             let owner = self.actors[at].client.owner as usize;
             for received in std::mem::take(&mut self.broker.received[owner]) {
+                if let Some(credit) = self.actors[at].credit.get_mut(&received.consumer) {
+                    // Panics if there is none.
+                    credit.spend(1, received.body.len());
+                }
                 self.hold(at, received);
             }
             for told in std::mem::take(&mut self.broker.told[owner]) {
@@ -225,6 +280,12 @@ impl Chaos {
 
     /// Everybody goes; what is left has to be what was published and not accepted, in order.
     fn finish(mut self) {
+        for Actor { client, .. } in &self.actors {
+            let shard = &mut self.broker.shards[client.shard];
+            shard.set_writable(client.connection, true);
+            shard.set_session_flow(client.session, true);
+            shard.set_session_prefetch(client.session, 0);
+        }
         for _ in 0..200 {
             for shard in 0..self.broker.shards.len() {
                 self.broker.turn(shard);

@@ -2,6 +2,7 @@
 
 mod basics;
 mod chaos;
+mod credit;
 mod deadletters;
 mod flow;
 mod policies;

@@ -53,7 +53,15 @@ impl Channel {
             vhost: env.link.vhost,
             queue,
             consumer,
-            options: ConsumerOptions { tag, no_ack, exclusive, priority, prefetch: self.prefetch, arguments },
+            options: ConsumerOptions {
+                tag,
+                no_ack,
+                exclusive,
+                priority,
+                prefetch: self.prefetch,
+                arguments,
+                ..ConsumerOptions::default()
+            },
         };
         self.request(env, request, Some(subject), Step::Subscribed { consumer, no_wait })
     }
