@@ -42,6 +42,8 @@ pub enum Change {
     ExchangeDeleted(Arc<ExchangeEntry>),
     /// A queue appears. Its home makes the queue itself.
     QueueDeclared(Arc<QueueEntry>),
+    /// A queue that outlives its owner belongs to another connection, or to nobody.
+    QueueOwned(QueueId, Option<ConnectionId>),
     /// A queue and its bindings go.
     QueueDeleted(QueueId),
     /// A binding is made.
@@ -297,6 +299,7 @@ impl Topology {
             Change::ExchangeDeclared(entry) => self.add_exchange(entry),
             Change::ExchangeDeleted(entry) => self.remove_exchange(entry),
             Change::QueueDeclared(entry) => self.add_queue(entry),
+            Change::QueueOwned(id, owner) => self.set_owner(*id, *owner),
             Change::QueueDeleted(id) => self.remove_queue(*id),
             Change::Bound(entry) => self.add_binding(entry),
             Change::Unbound(entry) => {
@@ -444,6 +447,14 @@ impl Topology {
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
         let old = names.insert(entry.name.clone(), slot);
         assert!(old.is_none(), "queue declared twice");
+    }
+
+    fn set_owner(&mut self, id: QueueId, owner: Option<ConnectionId>) {
+        let Some(slot) = self.slot_of(id) else { return };
+        let queue = &mut self.queues[slot as usize];
+        let QueueEntry { id, vhost, name, options, .. } = &*queue.entry;
+        let (name, options) = (name.clone(), QueueOptions { outlives_owner: true, ..options.clone() });
+        queue.entry = Arc::new(QueueEntry { id: *id, vhost: *vhost, name, owner, options });
     }
 
     fn remove_queue(&mut self, id: QueueId) {

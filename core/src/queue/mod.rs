@@ -28,7 +28,7 @@ pub use policy::QueueCounters;
 pub(crate) use ready::{Item, NEVER_NS, Ready};
 pub(crate) use unsettled::{ConsumerKey, Unsettled, UnsettledTable, is_fetched};
 
-use crate::request::{Overflow, QueueOptions};
+use crate::request::{Lifetime, Overflow, QueueOptions};
 use crate::topology::QueueEntry;
 use crate::{Limits, MessageId, QueueId};
 
@@ -58,7 +58,12 @@ pub(crate) struct Queue {
     pub(crate) unused_since_ns: u64,
     /// A timer for that is set.
     pub(crate) unused_timer: bool,
-    had_consumers: bool,
+    /// When it ends if nobody uses it until then, of an auto-delete queue.
+    pub(crate) auto_delete_ns: Option<u64>,
+    /// It belongs to a connection that it outlives.
+    is_owned: bool,
+    /// It has had a consumer, or an owner that it outlives.
+    was_used: bool,
 }
 
 impl Queue {
@@ -86,7 +91,9 @@ impl Queue {
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
             unused_timer: false,
-            had_consumers: false,
+            auto_delete_ns: None,
+            is_owned: options.outlives_owner && entry.owner.is_some(),
+            was_used: false,
             entry,
         }
     }
@@ -251,13 +258,31 @@ impl Queue {
     }
 
     pub(crate) fn subscribe(&mut self, consumer: Consumer) {
-        self.had_consumers = true;
+        self.was_used = true;
         self.consumers.add(consumer);
     }
 
-    /// Whether it has lost its last consumer and should go with it.
+    /// Another one owns it, or nobody.
+    pub(crate) fn set_entry(&mut self, entry: Arc<QueueEntry>) {
+        self.is_owned = entry.options.outlives_owner && entry.owner.is_some();
+        self.was_used |= self.is_owned;
+        self.entry = entry;
+    }
+
+    /// Its owner has gone.
+    pub(crate) fn disown(&mut self) {
+        self.is_owned = false;
+        self.was_used = true;
+    }
+
+    /// Whether it has lost its last user and should go with it.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.options().auto_delete && self.had_consumers && self.consumers.is_empty()
+        let options = self.options();
+        options.auto_delete
+            && self.was_used
+            && !self.is_owned
+            && self.consumers.is_empty()
+            && (options.lifetime != Lifetime::UnusedAndEmpty || self.depth().messages == 0)
     }
 
     /// Whether somebody is there and something to give.

@@ -11,7 +11,7 @@ use super::last_value::{LastValue, Position};
 use super::limit::{Depth, Limit};
 use super::ready::Item;
 use crate::Limits;
-use crate::request::{Overflow, QueueEvents, QueueOptions};
+use crate::request::{Lifetime, Overflow, QueueEvents, QueueOptions};
 
 /// What a queue has done by its policy, for management.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(crate) struct Policy {
     pub(crate) flow: Option<Flow>,
     alerts: Option<Alerts>,
     events: QueueEvents,
+    /// The queue ends when it is empty and nobody uses it.
+    ends_empty: bool,
     /// Tags of messages in clients' hands, the lowest and oldest first; kept if somebody asks for them.
     held: Option<BTreeMap<Position, u64>>,
     counters: QueueCounters,
@@ -58,6 +60,7 @@ impl Policy {
             flow: Flow::new(options, limits),
             alerts: Alerts::new(options, limits),
             events: options.events,
+            ends_empty: options.auto_delete && options.lifetime == Lifetime::UnusedAndEmpty,
             held: needs_held.then(BTreeMap::new),
             counters: QueueCounters::default(),
             noted: false,
@@ -84,6 +87,7 @@ impl Policy {
             && self.last_value.is_none()
             && self.alerts.is_none()
             && self.events == QueueEvents::None
+            && !self.ends_empty
     }
 
     pub(crate) fn counters(&self) -> QueueCounters {

@@ -11,7 +11,10 @@ pub struct QueueOptions {
     pub durable: bool,
     /// Belongs to the connection that declared it and goes with it.
     pub exclusive: bool,
-    /// Deleted when the last consumer goes (never before the first came).
+    /// If it is exclusive: it stays when its connection goes, and is anybody's then. (Not in RabbitMQ.)
+    pub outlives_owner: bool,
+    /// Deleted when the last consumer goes (never before the first came); one that outlives its owner, when both are
+    /// gone.
     pub auto_delete: bool,
     /// What else an auto-delete queue waits for.
     pub lifetime: Lifetime,

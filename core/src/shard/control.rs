@@ -132,9 +132,28 @@ impl Shard {
                     }
                     self.forget_owned(*id);
                 }
+                Change::QueueOwned(id, owner) => {
+                    self.forget_owned(*id);
+                    if let Some(owner) = owner {
+                        self.note_owned(*owner, *id);
+                    }
+                }
                 _ => {}
             }
             self.topology.apply(change);
+            if let Change::QueueOwned(id, _) = change {
+                self.take_entry(*id);
+            }
+        }
+    }
+
+    /// A queue has another owner: its home takes what every shard knows of it.
+    fn take_entry(&mut self, id: QueueId) {
+        let entry = self.topology.queue_by_id(id);
+        if let (Some(entry), Some(queue)) =
+            (entry, self.queues.get_mut(id).filter(|_| id.home == self.config.id))
+        {
+            queue.set_entry(entry.clone());
         }
     }
 
@@ -163,7 +182,7 @@ impl Shard {
         }
     }
 
-    fn commit(&mut self, changes: Vec<Change>) {
+    pub(super) fn commit(&mut self, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }

@@ -142,7 +142,7 @@ pub(super) enum Letter {
         prefetch: u32,
     },
     /// The connection that owned the queue has gone.
-    EndQueue(QueueId),
+    OwnerGone(QueueId),
     ConnectionClosed(ConnectionId),
 
     // Data lane.
@@ -189,6 +189,8 @@ pub(super) enum Letter {
     Plan(Box<PlanRequest>),
     /// A queue has ended at its home (the sender).
     QueueEnded(QueueId),
+    /// A queue at home on the sender belongs to nobody any more.
+    QueueReleased(QueueId),
     Changes {
         version: u64,
         changes: Arc<[Change]>,

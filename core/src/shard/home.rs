@@ -158,6 +158,9 @@ impl Shard {
         let queues = &mut self.queues;
         self.timers.retain(|deadline_ns, due| match due {
             Due::Expiry(id) => queues.get_mut(*id).is_some_and(|queue| queue.expiry_timer_ns == deadline_ns),
+            Due::AutoDelete(id) => {
+                queues.get_mut(*id).is_some_and(|queue| queue.auto_delete_ns == Some(deadline_ns))
+            }
             Due::Unused(id) => queues.get_mut(*id).is_some_and(|queue| queue.unused_timer),
             Due::HeldBack(_) => true,
         });
@@ -226,12 +229,10 @@ impl Shard {
         if let Some(consumer) = queue.consumers.remove(key) {
             self.accounts.leave(consumer.account);
         }
-        if queue.is_abandoned() {
-            return self.end_queue(id);
-        }
+        let ended = self.end_if_abandoned(id);
         self.touch(id);
         self.schedule(id);
-        true
+        ended
     }
 
     pub(super) fn set_prefetch_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32, most: u32) {
@@ -349,6 +350,13 @@ impl Shard {
 
     fn counts(&mut self, id: QueueId, name: Name, passive: bool) -> Result<Reply, Refusal> {
         self.touch(id);
+        if !passive {
+            self.postpone_auto_delete(id);
+            if self.is_used_by_others(id) {
+                self.owner_gone(id);
+                return Err(Refusal::ExclusiveUse(name));
+            }
+        }
         match self.queues.get_mut(id) {
             Some(queue) => Ok(Reply::QueueDeclared {
                 name,

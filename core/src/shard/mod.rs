@@ -3,7 +3,7 @@
 //! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
 //! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
-//! anywhere), `policy` (queues that do not take whatever comes), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `remote` and
+//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `remote` and
 //! `envelope` (the lanes to other shards), `outputs` (what waits to be told to connections).
 
 mod accounts;
@@ -12,6 +12,7 @@ mod deadletter;
 mod deliver;
 mod envelope;
 mod home;
+mod lifetime;
 mod outputs;
 mod policy;
 mod publish;
@@ -215,6 +216,8 @@ enum Due {
     Expiry(QueueId),
     /// A queue has been unused for long.
     Unused(QueueId),
+    /// An auto-delete queue has outlived its last user for long enough.
+    AutoDelete(QueueId),
     /// A message was held back until now.
     HeldBack(u32),
 }
@@ -425,6 +428,7 @@ impl Shard {
             match due {
                 Due::Expiry(queue) => self.expire_at(queue, deadline_ns),
                 Due::Unused(queue) => self.expire_unused(queue),
+                Due::AutoDelete(queue) => self.auto_delete_at(queue, deadline_ns),
                 Due::HeldBack(slot) => {
                     let (vhost, message) = self.held_back.remove(slot as usize);
                     self.publish_held_back(vhost, message);

@@ -170,6 +170,7 @@ impl Shard {
             let (released, alerts) = queue.observe();
             self.tell_alerts(id, alerts);
             self.confirm_withheld(released);
+            self.end_if_emptied(id);
         }
         !thinned.is_empty()
     }

@@ -100,6 +100,7 @@ impl Shard {
                     self.tell_forgotten(queue);
                 }
             }
+            Letter::QueueReleased(queue) => self.plan_release(queue),
             Letter::Changes { version, changes } => {
                 self.apply(&changes);
                 self.applied_version = version;
@@ -174,9 +175,7 @@ impl Shard {
             Letter::SetPrefetch { queue, session, consumer, prefetch } => {
                 self.set_prefetch_at_home(queue, session, consumer, prefetch);
             }
-            Letter::EndQueue(queue) => {
-                self.end_queue(queue);
-            }
+            Letter::OwnerGone(queue) => self.owner_gone(queue),
             Letter::ConnectionClosed(connection) => self.accounts.close(connection),
             Letter::Delivery(delivery) => {
                 let followers = delivery.message.messages() - 1;

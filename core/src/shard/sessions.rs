@@ -392,12 +392,4 @@ impl Shard {
             self.tell_delivery(owner, channel, handed);
         }
     }
-
-    pub(super) fn end_owned_queue(&mut self, queue: QueueId) {
-        if queue.home == self.config.id {
-            self.end_queue(queue);
-        } else {
-            self.send(queue.home, Lane::Data, Letter::EndQueue(queue));
-        }
-    }
 }

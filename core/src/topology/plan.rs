@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Asker, BindingEntry, Change, ExchangeEntry, Plan, QueueEntry, Topology};
 use crate::exchange::{self, Destination};
 use crate::hash::Map;
-use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
+use crate::request::{DestinationKind, ExchangeOptions, Overflow, QueueOptions, Rules};
 use crate::{Name, QueueId, Refusal, Request, ShardId, Table, Value, VhostId};
 
 /// Names that only the broker gives.
@@ -172,14 +172,13 @@ impl Topology {
     ) -> Result<Plan, Refusal> {
         if asker.rules == Rules::Amqp010 {
             self.check_alternate(vhost, options.alternate.as_ref())?;
-            // Using somebody else's queue may be refused, naming it may not.
-            if let (Some(current), false) = (self.queue(vhost, name.as_bytes()), options.exclusive) {
-                return Ok(Plan { changes: Vec::new(), queue: Some(current.id) });
+            if let Some(current) = self.queue(vhost, name.as_bytes()) {
+                return plan_claim(current, options.exclusive, asker);
             }
         }
         match self.check_access(vhost, name, asker.connection) {
             Ok(current) => {
-                same_queue(name, &current.options, options, asker.rules)?;
+                same_queue(name, &current.options, options)?;
                 return Ok(Plan { changes: Vec::new(), queue: Some(current.id) });
             }
             Err(Refusal::NoQueue(_)) => {}
@@ -202,7 +201,14 @@ impl Topology {
         let (index, generation) = self.homes[home.index()].next();
         let id = QueueId { home, index, generation };
         let owner = asker.connection.filter(|_| options.exclusive);
-        let entry = QueueEntry { id, vhost, name: name.clone(), owner, options: options.clone() };
+        let mut options = options.clone();
+        if asker.rules == Rules::Amqp010 {
+            options.outlives_owner = true;
+            if !options.overflow.counts_unsettled() {
+                options.overflow = Overflow::Reject;
+            }
+        }
+        let entry = QueueEntry { id, vhost, name: name.clone(), owner, options };
         Ok(Plan { changes: vec![Change::QueueDeclared(Arc::new(entry))], queue: Some(id) })
     }
 
@@ -418,17 +424,10 @@ fn alternate(options: &ExchangeOptions) -> Option<Value> {
 }
 
 /// Whether an exclusive queue is declared as one has been seen to already; a mismatch counts as somebody else's queue.
-fn same_queue(
-    name: &Name,
-    current: &QueueOptions,
-    asked: &QueueOptions,
-    rules: Rules,
-) -> Result<(), Refusal> {
+fn same_queue(name: &Name, current: &QueueOptions, asked: &QueueOptions) -> Result<(), Refusal> {
     let same = Sameness { object: "queue", name };
-    match rules {
-        Rules::Amqp010 if current.exclusive => return Ok(()),
-        _ if asked.exclusive != current.exclusive => return Err(Refusal::ExclusiveToOther(name.clone())),
-        _ => {}
+    if asked.exclusive != current.exclusive {
+        return Err(Refusal::ExclusiveToOther(name.clone()));
     }
     same.flag("durable", asked.durable, current.durable)?;
     same.flag("auto_delete", asked.auto_delete, current.auto_delete)?;
@@ -440,6 +439,18 @@ fn same_queue(
         }
     }
     Ok(())
+}
+
+/// By AMQP 0-10's rules naming somebody else's queue is not refused, using it may be; and a queue that nobody owns can be
+/// had. Its home sees to it that nobody else consumes from it.
+fn plan_claim(current: &QueueEntry, exclusive: bool, asker: &Asker) -> Result<Plan, Refusal> {
+    let (id, owner) = (current.id, current.owner);
+    let changes = match exclusive {
+        true if owner.is_none() => vec![Change::QueueOwned(id, asker.connection)],
+        true if owner != asker.connection => return Err(Refusal::ExclusiveToOther(current.name.clone())),
+        _ => Vec::new(),
+    };
+    Ok(Plan { changes, queue: Some(id) })
 }
 
 /// Compares what is asked for with what is there, property by property.
