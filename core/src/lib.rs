@@ -9,6 +9,7 @@
 //! * [`exchange`]: the exchange types and the registry that names them.
 //! * [`queue`]: one queue; ordering, limits, consumers and their [`Credit`].
 //! * [`message`]: the messages that a shard holds, and how an encoding lets the broker look into one.
+//! * [`transaction`]: the words of distributed transactions.
 //! * [`mesh`]: the lock-free lanes between shards and the protocol by which an idle shard sleeps.
 //! * [`value`]: the neutral model of field tables.
 
@@ -26,6 +27,7 @@ pub mod shard;
 mod test_support;
 pub mod timers;
 pub mod topology;
+pub mod transaction;
 pub mod value;
 
 pub use credit::Credit;

@@ -27,6 +27,15 @@ pub struct Limits {
     pub events: usize,
     /// Exchanges that one publish may pass on its way (exchange-to-exchange, alternate exchanges).
     pub max_route_hops: usize,
+    /// Bytes of messages that wait for commits on one shard. Well below `memory_bytes`: a connection that is not read
+    /// because memory is short cannot commit.
+    pub transaction_bytes: u64,
+    /// Branches of distributed transactions that are known at a time.
+    pub dtx_branches: usize,
+    /// How long a branch may take until it is prepared if nobody says otherwise, in seconds.
+    pub dtx_default_timeout_s: u32,
+    /// The longest that anybody may ask for, in seconds.
+    pub dtx_max_timeout_s: u32,
 }
 
 impl Default for Limits {
@@ -44,6 +53,10 @@ impl Default for Limits {
             alert_percent: 80,
             events: 1024,
             max_route_hops: 64,
+            transaction_bytes: 256 << 20,
+            dtx_branches: 16 * 1024,
+            dtx_default_timeout_s: 60,
+            dtx_max_timeout_s: 3600,
         }
     }
 }
@@ -64,6 +77,10 @@ impl Limits {
             alert_percent: 80,
             events: 4,
             max_route_hops: 8,
+            transaction_bytes: 16 * 1024,
+            dtx_branches: 8,
+            dtx_default_timeout_s: 60,
+            dtx_max_timeout_s: 3600,
         }
     }
 }

@@ -8,6 +8,7 @@ pub use queue::{AlertThresholds, FlowThresholds, Lifetime, Overflow, QueueEvents
 use std::sync::Arc;
 
 use crate::topology::{ExchangeEntry, QueueEntry};
+use crate::transaction::{DtxCommand, DtxFault, DtxStatus, Xid};
 use crate::{Credit, Name, QueueId, Table, Value, VhostId, message::MessageId};
 
 /// A request by a session. Names of exchanges and queues are resolved in `vhost`.
@@ -142,6 +143,28 @@ pub enum Request {
     },
     /// Answered when everything that this session sent before has been carried out on every shard.
     Barrier,
+    /// Carry out what the session did by [`publish_in_transaction`](crate::Shard::publish_in_transaction) and
+    /// [`settle_in_transaction`](crate::Shard::settle_in_transaction), as one. Answered when every shard has done its
+    /// part. If anything of it is refused nothing is done: the publishes are dropped, and the session still holds what
+    /// it wanted to settle. A session that closes before the answer gives back what it holds as ever; what the commit
+    /// has settled by then stays settled.
+    Commit,
+    /// A command on a branch of a distributed transaction. Between [`DtxCommand::Start`] and [`DtxCommand::End`] what
+    /// the session does in transaction is the branch's. What it settles so is not the session's any more: it goes back
+    /// to its queue if the branch is rolled back.
+    Dtx {
+        /// Virtual host.
+        vhost: VhostId,
+        /// The branch.
+        xid: Xid,
+        /// What to do.
+        command: DtxCommand,
+    },
+    /// The branches that are prepared, or that an operator has completed.
+    RecoverDtx {
+        /// Virtual host.
+        vhost: VhostId,
+    },
     /// What an exchange is. Answered at once, with [`Reply::Exchange`].
     QueryExchange {
         /// Virtual host.
@@ -257,6 +280,18 @@ pub enum Reply {
     /// To [`Request::Acquire`]: for each tag another one, by which the message is now to be settled. `None`: it is gone,
     /// or somebody else has it.
     Acquired(Vec<Option<u64>>),
+    /// To [`Request::Commit`].
+    Committed {
+        /// Mandatory messages that no queue takes. They are the caller's again: return them to the client, then release
+        /// them.
+        unroutable: Vec<MessageId>,
+    },
+    /// To [`Request::Dtx`].
+    Dtx(DtxStatus),
+    /// To [`DtxCommand::Timeout`]: in seconds.
+    DtxTimeout(u32),
+    /// To [`Request::RecoverDtx`].
+    DtxInDoubt(Vec<Xid>),
     /// To [`Request::QueryExchange`]: the exchange, if there is one.
     Exchange(Option<Arc<ExchangeEntry>>),
     /// To [`Request::QueryQueue`]: the queue, if there is one.
@@ -382,4 +417,15 @@ pub enum Refusal {
     /// A limit of the broker was met.
     #[error("{0}")]
     LimitExceeded(String),
+    /// A queue does not take what a transaction has for it.
+    #[error("queue '{0}' is full")]
+    QueueFull(Name),
+    /// A command on a branch of a distributed transaction cannot be carried out.
+    #[error("branch {xid} {fault}")]
+    Dtx {
+        /// The branch.
+        xid: Box<Xid>,
+        /// Why.
+        fault: DtxFault,
+    },
 }

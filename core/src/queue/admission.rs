@@ -1,5 +1,6 @@
 //! A queue and its policy: what becomes of a message that comes, and who learns of one that goes.
 
+use super::limit::Limit;
 use super::policy::position;
 use super::{Admission, Alert, Depth, Item, Policy, Queue, QueueCounters};
 use crate::Name;
@@ -34,12 +35,51 @@ impl Queue {
         limit.is_none_or(|limit| limit.has_room(self.depth(), bytes as u64))
     }
 
+    /// Whether it refuses to take a message of so many bytes later, whatever comes until then.
+    pub(crate) fn refuses_promise(&self, bytes: usize) -> bool {
+        let Some(limit) = self.policy.as_deref().and_then(|policy| policy.limit) else {
+            return self.refuses(bytes);
+        };
+        let bytes = bytes as u64;
+        match limit.overflow {
+            Overflow::Ring => !limit.can_hold(bytes),
+            Overflow::RingStrict => {
+                let is_stuck = || !matches!(self.oldest(), Some(Oldest::Ready(_)));
+                !limit.can_hold(bytes) || !limit.has_room(self.depth(), bytes) && is_stuck()
+            }
+            Overflow::SelfDestruct => false,
+            _ => !limit.has_room(self.promised_depth(), bytes),
+        }
+    }
+
+    /// Keeps room for a message of so many bytes.
+    pub(crate) fn keep_room(&mut self, bytes: usize) {
+        self.promised.messages += 1;
+        self.promised.bytes += bytes as u64;
+    }
+
+    /// Gives up room that was kept.
+    pub(crate) fn give_up_room(&mut self, bytes: usize) {
+        self.promised.messages -= 1;
+        self.promised.bytes -= bytes as u64;
+    }
+
+    /// How deep it will be when it has what it has promised to take.
+    fn promised_depth(&self) -> Depth {
+        let Depth { messages, bytes } = self.depth();
+        Depth { messages: messages + self.promised.messages, bytes: bytes + self.promised.bytes }
+    }
+
     /// What becomes of a message of so many bytes and of this priority.
     pub(crate) fn admit(&mut self, bytes: u64, priority: u8) -> Admission {
         let (depth, level) = (self.depth(), self.level(priority));
-        let oldest = self.oldest();
+        let (oldest, promised_depth) = (self.oldest(), self.promised_depth());
         let Some(policy) = self.policy.as_deref_mut() else { return Admission::Take };
-        let Some(limit) = policy.limit.filter(|limit| !limit.has_room(depth, bytes)) else {
+        let has_room = |limit: &Limit| match limit.overflow {
+            Overflow::Reject => limit.has_room(promised_depth, bytes),
+            _ => limit.has_room(depth, bytes),
+        };
+        let Some(limit) = policy.limit.filter(|limit| !has_room(limit)) else {
             return Admission::Take;
         };
         let is_strict = limit.overflow == Overflow::RingStrict;

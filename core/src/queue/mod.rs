@@ -64,6 +64,8 @@ pub(crate) struct Queue {
     is_owned: bool,
     /// It has had a consumer, or an owner that it outlives.
     was_used: bool,
+    /// What it has agreed to take of transactions.
+    promised: Depth,
 }
 
 impl Queue {
@@ -94,6 +96,7 @@ impl Queue {
             auto_delete_ns: None,
             is_owned: options.outlives_owner && entry.owner.is_some(),
             was_used: false,
+            promised: Depth::default(),
             entry,
         }
     }
@@ -186,9 +189,10 @@ impl Queue {
 
     /// Whether it refuses a message of this size.
     pub(crate) fn refuses(&self, body_bytes: usize) -> bool {
+        let Depth { messages, bytes } = self.promised;
         matches!(self.options().overflow, Overflow::RejectPublish | Overflow::RejectPublishDeadLetter)
-            && (self.ready.len() >= self.max_length
-                || self.ready.body_bytes() + body_bytes as u64 > self.max_length_bytes)
+            && (self.ready.len() + messages as usize >= self.max_length
+                || self.ready.body_bytes() + bytes + body_bytes as u64 > self.max_length_bytes)
     }
 
     /// Takes the head.

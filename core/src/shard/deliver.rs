@@ -26,6 +26,11 @@ impl Shard {
         if !is_fetched(tag) {
             self.count_settled(session);
         }
+        if queue.home != self.config.id && self.is_committing(session) {
+            // Behind the part of the commit, which may settle it.
+            self.send(queue.home, Lane::Data, Letter::Settle { queue, tag, settlement });
+            return;
+        }
         self.settle_anywhere(queue, tag, settlement);
         self.bury_dead();
     }
@@ -41,6 +46,9 @@ impl Shard {
     }
 
     pub(super) fn settle_at_home(&mut self, id: QueueId, tag: u64, settlement: Settlement) {
+        if self.parts.holds(id, tag, settlement) {
+            return;
+        }
         let Some(queue) = self.queues.get_mut(id) else { return };
         let Some((mut item, able)) = queue.take_back(tag) else { return };
         match settlement {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::transaction::{BranchLetter, RemotePart, TransactionId, Verdict};
 use super::{Settlement, ShardConfig};
 use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
@@ -28,6 +29,15 @@ pub(super) enum Targets {
 }
 
 impl Targets {
+    /// `None` for no queue.
+    pub(super) fn of(queues: &[QueueId]) -> Option<Self> {
+        match queues {
+            [] => None,
+            [queue] => Some(Targets::One(*queue)),
+            _ => Some(Targets::Many(Arc::from(queues))),
+        }
+    }
+
     pub(super) fn as_slice(&self) -> &[QueueId] {
         match self {
             Targets::One(queue) => std::slice::from_ref(queue),
@@ -144,6 +154,13 @@ pub(super) enum Letter {
     /// The connection that owned the queue has gone.
     OwnerGone(QueueId),
     ConnectionClosed(ConnectionId),
+    /// What the receiver has to do for a transaction.
+    Part(Box<RemotePart>),
+    /// What becomes of a part that it has prepared.
+    Verdict {
+        transaction: TransactionId,
+        verdict: Verdict,
+    },
 
     // Data lane.
     /// The sender has applied changes to the topology up to this version; what follows relies on them.
@@ -158,7 +175,7 @@ pub(super) enum Letter {
         queue: QueueId,
     },
 
-    // Reply lane.
+    // Reply lane. In the data lane, behind the part of a transaction that settles it too.
     Settle {
         queue: QueueId,
         tag: u64,
@@ -182,6 +199,11 @@ pub(super) enum Letter {
         connection: ConnectionId,
         bytes: u64,
     },
+    /// The sender has done what it had to do for a transaction of the receiver's, or says why it cannot.
+    PartDone {
+        transaction: TransactionId,
+        refusal: Option<Box<Refusal>>,
+    },
     /// Emptied buffers of the receiver's pool.
     Buffers([Vec<u8>; BUFFER_BATCH]),
 
@@ -202,6 +224,8 @@ pub(super) enum Letter {
     Forgotten(QueueId),
     /// The sender holds as many messages as it may, or no longer does.
     Pressure(bool),
+    /// Of a branch of a distributed transaction.
+    Branch(Box<BranchLetter>),
 }
 
 /// A request that changes the topology, on its way to the control shard.

@@ -130,13 +130,19 @@ impl Shard {
         self.send(session.shard, Lane::Data, Letter::Answer(answer));
     }
 
-    /// A message that was fetched for a session that has gone.
+    /// The answer to a session that has gone: the messages in it go back.
     pub(super) fn give_back_reply(&mut self, result: Result<Reply, Refusal>) {
-        if let Ok(Reply::Got(Some(got))) = result {
-            self.store.release(got.message);
-            if got.tag != 0 {
-                self.settle_anywhere(got.queue, got.tag, super::Settlement::Requeue);
+        match result {
+            Ok(Reply::Got(Some(got))) => {
+                self.store.release(got.message);
+                if got.tag != 0 {
+                    self.settle_anywhere(got.queue, got.tag, super::Settlement::Requeue);
+                }
             }
+            Ok(Reply::Committed { unroutable }) => {
+                unroutable.into_iter().for_each(|message| self.store.release(message));
+            }
+            _ => {}
         }
     }
 
@@ -151,11 +157,11 @@ impl Shard {
     /// Forgets deadlines of queues that are gone, once they are the greater part.
     fn prune_timers(&mut self) {
         const SPARED: usize = 1024;
-        let most_in_use = 2 * self.queues.len() + self.held_back.len();
+        let most_in_use = 2 * (self.queues.len() + self.branches.len()) + self.held_back.len();
         if self.timers.len() < SPARED + 2 * most_in_use {
             return;
         }
-        let queues = &mut self.queues;
+        let (queues, branches) = (&mut self.queues, &self.branches);
         self.timers.retain(|deadline_ns, due| match due {
             Due::Expiry(id) => queues.get_mut(*id).is_some_and(|queue| queue.expiry_timer_ns == deadline_ns),
             Due::AutoDelete(id) => {
@@ -163,6 +169,7 @@ impl Shard {
             }
             Due::Unused(id) => queues.get_mut(*id).is_some_and(|queue| queue.unused_timer),
             Due::HeldBack(_) => true,
+            Due::Branch(slot) => branches.awaits(*slot, deadline_ns),
         });
     }
 

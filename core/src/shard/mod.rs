@@ -3,8 +3,9 @@
 //! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
 //! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
-//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `remote` and
-//! `envelope` (the lanes to other shards), `outputs` (what waits to be told to connections).
+//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `deadletter`, `requests`
+//! (what sessions ask), `control` (changes to the topology), `transaction`, `remote` and `envelope` (the lanes to other
+//! shards), `outputs` (what waits to be told to connections).
 
 mod accounts;
 mod control;
@@ -24,6 +25,7 @@ mod sessions;
 mod table;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::collections::VecDeque;
 
@@ -42,6 +44,7 @@ use random::Random;
 use remote::ConfirmRun;
 use sessions::{Connection, Session};
 use table::Table;
+use transaction::{Branches, Parts, Round};
 
 use crate::mesh::{Lane, MeshEnd};
 use crate::message::MessageStore;
@@ -220,6 +223,8 @@ enum Due {
     AutoDelete(QueueId),
     /// A message was held back until now.
     HeldBack(u32),
+    /// A branch of a distributed transaction has had its time.
+    Branch(u32),
 }
 
 /// One shard: the queues at home here, the sessions of the connections that live here, a replica of the topology.
@@ -252,6 +257,14 @@ pub struct Shard {
     held_back: Slab<(VhostId, MessageId)>,
     timers: Timers<Due>,
     trash: Vec<Trash>,
+    /// Transactions that this shard carries out.
+    rounds: Table<Round>,
+    /// What it has to do for transactions.
+    parts: Parts,
+    /// Used on the control shard alone.
+    branches: Branches,
+    /// Bytes of messages that wait for commits.
+    waiting_bytes: u64,
     random: Random,
     stats: Stats,
 
@@ -310,6 +323,10 @@ impl Shard {
             held_back: Slab::new(),
             timers: Timers::default(),
             trash: Vec::new(),
+            rounds: Table::new(),
+            parts: Parts::default(),
+            branches: Branches::default(),
+            waiting_bytes: 0,
             random: Random::new(config.seed),
             stats: Stats::default(),
             mesh,
@@ -433,6 +450,7 @@ impl Shard {
                     let (vhost, message) = self.held_back.remove(slot as usize);
                     self.publish_held_back(vhost, message);
                 }
+                Due::Branch(slot) => self.time_branch_out(slot, deadline_ns),
             }
         }
         worked

@@ -5,8 +5,9 @@ use super::deliver::note_gone;
 use super::publish::Taken;
 use super::sessions::OpenConfirm;
 use super::{Published, Shard};
-use crate::queue::{Admission, Alert, Depth, Enqueued, QueueCounters};
-use crate::{MessageId, Name, QueueId, SessionId, Value, VhostId};
+use crate::message::Message;
+use crate::queue::{Admission, Alert, Depth, Enqueued, Queue, QueueCounters};
+use crate::{MessageId, Name, QueueId, Refusal, SessionId, Value, VhostId};
 
 /// A confirm that waits for queues at home here.
 pub(super) struct Withheld {
@@ -44,16 +45,14 @@ impl Shard {
         self.queues.get_mut(queue).map(|queue| queue.counters())
     }
 
-    /// Appends a message to a queue that looks at each one. Takes the message over.
-    pub(super) fn enqueue_by_policy(&mut self, id: QueueId, message: MessageId) -> Taken {
+    /// Appends a message to a queue that looks at each one. Takes the message over. `is_promised`: the queue has agreed
+    /// to take it.
+    pub(super) fn enqueue_by_policy(&mut self, id: QueueId, message: MessageId, is_promised: bool) -> Taken {
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
         let content = self.store.get(message);
         let (priority, ttl_ms) = (content.priority(), content.ttl_ms());
-        let bytes = match queue.options().overflow.counts_unsettled() {
-            true => content.credit_bytes(),
-            false => content.body_bytes(),
-        };
-        if let Some(taken) = self.refuse_or_make_room(id, message, bytes, priority) {
+        let bytes = counted_bytes(queue, content);
+        if let Some(taken) = self.refuse_or_make_room(id, message, bytes, priority, is_promised) {
             return taken;
         }
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
@@ -77,13 +76,14 @@ impl Shard {
         message: MessageId,
         bytes: usize,
         priority: u8,
+        is_promised: bool,
     ) -> Option<Taken> {
         let queue = self.queues.get_mut(id)?;
         if queue.refuses(bytes) || !queue.has_room(bytes) {
             // What consumers can take at once does not count as waiting.
             self.dispatch(id.index, usize::MAX);
         }
-        if self.queues.get_mut(id)?.refuses(bytes) {
+        if !is_promised && self.queues.get_mut(id)?.refuses(bytes) {
             self.refuse(id, message);
             return Some(Taken::No);
         }
@@ -105,6 +105,7 @@ impl Shard {
                     self.store.release(message);
                     return Some(Taken::Yes);
                 }
+                Admission::Refuse if is_promised => return None,
                 Admission::Refuse => {
                     self.refuse(id, message);
                     return Some(Taken::No);
@@ -116,6 +117,31 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Keeps room in a queue at home here for a message of a transaction, if the queue will take it. A queue that has
+    /// gone takes whatever comes.
+    pub(super) fn promise_room(&mut self, id: QueueId, message: MessageId) -> Result<(), Refusal> {
+        let Some(queue) = self.queues.get_mut(id) else { return Ok(()) };
+        let bytes = counted_bytes(queue, self.store.get(message));
+        if queue.refuses_promise(bytes) {
+            // What consumers can take at once does not count as waiting.
+            self.dispatch(id.index, usize::MAX);
+        }
+        let Some(queue) = self.queues.get_mut(id) else { return Ok(()) };
+        if queue.refuses_promise(bytes) {
+            self.stats.refused += 1;
+            return Err(Refusal::QueueFull(queue.entry().name.clone()));
+        }
+        queue.keep_room(bytes);
+        Ok(())
+    }
+
+    /// Gives up the room that a queue keeps for a message, which comes now or never.
+    pub(super) fn give_up_room(&mut self, id: QueueId, message: MessageId) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let bytes = counted_bytes(queue, self.store.get(message));
+        queue.give_up_room(bytes);
     }
 
     /// The message that came last to a queue takes the place of the one with the same key.
@@ -208,4 +234,9 @@ impl Shard {
         }
         self.events.push_back(event);
     }
+}
+
+/// The bytes of a message that count for a queue's limit.
+fn counted_bytes(queue: &Queue, message: &Message) -> usize {
+    if queue.options().overflow.counts_unsettled() { message.credit_bytes() } else { message.body_bytes() }
 }

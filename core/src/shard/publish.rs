@@ -15,11 +15,11 @@ const DELAYED_KIND: &[u8] = b"x-delayed-message";
 const NS_PER_MS: u64 = 1_000_000;
 
 /// The outcome of routing.
-enum Routed {
+pub(super) enum Routed {
     /// The message, or the one that took its place because a header had to go.
     Onward(MessageId),
-    /// Held back; it will be routed when its time comes.
-    Held,
+    /// To be held back, and routed when its time comes.
+    HeldBack { delay_ms: u64 },
 }
 
 impl Shard {
@@ -207,7 +207,10 @@ impl Shard {
             Ok(Routed::Onward(message)) => {
                 Ok(self.distribute(session_id, message, &last.route, mandatory, confirm))
             }
-            Ok(Routed::Held) => Ok(Published::Confirmed),
+            Ok(Routed::HeldBack { delay_ms }) => {
+                self.hold_back(vhost, message, delay_ms);
+                Ok(Published::Confirmed)
+            }
             Err(refusal) => {
                 self.store.release(message);
                 Err(refusal)
@@ -230,11 +233,24 @@ impl Shard {
                 note_push(queue, &mut self.ready, &mut self.timers);
                 Taken::Yes
             }
-            Some(_) => self.enqueue_by_policy(id, message),
+            Some(_) => self.enqueue_by_policy(id, message, false),
             None => {
                 // Deleted while the message was on its way.
                 self.store.release(message);
                 Taken::Yes
+            }
+        }
+    }
+
+    /// Appends a message to a queue at home here that has agreed to take it. Takes the message over.
+    pub(super) fn enqueue_promised(&mut self, id: QueueId, message: MessageId) {
+        match self.queues.get_mut(id) {
+            Some(queue) if !queue.takes_all() => {
+                self.enqueued += 1;
+                self.enqueue_by_policy(id, message, true);
+            }
+            _ => {
+                self.enqueue(id, message);
             }
         }
     }
@@ -321,6 +337,22 @@ impl Shard {
         self.topology.route_keys(vhost, other.unwrap_or(view.exchange), &routable, &further, targets)
     }
 
+    /// Routes a message that is handed on later. `last` may know the way, and knows it then.
+    pub(super) fn route_anew(
+        &mut self,
+        vhost: VhostId,
+        message: MessageId,
+        last: &mut LastRoute,
+    ) -> Result<Routed, Refusal> {
+        let epoch = self.topology.epoch();
+        let content = self.store.get(message);
+        let selected = Selected::of(content);
+        if selected.is_empty() && last.is(epoch, vhost, content.address()) {
+            return Ok(Routed::Onward(message));
+        }
+        self.route_publish(vhost, message, epoch, &selected, last)
+    }
+
     /// The full way of routing: what the shard remembers, exchanges that hold messages back, further routing keys in
     /// headers. Leaves the route in `last`.
     fn route_publish(
@@ -345,10 +377,9 @@ impl Shard {
                 return Err(Refusal::Internal(Name::from(view.exchange)));
             }
             if options.kind.as_bytes() == DELAYED_KIND
-                && let Some(ms) = delay_ms(content)
+                && let Some(delay_ms) = delay_ms(content)
             {
-                self.hold_back(vhost, message, ms);
-                return Ok(Routed::Held);
+                return Ok(Routed::HeldBack { delay_ms });
             }
         }
         let mut targets = std::mem::take(&mut self.targets);
@@ -386,7 +417,8 @@ impl Shard {
         edited
     }
 
-    fn hold_back(&mut self, vhost: VhostId, message: MessageId, delay_ms: u64) {
+    /// Routes a message later. Takes it over.
+    pub(super) fn hold_back(&mut self, vhost: VhostId, message: MessageId, delay_ms: u64) {
         let slot = self.held_back.insert((vhost, message)) as u32;
         let deadline_ns = self.clock.monotonic_ns.saturating_add(delay_ms.saturating_mul(NS_PER_MS));
         self.timers.set(deadline_ns, super::Due::HeldBack(slot));

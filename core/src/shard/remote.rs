@@ -109,6 +109,7 @@ impl Shard {
             Letter::Planned(planned) => self.planned(planned.session, planned.result),
             Letter::Forgotten(queue) => self.forgotten(queue),
             Letter::Pressure(high) => self.pressed[from.index()] = high,
+            Letter::Branch(letter) => self.receive_branch_letter(*letter),
             _ => unreachable!("this does not travel in the control lane"),
         }
     }
@@ -137,6 +138,7 @@ impl Shard {
                     self.confirmed(session, first, last, accepted);
                 }
                 Letter::Credit { connection, bytes } => self.credit_account(connection, bytes),
+                Letter::PartDone { transaction, refusal } => self.part_done(transaction, refusal),
                 Letter::Buffers(buffers) => {
                     buffers.into_iter().for_each(|buffer| self.store.take_back(buffer));
                 }
@@ -177,6 +179,9 @@ impl Shard {
             }
             Letter::OwnerGone(queue) => self.owner_gone(queue),
             Letter::ConnectionClosed(connection) => self.accounts.close(connection),
+            Letter::Part(part) => self.receive_part(*part),
+            Letter::Verdict { transaction, verdict } => self.receive_verdict(transaction, verdict),
+            Letter::Settle { queue, tag, settlement } => self.settle_at_home(queue, tag, settlement),
             Letter::Delivery(delivery) => {
                 let followers = delivery.message.messages() - 1;
                 let message = self.store.insert(delivery.message);

@@ -78,6 +78,9 @@ impl Shard {
                 let info = self.topology.binding_info(vhost, &exchange, queue, key, arguments);
                 Some(Ok(Reply::Binding(info)))
             }
+            Request::Commit => self.commit_transaction(id),
+            Request::Dtx { vhost, xid, command } => self.command_branch(id, vhost, xid, command),
+            Request::RecoverDtx { vhost } => self.recover_branches(id, vhost),
             change @ (Request::DeclareExchange { .. }
             | Request::DeclareQueue { .. }
             | Request::DeleteExchange { .. }
@@ -219,7 +222,7 @@ impl Shard {
         None
     }
 
-    fn send_query(&mut self, home: ShardId, session: SessionId, ask: Ask) {
+    pub(super) fn send_query(&mut self, home: ShardId, session: SessionId, ask: Ask) {
         let settles = self.settles_sent[home.index()];
         self.send(home, Lane::Data, Letter::Query(Box::new(Query { session, settles, ask })));
     }
@@ -236,6 +239,14 @@ impl Shard {
             Outstanding::Subscribe { .. } | Outstanding::EndCredit { .. } => self.grant_withheld(id),
             Outstanding::Barrier { missing } if missing > 1 => {
                 session.outstanding = Outstanding::Barrier { missing: missing - 1 };
+                return false;
+            }
+            Outstanding::HandOver { missing } => {
+                if missing > 1 {
+                    session.outstanding = Outstanding::HandOver { missing: missing - 1 };
+                } else if let Some(result) = self.ask_control(id) {
+                    self.tell_reply(id, result);
+                }
                 return false;
             }
             _ => {}

@@ -4,7 +4,7 @@ use super::envelope::Targets;
 use crate::{QueueId, ShardId, VhostId};
 
 /// The queues that a message is for, those at home here apart from the others.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Route {
     pub(super) local: Vec<QueueId>,
     pub(super) remote: Vec<(ShardId, Targets)>,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::envelope::Letter;
 use super::outputs::Handed;
 use super::route::LastRoute;
+use super::transaction::SessionWork;
 use super::{Delivery, Output, Settlement, Shard};
 use crate::mesh::Lane;
 use crate::request::Rules;
@@ -56,6 +57,7 @@ pub(super) struct Session {
     pub(super) outstanding: Outstanding,
     /// Credit granted while the answer about that consumer was outstanding.
     withheld: Vec<(u32, Credit)>,
+    pub(super) work: Option<Box<SessionWork>>,
 }
 
 /// What a session waits for, where the answer concerns its own state.
@@ -76,6 +78,12 @@ pub(super) enum Outstanding {
     },
     /// A barrier that this many shards have not answered.
     Barrier {
+        missing: u32,
+    },
+    /// A commit.
+    Commit,
+    /// A barrier before the session's work for a branch is handed over.
+    HandOver {
         missing: u32,
     },
 }
@@ -209,6 +217,7 @@ impl Shard {
             confirms: VecDeque::new(),
             outstanding: Outstanding::Nothing,
             withheld: Vec::new(),
+            work: None,
         });
         let session = SessionId { shard: self.config.id, index, generation };
         connection.sessions.push(session);
@@ -239,6 +248,9 @@ impl Shard {
         }
         for handed in session.held {
             self.give_back(handed);
+        }
+        if let Some(work) = session.work {
+            self.end_session_work(id, *work);
         }
         self.drop_outputs(id);
     }

@@ -65,6 +65,9 @@ impl Topology {
             | Request::FlushConsumer { .. }
             | Request::Acquire { .. }
             | Request::Barrier
+            | Request::Commit
+            | Request::Dtx { .. }
+            | Request::RecoverDtx { .. }
             | Request::QueryExchange { .. }
             | Request::QueryQueue { .. }
             | Request::QueryBinding { .. } => panic!("not a request about the topology: {request:?}"),

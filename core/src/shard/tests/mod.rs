@@ -9,6 +9,7 @@ mod lifetimes;
 mod policies;
 mod queries;
 mod queues;
+mod transactions;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -88,6 +88,8 @@ impl Exception {
                 Self::new(code::INTERNAL_ERROR, format!("no or duplicate consumer {consumer}"))
             }
             Refusal::LimitExceeded(text) => Self::precondition(text.clone()),
+            Refusal::QueueFull(name) => Self::precondition(format!("{} is full", queue(name))),
+            Refusal::Dtx { .. } => Self::precondition(refusal.to_string()),
         }
     }
 }
