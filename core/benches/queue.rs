@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fulmar_core::mesh::Wake;
-use fulmar_core::message::{Edit, MessageHeader};
+use fulmar_core::message::{Edit, MessageHeader, Properties, Scalar};
 use fulmar_core::request::{ConsumerOptions, QueueOptions};
 use fulmar_core::shard::{Delivery, Settlement};
 use fulmar_core::{
@@ -35,8 +35,12 @@ impl Encoding for Bare {
         Table::default()
     }
 
-    fn property(&self, _: &[u8], _: &[u8]) -> Option<Value> {
+    fn scalar<'a>(&self, _: &'a [u8], _: &[u8]) -> Option<Scalar<'a>> {
         None
+    }
+
+    fn properties<'a>(&self, _: &'a [u8]) -> Properties<'a> {
+        Properties::default()
     }
 
     fn edit(&self, _: &[u8], _: &Edit) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fulmar_core::message::Edit;
+use fulmar_core::message::{Edit, Properties, Scalar};
 use fulmar_core::request::{DestinationKind, Rules};
 use fulmar_core::topology::{Asker, Routable, Topology};
 use fulmar_core::{Encoding, Name, Request, ShardId, Table, Value, VhostId};
@@ -37,8 +37,12 @@ impl Encoding for OneHeader {
         Table(vec![("n".into(), Value::Text(Name::from(properties)))])
     }
 
-    fn property(&self, _: &[u8], _: &[u8]) -> Option<Value> {
+    fn scalar<'a>(&self, _: &'a [u8], _: &[u8]) -> Option<Scalar<'a>> {
         None
+    }
+
+    fn properties<'a>(&self, _: &'a [u8]) -> Properties<'a> {
+        Properties::default()
     }
 
     fn edit(&self, properties: &[u8], _: &Edit) -> Vec<u8> {

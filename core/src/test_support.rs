@@ -1,6 +1,6 @@
 //! An encoding for tests: an optional expiration and a table of headers, written plainly.
 
-use crate::message::{Edit, Encoding};
+use crate::message::{Edit, Encoding, Properties, Scalar};
 use crate::{Name, Table, Value};
 
 /// The encoding. Properties are made with [`properties`].
@@ -33,6 +33,35 @@ impl Encoding for Plain {
 
     fn headers(&self, properties: &[u8]) -> Table {
         if properties.is_empty() { Table::default() } else { decode(properties).1 }
+    }
+
+    fn scalar<'a>(&self, properties: &'a [u8], name: &[u8]) -> Option<Scalar<'a>> {
+        let mut input = properties;
+        if input.is_empty() {
+            return None;
+        }
+        read_bytes(&mut input);
+        let count = read_u64(&mut input, 4);
+        for _ in 0..count {
+            let found = read_bytes(&mut input);
+            let mut value = input;
+            read_value(&mut input);
+            if found == name {
+                return Some(match read_u64(&mut value, 1) as u8 {
+                    b'S' => Scalar::Text(read_bytes(&mut value)),
+                    b'T' => Scalar::Timestamp(read_u64(&mut value, 8)),
+                    b'l' => Scalar::Int(read_u64(&mut value, 8) as i64),
+                    _ => Scalar::Other,
+                });
+            }
+        }
+        None
+    }
+
+    fn properties<'a>(&self, properties: &'a [u8]) -> Properties<'a> {
+        let expiration = self.property(properties, b"expiration");
+        let ttl_ms = expiration.and_then(|text| std::str::from_utf8(text.as_bytes()?).ok()?.parse().ok());
+        Properties { ttl_ms, ..Properties::default() }
     }
 
     fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value> {

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use fulmar_core::message::Edit;
+use fulmar_core::message::{Edit, Properties, Scalar};
 use fulmar_core::request::{DestinationKind, ExchangeOptions, Rules};
 use fulmar_core::topology::{Asker, Plan, Routable, RouteCache, Topology};
 use fulmar_core::{Encoding, Name, Request, ShardId, Table, Value, VhostId};
@@ -62,8 +62,12 @@ impl Encoding for Bare {
         Table::default()
     }
 
-    fn property(&self, _: &[u8], _: &[u8]) -> Option<Value> {
+    fn scalar<'a>(&self, _: &'a [u8], _: &[u8]) -> Option<Scalar<'a>> {
         None
+    }
+
+    fn properties<'a>(&self, _: &'a [u8]) -> Properties<'a> {
+        Properties::default()
     }
 
     fn edit(&self, _: &[u8], _: &Edit) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! What the tests of all exchange types share.
 
 use super::*;
-use crate::message::{Edit, Encoding};
+use crate::message::{Edit, Encoding, Properties, Scalar};
 use crate::request::{DestinationKind, Rules};
 use crate::{Value, VhostId};
 
@@ -21,6 +21,20 @@ impl Encoding for Plain {
         let text = std::str::from_utf8(properties).unwrap();
         let fields = text.split_terminator(';').map(|field| field.split_once('=').unwrap());
         Table(fields.map(|(name, value)| (name.into(), decode(value))).collect())
+    }
+
+    fn scalar<'a>(&self, properties: &'a [u8], name: &[u8]) -> Option<Scalar<'a>> {
+        let fields = properties.split(|&byte| byte == b';');
+        let value = fields.filter_map(|field| field.strip_prefix(name)?.strip_prefix(b"=")).next()?;
+        Some(match decode(std::str::from_utf8(value).unwrap()) {
+            Value::Void => Scalar::Void,
+            Value::Text(_) => Scalar::Text(value),
+            number => Scalar::Int(number.as_i64().unwrap()),
+        })
+    }
+
+    fn properties<'a>(&self, _: &'a [u8]) -> Properties<'a> {
+        Properties::default()
     }
 
     fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value> {

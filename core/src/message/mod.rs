@@ -6,8 +6,12 @@
 //! a pool, so that steady traffic allocates nothing. Between shards the buffer moves, one copy for each further shard.
 
 mod pool;
+pub mod properties;
 mod store;
 
+use std::ptr;
+
+pub use properties::{Id, Neutral, Properties, ReplyTo, Scalar};
 pub use store::{Message, MessageHead, MessageStore, batch_limit};
 
 use crate::{Name, Table, Value};
@@ -36,7 +40,8 @@ impl MessageId {
 }
 
 /// How the properties of a message are encoded, and what the broker may ask of them. One static implementation per
-/// protocol; translation between protocols happens on delivery, by the protocol that delivers.
+/// protocol, which takes room in memory: its address tells it from the others. Translation between protocols happens on
+/// delivery, by the protocol that delivers: see [`Neutral`].
 pub trait Encoding: Sync {
     /// Name of the encoding, for diagnostics.
     fn name(&self) -> &'static str;
@@ -47,9 +52,17 @@ pub trait Encoding: Sync {
     /// All application headers.
     fn headers(&self, properties: &[u8]) -> Table;
 
+    /// The application header `name` as a comparison sees it; allocates nothing. `None` if there is none.
+    fn scalar<'a>(&self, properties: &'a [u8], name: &[u8]) -> Option<Scalar<'a>>;
+
+    /// What all protocols understand of it; allocates nothing.
+    fn properties<'a>(&self, properties: &'a [u8]) -> Properties<'a>;
+
     /// A property by its AMQP name (`message-id`, `correlation-id`, `timestamp`, …), for consistent hashing by
     /// property.
-    fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value>;
+    fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value> {
+        self.properties(properties).get(name)
+    }
 
     /// The properties with the edit applied, encoded anew.
     fn edit(&self, properties: &[u8], edit: &Edit) -> Vec<u8>;
@@ -111,4 +124,12 @@ pub struct MessageView<'a> {
     pub properties: &'a [u8],
     /// Body.
     pub body: &'a [u8],
+}
+
+impl MessageView<'_> {
+    /// Whether the properties are encoded so.
+    #[inline]
+    pub fn is_encoded_by(&self, encoding: &'static dyn Encoding) -> bool {
+        ptr::addr_eq(self.encoding, encoding)
+    }
 }

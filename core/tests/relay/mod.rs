@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fulmar_core::mesh::Wake;
-use fulmar_core::message::{Edit, MessageHead, MessageHeader};
+use fulmar_core::message::{Edit, MessageHead, MessageHeader, Properties, Scalar};
 use fulmar_core::request::{ConsumerOptions, QueueOptions};
 use fulmar_core::shard::{Delivery, Published, Settlement};
 use fulmar_core::{
@@ -26,8 +26,12 @@ impl Encoding for Opaque {
         Table::default()
     }
 
-    fn property(&self, _properties: &[u8], _name: &[u8]) -> Option<Value> {
+    fn scalar<'a>(&self, _: &'a [u8], _: &[u8]) -> Option<Scalar<'a>> {
         None
+    }
+
+    fn properties<'a>(&self, _: &'a [u8]) -> Properties<'a> {
+        Properties::default()
     }
 
     fn edit(&self, properties: &[u8], _edit: &Edit) -> Vec<u8> {

@@ -109,7 +109,7 @@ fn utf16(bytes: &[u8]) -> String {
 }
 
 /// Appends `table` as [`MapRef::new`] takes it: text as `str16`, octets as `vbin16`, or `vbin32` if they are longer, as
-/// text then is too; arrays as lists.
+/// text then is too; text that is no UTF-8 as octets, since receivers rely on it; arrays as lists.
 pub fn encode_table(table: &Table, out: &mut Vec<u8>) {
     counted(&table.0, out, |(name, value), writer| {
         writer.str8(name.as_bytes());
@@ -135,8 +135,10 @@ fn encode_core(value: &Core, writer: &mut Writer<'_>) {
         Core::F64(v) => Value::Double(*v),
         Core::Decimal(scale, v) => Value::Dec32(*scale, *v),
         Core::Timestamp(v) => Value::Datetime(*v),
-        Core::Text(v) if short(v.as_bytes()) => Value::Str16(v.as_bytes()),
-        Core::Bytes(v) if short(v.as_bytes()) => Value::Vbin16(v.as_bytes()),
+        Core::Text(v) if short(v.as_bytes()) && str::from_utf8(v.as_bytes()).is_ok() => {
+            Value::Str16(v.as_bytes())
+        }
+        Core::Text(v) | Core::Bytes(v) if short(v.as_bytes()) => Value::Vbin16(v.as_bytes()),
         Core::Text(v) | Core::Bytes(v) => Value::Vbin32(v.as_bytes()),
         Core::Array(values) => {
             counted(values, &mut inner, encode_core);
@@ -160,6 +162,10 @@ mod tests {
         prop::collection::vec(any::<u8>(), 0..12).prop_map(|bytes| Name::from(&bytes[..]))
     }
 
+    fn text() -> impl Strategy<Value = Name> {
+        "\\PC{0,12}".prop_map(Name::from)
+    }
+
     fn any_core() -> impl Strategy<Value = Core> {
         let leaf = prop_oneof![
             Just(Core::Void),
@@ -176,7 +182,7 @@ mod tests {
             (-1e9..1e9f64).prop_map(Core::F64),
             any::<(u8, i32)>().prop_map(|(scale, value)| Core::Decimal(scale, value)),
             any::<u64>().prop_map(Core::Timestamp),
-            name().prop_map(Core::Text),
+            text().prop_map(Core::Text),
             name().prop_map(Core::Bytes),
         ];
         leaf.prop_recursive(4, 32, 4, |inner| {
@@ -219,6 +225,13 @@ mod tests {
             encode_core(&value, &mut Writer::new(&mut out));
             assert_eq!((out[0], out.len()), (value::tests::VBIN32, 65_541));
         }
+    }
+
+    #[test]
+    fn text_that_is_no_utf_8_is_octets() {
+        let mut out = Vec::new();
+        encode_table(&Table(vec![("k".into(), Core::Text(Name::from(&b"\xff"[..])))]), &mut out);
+        assert_eq!(MapRef::new(&out).get(b"k"), Ok(Some(Value::Vbin16(b"\xff"))));
     }
 
     #[test]

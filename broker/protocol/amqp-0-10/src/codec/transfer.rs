@@ -76,6 +76,14 @@ impl<'a> ContentHeader<'a> {
     }
 }
 
+/// The first struct of a content header, and what follows it; `None` at the end, or if it is not whole.
+#[inline]
+pub fn next_struct(payload: &[u8]) -> Option<(StructRef<'_>, &[u8])> {
+    let mut reader = Reader::new(payload);
+    let found = reader.struct32().ok()?;
+    Some((found, reader.rest()))
+}
+
 /// Appends a struct of a content header as it came.
 #[inline]
 pub fn encode_struct(value: StructRef<'_>, out: &mut Vec<u8>) {

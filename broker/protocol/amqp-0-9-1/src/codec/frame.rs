@@ -139,7 +139,7 @@ pub struct ContentHeader<'a> {
 }
 
 /// Octets of a content header before the properties.
-const CONTENT_HEADER_BYTES: usize = 12;
+pub const CONTENT_HEADER_BYTES: usize = 12;
 
 impl<'a> ContentHeader<'a> {
     /// From the payload of a header frame.

@@ -14,6 +14,7 @@ pub mod method;
 pub mod properties;
 pub mod reply_code;
 pub mod table;
+pub mod translate;
 mod wire;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The properties of basic content: flags, then the values of those that are set. Messages keep them encoded as they
 //! came; this is how to look into them.
 
-use fulmar_core::message::Edit;
+use fulmar_core::message::{self, Edit, Id, ReplyTo, Scalar};
 use fulmar_core::{Encoding, Name, Table, Value};
 
 use super::CodecError;
@@ -9,7 +9,7 @@ use super::table::{TableRef, encode_table};
 use super::wire::{Reader, Writer};
 
 /// The encoding of the properties that this protocol's messages have in the core.
-pub static ENCODING: Amqp091 = Amqp091;
+pub static ENCODING: Amqp091 = Amqp091 { _address: 0 };
 
 /// Properties without any value.
 pub const EMPTY: [u8; 2] = [0, 0];
@@ -209,8 +209,11 @@ fn parse_decimal(text: &[u8]) -> Result<u64, ()> {
 }
 
 /// AMQP 0-9-1 basic properties, flags and values.
-#[derive(Clone, Copy, Debug)]
-pub struct Amqp091;
+#[derive(Debug)]
+pub struct Amqp091 {
+    /// It takes room, so that its address is its own.
+    _address: u8,
+}
 
 impl Encoding for Amqp091 {
     fn name(&self) -> &'static str {
@@ -223,6 +226,14 @@ impl Encoding for Amqp091 {
 
     fn headers(&self, properties: &[u8]) -> Table {
         headers(properties).to_table().unwrap_or_default()
+    }
+
+    fn scalar<'a>(&self, properties: &'a [u8], name: &[u8]) -> Option<Scalar<'a>> {
+        headers(properties).scalars().find(|(found, _)| *found == name).map(|(_, scalar)| scalar)
+    }
+
+    fn properties<'a>(&self, properties: &'a [u8]) -> message::Properties<'a> {
+        Properties::decode(properties).unwrap_or_default().to_neutral()
     }
 
     fn property(&self, properties: &[u8], name: &[u8]) -> Option<Value> {
@@ -249,6 +260,32 @@ impl Encoding for Amqp091 {
         let mut encoded = Vec::with_capacity(properties.len() + headers.len());
         decoded.encode(&mut encoded);
         encoded
+    }
+}
+
+impl<'a> Properties<'a> {
+    /// What all protocols understand of them, with what headers of reserved names say.
+    fn to_neutral(self) -> message::Properties<'a> {
+        let mut neutral = message::Properties {
+            content_type: self.content_type,
+            content_encoding: self.content_encoding,
+            delivery_mode: self.delivery_mode,
+            priority: self.priority,
+            ttl_ms: self.expiration.and_then(|text| parse_decimal(text).ok()),
+            expires_s: None,
+            timestamp_s: self.timestamp,
+            message_id: self.message_id.map(Id::of_text),
+            correlation_id: self.correlation_id,
+            reply_to: self.reply_to.map(ReplyTo::Address),
+            user_id: self.user_id,
+            app_id: self.app_id,
+            message_type: self.type_,
+            cluster_id: self.cluster_id,
+        };
+        for (name, value) in self.headers.unwrap_or_default().scalars() {
+            neutral.take_reserved(name, value);
+        }
+        neutral
     }
 }
 

@@ -1,6 +1,7 @@
 //! Field tables (§4.2.5.5). The type octets are those of RabbitMQ's errata, which every client follows; `U` and `L` of
 //! the specification's text are understood, never written.
 
+use fulmar_core::message::Scalar;
 use fulmar_core::{Name, Table, Value};
 
 use super::CodecError;
@@ -63,6 +64,18 @@ impl<'a> TableRef<'a> {
         }
         Ok(None)
     }
+
+    /// The entries as a comparison sees them, up to the first that is malformed.
+    pub fn scalars(self) -> impl Iterator<Item = (&'a [u8], Scalar<'a>)> {
+        let mut reader = Reader::new(self.0);
+        std::iter::from_fn(move || {
+            let entry = reader.shortstr().and_then(|name| Ok((name, scalar(&mut reader)?)));
+            if entry.is_err() {
+                reader = Reader::new(&[]);
+            }
+            entry.ok()
+        })
+    }
 }
 
 impl std::fmt::Debug for TableRef<'_> {
@@ -113,6 +126,33 @@ fn value(reader: &mut Reader<'_>, depth: usize) -> Result<Value, CodecError> {
         b'T' => Value::Timestamp(reader.longlong()?),
         b'A' => Value::Array(array(reader.longstr()?, deeper(depth)?)?),
         b'F' => Value::Table(table(reader.longstr()?, deeper(depth)?)?),
+        other => return Err(CodecError::UnknownValueType(other)),
+    })
+}
+
+fn scalar<'a>(reader: &mut Reader<'a>) -> Result<Scalar<'a>, CodecError> {
+    Ok(match reader.octet()? {
+        b'V' => Scalar::Void,
+        b't' => Scalar::Bool(reader.octet()? != 0),
+        b'b' => Scalar::Int(reader.octet()?.cast_signed().into()),
+        b'B' => Scalar::Int(reader.octet()?.into()),
+        b's' | b'U' => Scalar::Int(reader.short()?.cast_signed().into()),
+        b'u' => Scalar::Int(reader.short()?.into()),
+        b'I' => Scalar::Int(reader.long()?.cast_signed().into()),
+        b'i' => Scalar::Int(reader.long()?.into()),
+        b'l' | b'L' => Scalar::Int(reader.longlong()?.cast_signed()),
+        b'f' => Scalar::Float(f32::from_bits(reader.long()?).into()),
+        b'd' => Scalar::Float(f64::from_bits(reader.longlong()?)),
+        b'D' => {
+            let scale = reader.octet()?;
+            Scalar::of_decimal(scale, reader.long()?.cast_signed().into())
+        }
+        b'S' | b'x' => Scalar::Text(reader.longstr()?),
+        b'T' => Scalar::Timestamp(reader.longlong()?),
+        b'A' | b'F' => {
+            reader.longstr()?;
+            Scalar::Other
+        }
         other => return Err(CodecError::UnknownValueType(other)),
     })
 }

@@ -7,7 +7,7 @@ use fulmar_core::{Name, Request};
 use super::Env;
 use super::arguments;
 use super::channel::{Channel, Flow, Step, decoded};
-use super::delivery::Head;
+use super::delivery::{Head, translate};
 use super::errors::{Exception, Subject};
 use crate::codec::{Method, fast, frame, reply_code as code};
 
@@ -190,9 +190,10 @@ impl Channel {
         }
         let first_tag = self.last_delivery_tag;
         self.last_delivery_tag += u64::from(delivered.followers);
-        let message = env.shard.message(delivered.message);
-        consumer.head.address_to(&message);
         let frame_max = env.link.frame_max;
+        let mut message = env.shard.message(delivered.message);
+        translate(&mut message, frame_max, &mut env.link.translated);
+        consumer.head.address_to(&message);
         let redelivered = delivered.redelivered;
         consumer.head.write(first_tag, redelivered, &message, frame_max, env.out);
         if delivered.followers > 0 {
@@ -218,7 +219,8 @@ impl Channel {
         if !no_ack {
             self.unacked.push(self.last_delivery_tag, got.queue, got.tag);
         }
-        let message = env.shard.message(got.message);
+        let mut message = env.shard.message(got.message);
+        translate(&mut message, env.link.frame_max, &mut env.link.translated);
         fast::get_ok(
             self.number,
             self.last_delivery_tag,

@@ -2,8 +2,9 @@
 
 use fulmar_core::MessageView;
 
-use crate::codec::frame::{END, Frame, OVERHEAD_BYTES};
-use crate::codec::{FrameKind, SHORT_STRING_MAX_BYTES};
+use crate::codec::frame::{CONTENT_HEADER_BYTES, END, Frame, OVERHEAD_BYTES};
+use crate::codec::properties::ENCODING;
+use crate::codec::{FrameKind, SHORT_STRING_MAX_BYTES, translate as codec};
 
 /// Class and method, as their last octets.
 const BASIC: u8 = 60;
@@ -151,6 +152,15 @@ impl Head {
     }
 }
 
+/// Has the properties of a message that came by another protocol in this protocol's encoding, in `buffer`.
+#[inline]
+pub(super) fn translate<'a>(message: &mut MessageView<'a>, frame_max: u32, buffer: &'a mut Vec<u8>) {
+    if !message.is_encoded_by(&ENCODING) {
+        let limit_bytes = (frame_max as usize).saturating_sub(OVERHEAD_BYTES + CONTENT_HEADER_BYTES);
+        message.properties = codec::translate(message, limit_bytes, buffer);
+    }
+}
+
 /// Whether a body is neither too long for one frame nor too short for any.
 #[inline(always)]
 fn fits_one_frame(body_bytes: usize, frame_max: u32) -> bool {
@@ -176,7 +186,6 @@ fn short(text: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::properties::ENCODING;
     use crate::codec::{fast, frame};
 
     #[test]

@@ -142,6 +142,8 @@ struct Link {
     consumer_tags: u64,
     /// Channels with confirms to tell at the end of the turn.
     confirming: Vec<u16>,
+    /// Properties of a message that came by another protocol, see [`delivery::translate`].
+    translated: Vec<u8>,
 }
 
 /// What the client says it can do, as far as that matters.
@@ -230,6 +232,7 @@ impl Connection {
                 counters: Counters::default(),
                 consumer_tags: 0,
                 confirming: Vec::new(),
+                translated: Vec::new(),
                 config,
             },
         }
