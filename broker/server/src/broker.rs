@@ -8,11 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fulmar_amqp_0_9_1::connection::Config as AmqpConfig;
 use fulmar_core::mesh::{MeshEnd, Wake};
 use fulmar_core::shard::{Envelope, mesh_for};
 use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
 use fulmar_policy::{Authority, UsersError};
+use fulmar_protocol::Config as ProtocolConfig;
 use fulmar_transport::{AnyTransport, Config as TransportConfig, IoChoice, Transport, Waker, open};
 
 use crate::affinity::{self, Affinity};
@@ -453,7 +453,7 @@ fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
     let shards = settings.shard_count();
     let mechanisms = authority.mechanisms().into_iter().map(|mechanism| mechanism.name().to_string());
     WorkerConfig {
-        amqp: Arc::new(AmqpConfig {
+        protocol: Arc::new(ProtocolConfig {
             product: "Fulmar".to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             cluster_name: "fulmar".to_string(),

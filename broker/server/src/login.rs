@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use fulmar_amqp_0_9_1::connection::Login;
 use fulmar_policy::Authority;
+use fulmar_protocol::Login;
 use fulmar_transport::{ConnId, Waker};
 
 use crate::worker::{Authenticator, Note};

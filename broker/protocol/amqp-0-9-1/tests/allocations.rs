@@ -5,10 +5,11 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use fulmar_amqp_0_9_1::codec::{Method, Properties, TableRef, fast, frame};
-use fulmar_amqp_0_9_1::connection::{Action, Config, Connection, Context};
+use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_protocol::{Action, Config, Connection as _, Context};
 
 struct Counting;
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use fulmar_amqp_0_9_1::connection::{Connection, Context};
+use fulmar_protocol::Context;
 use fulmar_transport::{Close, CloseReason, ConnId, RecvBuf, Transport};
 
 use super::slot::{Slot, State};
@@ -34,7 +34,7 @@ impl<T: Transport> Worker<T> {
             self.slots[index].state = State::Closing;
             return self.transport.close(conn, Close::Abort);
         }
-        self.arm(index, self.now_ns + self.config.amqp.handshake_timeout_ms * MS);
+        self.arm(index, self.now_ns + self.config.protocol.handshake_timeout_ms * MS);
     }
 
     /// Collects the first bytes of a connection until its protocol is known.
@@ -48,14 +48,17 @@ impl<T: Transport> Worker<T> {
         *len += taken as u8;
         match detect(&seen[..before + taken]) {
             Verdict::More => {}
-            Verdict::Speak { protocol: Protocol::Amqp091, header_bytes } => {
+            Verdict::Speak { protocol, header_bytes } => {
                 let name = format!("{peer} -> {local}");
                 let out = &mut self.scratch;
                 let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
                 let loopback = peer.ip().to_canonical().is_loopback();
-                let config = self.config.amqp.clone();
-                let connection = Connection::new(config, &mut cx, conn.index, loopback, name);
-                *state = State::Amqp091(Box::new(connection));
+                let config = self.config.protocol.clone();
+                *state = State::Speaking(match protocol {
+                    Protocol::Amqp091 => Box::new(fulmar_amqp_0_9_1::connection::Connection::new(
+                        config, &mut cx, conn.index, loopback, name,
+                    )),
+                });
                 self.feed_received(index, buf, header_bytes - before);
             }
             Verdict::Refuse { what, answer } => {
@@ -83,7 +86,7 @@ impl<T: Transport> Worker<T> {
         if let CloseReason::Error(_) = reason {
             self.counters.resets.add(1);
         }
-        if let State::Amqp091(mut connection) = state {
+        if let State::Speaking(mut connection) = state {
             log::debug!("{peer}: connection lost without a close: {reason:?}");
             self.counters.add_connection(connection.counters());
             connection.closed(&mut self.shard);

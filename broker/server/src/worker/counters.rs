@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fulmar_amqp_0_9_1::connection::Counters as ConnectionCounters;
+use fulmar_protocol::Counters as ConnectionCounters;
 
 /// A number that only its shard's thread changes.
 #[derive(Debug, Default)]
@@ -114,7 +114,7 @@ counters! {
 }
 
 impl Counters {
-    /// Adds what was counted on an AMQP 0-9-1 connection that has ended.
+    /// Adds what was counted on a connection that has ended.
     pub(super) fn add_connection(&self, connection: &ConnectionCounters) {
         self.published.add(connection.published);
         self.channel_faults.add(connection.channel_faults);

@@ -1,6 +1,6 @@
 //! What follows from a turn for the connections that it touched: answers, actions, deadlines, and who is read on.
 
-use fulmar_amqp_0_9_1::connection::{Action, Context};
+use fulmar_protocol::{Action, Context};
 use fulmar_transport::{Close, ConnId, Transport};
 
 use super::Worker;
@@ -17,7 +17,7 @@ impl<T: Transport> Worker<T> {
     pub(super) fn drained(&mut self, conn: ConnId) {
         let index = conn.index as usize;
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.conn == conn) else { return };
-        if let State::Amqp091(connection) = &slot.state {
+        if let State::Speaking(connection) = &slot.state {
             if std::mem::take(&mut slot.unwritable) {
                 self.shard.set_writable(connection.id(), true);
             }
@@ -35,7 +35,7 @@ impl<T: Transport> Worker<T> {
             }
             slot.armed_ns = NEVER;
             match slot.state {
-                State::Amqp091(_) => self.tick(index),
+                State::Speaking(_) => self.tick(index),
                 State::Detecting { .. } => {
                     self.counters.handshake_timeouts.add(1);
                     let peer = slot.peer;
@@ -50,7 +50,7 @@ impl<T: Transport> Worker<T> {
 
     /// Lets a connection see the time, and asks when to be called again.
     fn tick(&mut self, index: usize) {
-        let next_ns = self.with_amqp(index, |connection, cx| connection.tick(cx)).flatten();
+        let next_ns = self.with_connection(index, |connection, cx| connection.tick(cx)).flatten();
         if let Some(next_ns) = next_ns {
             self.arm(index, next_ns);
         }
@@ -80,13 +80,13 @@ impl<T: Transport> Worker<T> {
     fn finish(&mut self, index: usize) {
         loop {
             self.feed_kept(index);
-            self.with_amqp(index, |connection, cx| connection.end_of_turn(cx));
-            let State::Amqp091(connection) = &mut self.slots[index].state else { return };
+            self.with_connection(index, |connection, cx| connection.end_of_turn(cx));
+            let State::Speaking(connection) = &mut self.slots[index].state else { return };
             let Some(action) = connection.next_action() else { break };
             self.act(index, action);
         }
         let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &slot.state else { return };
+        let State::Speaking(connection) = &slot.state else { return };
         let open = connection.is_open();
         if !open || !slot.was_open {
             // While it opens or closes, a connection's next deadline may come nearer with everything it receives.
@@ -119,7 +119,7 @@ impl<T: Transport> Worker<T> {
     /// Gives back everything that a connection holds and closes its socket.
     pub(super) fn end(&mut self, index: usize, how: Close) {
         let slot = &mut self.slots[index];
-        if let State::Amqp091(mut connection) = std::mem::replace(&mut slot.state, State::Closing) {
+        if let State::Speaking(mut connection) = std::mem::replace(&mut slot.state, State::Closing) {
             self.counters.add_connection(connection.counters());
             connection.closed(&mut self.shard);
         }
@@ -130,7 +130,7 @@ impl<T: Transport> Worker<T> {
     /// Decides whether the connection can take deliveries, and whether its peer is read.
     fn regulate(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &mut slot.state else { return };
+        let State::Speaking(connection) = &mut slot.state else { return };
         let pending_bytes = self.transport.pending_bytes(slot.conn);
         if pending_bytes > self.config.high_water_bytes && !slot.unwritable {
             slot.unwritable = true;
@@ -180,7 +180,7 @@ impl<T: Transport> Worker<T> {
             let slot = &mut self.slots[index as usize];
             slot.held = false;
             if std::mem::take(&mut slot.blocked) {
-                self.with_amqp(index as usize, |connection, cx| connection.set_blocked(cx, None));
+                self.with_connection(index as usize, |connection, cx| connection.set_blocked(cx, None));
             }
             self.touch(index as usize);
         }

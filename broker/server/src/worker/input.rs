@@ -1,6 +1,6 @@
 //! The way of received bytes to their connection.
 
-use fulmar_amqp_0_9_1::connection::{Connection, Context};
+use fulmar_protocol::{Connection, Context};
 use fulmar_transport::{ConnId, RecvBuf, Transport};
 
 use super::Worker;
@@ -28,11 +28,11 @@ impl<T: Transport> Worker<T> {
     /// Gives a connection the bytes of a received buffer after the first `skip`.
     pub(super) fn feed_received(&mut self, index: usize, buf: &RecvBuf, skip: usize) {
         let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &mut slot.state else { return };
+        let State::Speaking(connection) = &mut slot.state else { return };
         let out = &mut self.scratch;
         let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
         let input = &self.transport.bytes(buf)[skip..];
-        feed(connection, &mut cx, &mut slot.carry, &mut self.pool, input);
+        feed(connection.as_mut(), &mut cx, &mut slot.carry, &mut self.pool, input);
         slot.waiting = connection.is_parked() && !slot.carry.is_empty();
         let conn = slot.conn;
         self.send_scratch(conn);
@@ -42,7 +42,7 @@ impl<T: Transport> Worker<T> {
     /// Gives a connection that is no longer parked the input that was kept for it meanwhile.
     pub(super) fn feed_kept(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        let State::Amqp091(connection) = &mut slot.state else { return };
+        let State::Speaking(connection) = &mut slot.state else { return };
         if !slot.waiting || connection.is_parked() {
             return;
         }
@@ -58,7 +58,7 @@ impl<T: Transport> Worker<T> {
 
 /// Gives a connection input, after what was left over before; keeps what it does not take.
 fn feed(
-    connection: &mut Connection,
+    connection: &mut dyn Connection,
     cx: &mut Context<'_>,
     carry: &mut Carry,
     pool: &mut CarryPool,

@@ -24,10 +24,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use fulmar_amqp_0_9_1::connection::{Config as AmqpConfig, Connection, Context, Login};
 use fulmar_core::shard::Delivery;
 use fulmar_core::timers::Timers;
 use fulmar_core::{Clock, Output, Shard};
+use fulmar_protocol::{Config as ProtocolConfig, Connection, Context, Login};
 use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
 
 pub use counters::{Counter, Counters, Stats};
@@ -44,8 +44,8 @@ const MS: u64 = 1_000_000;
 /// What a worker is made with, besides its transport and its shard.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// For AMQP 0-9-1 connections.
-    pub amqp: Arc<AmqpConfig>,
+    /// What connections are offered.
+    pub protocol: Arc<ProtocolConfig>,
     /// Written but unsent bytes above which a connection gets no more deliveries; that of the transport.
     pub high_water_bytes: usize,
     /// Bytes of messages held above which publishers are told that memory is short.
@@ -264,7 +264,7 @@ impl<T: Transport> Worker<T> {
         if result.is_err() {
             self.counters.refused_logins.add(1);
         }
-        self.with_amqp(index, |connection, cx| connection.authenticated(cx, result));
+        self.with_connection(index, |connection, cx| connection.authenticated(cx, result));
     }
 
     /// Hands an output of the shard to its connection; with a delivery, those that follow it to the same channel.
@@ -276,7 +276,7 @@ impl<T: Transport> Worker<T> {
             | Output::ConsumerCancelled { owner, .. } => *owner,
         };
         let index = owner as usize;
-        let Some(Slot { conn, state: State::Amqp091(connection), .. }) = self.slots.get_mut(index) else {
+        let Some(Slot { conn, state: State::Speaking(connection), .. }) = self.slots.get_mut(index) else {
             debug_assert!(false, "the shard told something to a connection that is closed");
             return;
         };
@@ -292,15 +292,16 @@ impl<T: Transport> Worker<T> {
     }
 
     /// Calls the connection in a slot, if there is one, sends what it writes, and marks it as touched.
-    fn with_amqp<R>(
+    fn with_connection<R>(
         &mut self,
         index: usize,
-        call: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
+        call: impl FnOnce(&mut dyn Connection, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let slot = self.slots.get_mut(index)?;
-        let State::Amqp091(connection) = &mut slot.state else { return None };
+        let State::Speaking(connection) = &mut slot.state else { return None };
         let out = &mut self.scratch;
-        let result = call(connection, &mut Context { shard: &mut self.shard, out, now_ns: self.now_ns });
+        let result =
+            call(connection.as_mut(), &mut Context { shard: &mut self.shard, out, now_ns: self.now_ns });
         let conn = slot.conn;
         self.send_scratch(conn);
         self.touch(index);

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use fulmar_amqp_0_9_1::connection::Connection;
+use fulmar_protocol::Connection;
 use fulmar_transport::ConnId;
 
 use super::carry::Carry;
@@ -52,8 +52,8 @@ pub enum State {
         /// How many.
         len: u8,
     },
-    /// It speaks AMQP 0-9-1.
-    Amqp091(Box<Connection>),
+    /// It speaks a protocol.
+    Speaking(Box<dyn Connection>),
     /// It is being closed from this side; nothing is left but the socket.
     Closing,
 }

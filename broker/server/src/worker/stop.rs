@@ -1,12 +1,11 @@
 //! How a shard stops: it finishes what was accepted, tells its clients, waits for their answers, all within a limit.
 
+use fulmar_protocol::CONNECTION_FORCED;
 use fulmar_transport::{Close, Transport};
 
 use super::slot::State;
 use super::{MS, Progress, Worker};
 
-/// `CONNECTION_FORCED`: what a stopping broker tells its clients.
-const CONNECTION_FORCED: u16 = 320;
 /// Longest time spent on finishing what was accepted before the clients are told.
 const DRAIN_NS: u64 = 200_000_000;
 
@@ -48,7 +47,7 @@ impl<T: Transport> Worker<T> {
         for index in 0..self.slots.len() {
             self.slots[index].held = false;
             match self.slots[index].state {
-                State::Amqp091(_) => self.touch(index),
+                State::Speaking(_) => self.touch(index),
                 State::Detecting { .. } => self.end(index, Close::Abort),
                 State::Free | State::Closing => {}
             }
@@ -85,14 +84,14 @@ impl<T: Transport> Worker<T> {
         !self.shard.has_work()
             && self.dirty.is_empty()
             && self.slots.iter().all(|slot| match &slot.state {
-                State::Amqp091(connection) => !connection.is_parked(),
+                State::Speaking(connection) => !connection.is_parked(),
                 _ => true,
             })
     }
 
     fn tell_stop(&mut self) {
         for index in 0..self.slots.len() {
-            self.with_amqp(index, |connection, cx| {
+            self.with_connection(index, |connection, cx| {
                 connection.shut_down(cx, CONNECTION_FORCED, "broker shutting down");
             });
         }

@@ -45,7 +45,7 @@ impl House {
             ShardConfig { id: ShardId(0), shards: 1, limits, vhosts: vec![Name::from("/")], seed: 7 };
         let settings = Settings::in_process();
         let config = WorkerConfig {
-            amqp: Arc::new(AmqpConfig {
+            protocol: Arc::new(ProtocolConfig {
                 product: "Fulmar".into(),
                 version: "0".into(),
                 cluster_name: "fulmar".into(),

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
-use fulmar_amqp_0_9_1::connection::{Config as AmqpConfig, Login};
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_protocol::{Config as ProtocolConfig, Login};
 use fulmar_server::worker::{Authenticator, Counters, Note, Progress, Worker, WorkerConfig};
 use fulmar_transport::sim::{Network, Random, SimTransport};
 use fulmar_transport::{Config, ConnId, IdleStrategy, Transport, Waker};
@@ -70,7 +70,7 @@ impl Broker {
                     seed: seed ^ index as u64,
                 };
                 let worker = WorkerConfig {
-                    amqp: Arc::new(amqp(limits.max_message_bytes)),
+                    protocol: Arc::new(amqp(limits.max_message_bytes)),
                     high_water_bytes: config.high_water_bytes,
                     memory_bytes: limits.memory_bytes,
                     max_connections: 1000,
@@ -147,8 +147,8 @@ impl Broker {
     }
 }
 
-fn amqp(max_message_bytes: u64) -> AmqpConfig {
-    AmqpConfig {
+fn amqp(max_message_bytes: u64) -> ProtocolConfig {
+    ProtocolConfig {
         product: "Fulmar".into(),
         version: "0".into(),
         cluster_name: "simulation".into(),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use fulmar_amqp_0_9_1::codec::method::class;
 use fulmar_amqp_0_9_1::codec::{ContentHeader, Frame, FrameKind, Method, Properties, TableRef, frame};
-use fulmar_amqp_0_9_1::connection::{Action, Config, Connection, Context};
+use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId, mesh_for};
+use fulmar_protocol::{Action, Config, Connection as _, Context};
 
 const FRAME_MAX_BYTES: u32 = 4096;
 const MAX_BODY_BYTES: u64 = 8192;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use fulmar_core::{Name, Table, Value};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Login};
 
 use super::channel::Channel;
 use super::errors::Exception;
-use super::{Action, Capabilities, Config, Connection, Context, Login, Phase};
+use super::{Capabilities, Connection, Phase};
 use crate::codec::frame::MIN_FRAME_MAX_BYTES;
 use crate::codec::table::encode_table;
 use crate::codec::{CodecError, Frame, FrameKind, Method, TableRef, reply_code as code};
@@ -192,7 +193,7 @@ impl Connection {
         let exception = Exception::new(code::ACCESS_REFUSED, text);
         let reason = format!("{mechanism} login of user '{user}' refused: {why}");
         self.link.counters.connection_faults += 1;
-        self.link.counters.fault(exception.code);
+        self.link.counters.faults.count(exception.code);
         if self.link.capabilities.authentication_failure_close {
             self.send_close(cx, &exception, (0, 0), true);
             self.close_reason = Some((reason, true));

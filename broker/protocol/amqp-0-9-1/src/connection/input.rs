@@ -1,7 +1,9 @@
 //! From bytes to frames: whole ones, and body frames that are taken in as they arrive.
 
+use fulmar_protocol::{Connection as _, Context};
+
 use super::errors::Exception;
-use super::{Connection, Context, Env, Phase};
+use super::{Connection, Env, Phase};
 use crate::codec::{Frame, FrameError, FrameKind, frame, reply_code as code};
 
 /// A body frame that is taken in as it arrives, so that a large one need not be kept until it is whole.

@@ -28,85 +28,16 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Counters, Login};
 
 use crate::codec::{Method, frame, reply_code as code};
 use channel::{Channel, Flow};
 use errors::Exception;
-pub use errors::{Counters, Faults};
 use input::PartialBody;
 use last::LastPublish;
 
 /// How long a peer may take to answer `connection.close`.
 const CLOSE_TIMEOUT_NS: u64 = 10_000_000_000;
-
-/// What a connection needs for one call.
-pub struct Context<'a> {
-    /// The shard on which the connection lives.
-    pub shard: &'a mut Shard,
-    /// Where to append what the peer shall be sent.
-    pub out: &'a mut Vec<u8>,
-    /// The monotonic clock, in nanoseconds.
-    pub now_ns: u64,
-}
-
-/// What the broker offers and requires; the same for every connection of a listener.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Product name and version, told in the server properties.
-    pub product: String,
-    /// Version, told in the server properties.
-    pub version: String,
-    /// Cluster name, told in the server properties.
-    pub cluster_name: String,
-    /// Offered maximum frame size in bytes, frame header and end octet included.
-    pub frame_max_bytes: u32,
-    /// Offered maximum channel number.
-    pub channel_max: u16,
-    /// Offered heartbeat in seconds; 0 for none.
-    pub heartbeat_s: u16,
-    /// How long a peer may take from connecting to `connection.open`, in milliseconds.
-    pub handshake_timeout_ms: u64,
-    /// SASL mechanisms offered, in order of preference.
-    pub mechanisms: Vec<String>,
-    /// Most consumers a channel may have.
-    pub max_consumers_per_channel: u32,
-    /// Largest message body, in bytes.
-    pub max_message_bytes: u64,
-}
-
-/// A login to be checked by the caller, who answers with [`Connection::authenticated`]; checking may take long, so it
-/// is not done here.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// `PLAIN`, `AMQPLAIN`, `ANONYMOUS`, …
-    pub mechanism: String,
-    /// User name; empty for mechanisms without one.
-    pub user: String,
-    /// Password; empty for mechanisms without one.
-    pub password: Vec<u8>,
-    /// Whether the peer is on this host.
-    pub loopback: bool,
-}
-
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Login {{ mechanism: {:?}, user: {:?}, .. }}", self.mechanism, self.user)
-    }
-}
-
-/// What the connection wants its caller to do.
-#[derive(Debug)]
-pub enum Action {
-    /// Check a login.
-    Authenticate(Box<Login>),
-    /// Close the socket once the output is sent. The reason is for the log; `error` says whether it is a fault.
-    Close {
-        /// One line.
-        reason: String,
-        /// A fault of the peer, rather than an orderly end.
-        error: bool,
-    },
-}
 
 /// Where the connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,58 +168,43 @@ impl Connection {
             },
         }
     }
+}
 
-    /// The connection as its shard knows it.
-    pub fn id(&self) -> ConnectionId {
+impl fulmar_protocol::Connection for Connection {
+    fn id(&self) -> ConnectionId {
         self.link.id
     }
 
-    /// `peer -> local`, as given.
-    pub fn name(&self) -> &str {
+    fn name(&self) -> &str {
         &self.name
     }
 
-    /// Who has logged in; empty before.
-    pub fn user(&self) -> &str {
+    fn user(&self) -> &str {
         &self.link.user
     }
 
-    /// The virtual host; empty before it is chosen.
-    pub fn vhost(&self) -> &str {
+    fn vhost(&self) -> &str {
         &self.link.vhost_name
     }
 
-    /// What happened so far.
-    pub fn counters(&self) -> &Counters {
+    fn counters(&self) -> &Counters {
         &self.link.counters
     }
 
-    /// Whether the handshake is over: `connection.open-ok` was written.
-    pub fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
-    /// The caller has stopped reading the peer, or goes on: silence of a peer that is not read is no fault of it.
-    pub fn set_reading(&mut self, now_ns: u64, reading: bool) {
-        self.reading = reading;
-        self.last_heard_ns = now_ns;
+    fn is_parked(&self) -> bool {
+        self.parked.is_some() || self.phase == Phase::Authenticating
     }
 
-    /// Takes frames from `input` and returns how many bytes it took. Fewer than given: the rest is an incomplete
-    /// frame, or the connection is parked, waiting for a login or closing; the caller keeps it and gives it again with
-    /// what follows. After [`Action::Close`] all input is taken and ignored.
-    pub fn receive(&mut self, cx: &mut Context<'_>, input: &[u8]) -> usize {
+    fn receive(&mut self, cx: &mut Context<'_>, input: &[u8]) -> usize {
         self.last_heard_ns = cx.now_ns;
         self.take(cx, input)
     }
 
-    /// Whether input has to wait for an output of the shard or for a login.
-    pub fn is_parked(&self) -> bool {
-        self.parked.is_some() || self.phase == Phase::Authenticating
-    }
-
-    /// An output of the shard for this connection. Takes over the message in it.
-    pub fn output(&mut self, cx: &mut Context<'_>, output: Output) {
+    fn output(&mut self, cx: &mut Context<'_>, output: Output) {
         let number = match &output {
             Output::Delivery(delivery) => {
                 self.deliver(cx, *delivery);
@@ -326,9 +242,7 @@ impl Connection {
         self.finish(cx, number, result);
     }
 
-    /// A delivery of the shard, and those to the same channel that follow it in the shard's line. Takes over the
-    /// messages in them. Returns how many.
-    pub fn deliver(&mut self, cx: &mut Context<'_>, first: Delivery) -> u64 {
+    fn deliver(&mut self, cx: &mut Context<'_>, first: Delivery) -> u64 {
         let channel = match self.channels.get_mut(usize::from(first.channel)) {
             Some(Some(channel)) if !channel.closing => channel,
             _ => {
@@ -348,14 +262,11 @@ impl Connection {
         count
     }
 
-    /// The answer to [`Action::Authenticate`]: the user's name, or why not (for the log; the peer learns only that it
-    /// was refused).
-    pub fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
+    fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
         self.login_checked(cx, result);
     }
 
-    /// End of a turn in which this connection was called: writes what was collected (confirms).
-    pub fn end_of_turn(&mut self, cx: &mut Context<'_>) {
+    fn end_of_turn(&mut self, cx: &mut Context<'_>) {
         let mut confirming = std::mem::take(&mut self.link.confirming);
         for number in confirming.drain(..) {
             if let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) {
@@ -366,8 +277,7 @@ impl Connection {
         self.link.confirming = confirming;
     }
 
-    /// Time passes: heartbeats out, silence of the peer noticed, handshake time-out. Returns when to be called next.
-    pub fn tick(&mut self, cx: &mut Context<'_>) -> Option<u64> {
+    fn tick(&mut self, cx: &mut Context<'_>) -> Option<u64> {
         if self.deadline_ns.is_some_and(|deadline| cx.now_ns >= deadline) {
             self.deadline_ns = None;
             self.link.counters.faults.timeout += 1;
@@ -388,9 +298,12 @@ impl Connection {
         }
     }
 
-    /// Tells a publishing peer that the broker is short of `reason` (`connection.blocked`), or `None` that it no
-    /// longer is, if the peer can be told.
-    pub fn set_blocked(&mut self, cx: &mut Context<'_>, reason: Option<&str>) {
+    fn set_reading(&mut self, now_ns: u64, reading: bool) {
+        self.reading = reading;
+        self.last_heard_ns = now_ns;
+    }
+
+    fn set_blocked(&mut self, cx: &mut Context<'_>, reason: Option<&str>) {
         if self.phase != Phase::Open || self.blocked == reason.is_some() {
             return;
         }
@@ -404,14 +317,7 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has published anything.
-    pub fn is_publisher(&self) -> bool {
-        self.link.counters.published > 0
-    }
-
-    /// Starts an orderly close by the broker: `connection.close` with this code and text. [`Action::Close`] follows
-    /// with the peer's answer or its time-out.
-    pub fn shut_down(&mut self, cx: &mut Context<'_>, code: u16, text: &str) {
+    fn shut_down(&mut self, cx: &mut Context<'_>, code: u16, text: &str) {
         match self.phase {
             Phase::Closing | Phase::Closed => {}
             Phase::Open | Phase::Opening => {
@@ -422,17 +328,17 @@ impl Connection {
         }
     }
 
-    /// What the caller has to do next, if anything. To be asked after every call.
-    pub fn next_action(&mut self) -> Option<Action> {
+    fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// The socket is gone: gives back everything (unsettled messages to their queues, sessions, exclusive queues).
-    pub fn closed(&mut self, shard: &mut Shard) {
+    fn closed(&mut self, shard: &mut Shard) {
         self.phase = Phase::Closed;
         self.release(shard);
     }
+}
 
+impl Connection {
     /// What follows from a channel's step.
     fn finish(&mut self, cx: &mut Context<'_>, number: u16, result: Result<Flow, Exception>) {
         match result {
@@ -453,7 +359,7 @@ impl Connection {
             return self.fail(cx, exception, (class_id, method_id));
         }
         self.link.counters.channel_faults += 1;
-        self.link.counters.fault(exception.code);
+        self.link.counters.faults.count(exception.code);
         channel.flush_confirms(cx.out);
         channel.release(cx.shard);
         channel.closing = true;
@@ -470,7 +376,7 @@ impl Connection {
     /// Ends the connection because of a fault of the peer.
     fn fail(&mut self, cx: &mut Context<'_>, exception: &Exception, method: (u16, u16)) {
         self.link.counters.connection_faults += 1;
-        self.link.counters.fault(exception.code);
+        self.link.counters.faults.count(exception.code);
         match self.phase {
             // A peer that has not logged in is told nothing.
             Phase::Starting | Phase::Authenticating => self.close(cx.shard, exception.reply_text(), true),

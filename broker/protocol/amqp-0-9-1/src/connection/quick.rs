@@ -3,12 +3,13 @@
 
 use fulmar_core::message::MessageHeader;
 use fulmar_core::shard::Settlement;
+use fulmar_protocol::Context;
 
 use super::channel::{Flow, Mode};
 use super::consume::REPLY_QUEUE;
 use super::last::{LastPublish, MOST_BYTES};
 use super::publish::check_properties;
-use super::{Connection, Context, Env};
+use super::{Connection, Env};
 use crate::codec::FrameKind;
 use crate::codec::frame::{END, HEAD_BYTES, OVERHEAD_BYTES};
 use crate::codec::properties::{EMPTY, ENCODING, scan};

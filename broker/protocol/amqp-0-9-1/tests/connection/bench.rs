@@ -7,10 +7,11 @@ use fulmar_amqp_0_9_1::codec::table::encode_table;
 use fulmar_amqp_0_9_1::codec::{
     ContentHeader, FrameKind, Method, Properties, TableRef, fast, frame, frame::Frame,
 };
-use fulmar_amqp_0_9_1::connection::{Action, Config, Connection, Context, Login};
+use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Output, Shard, ShardConfig, ShardId, Table, Value};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Login};
 
 /// Where things live, and how input arrives.
 #[derive(Clone, Copy, Debug)]

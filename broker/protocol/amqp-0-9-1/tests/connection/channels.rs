@@ -1,6 +1,7 @@
 //! Channels: opening, closing, flow.
 
 use fulmar_amqp_0_9_1::codec::{FrameKind, Method, TableRef};
+use fulmar_protocol::Connection as _;
 
 use crate::bench::{World, each, publication, raw_frame};
 

@@ -1,6 +1,7 @@
 //! Input that no client should send.
 
 use fulmar_amqp_0_9_1::codec::{ContentHeader, FrameKind, Method, Properties, TableRef, fast};
+use fulmar_protocol::Connection as _;
 
 use crate::bench::{World, each, publication, raw_frame};
 

@@ -2,6 +2,7 @@
 
 use fulmar_amqp_0_9_1::codec::{FrameKind, Method, TableRef, frame};
 use fulmar_core::Value;
+use fulmar_protocol::Connection as _;
 
 use crate::bench::{Setup, World, each, encoded, raw_frame, table, text};
 

@@ -2,6 +2,7 @@
 
 use fulmar_amqp_0_9_1::codec::{Method, Properties, TableRef};
 use fulmar_core::Value;
+use fulmar_protocol::Connection as _;
 
 use crate::bench::{Flags, World, each, encoded, publication, table, text};
 

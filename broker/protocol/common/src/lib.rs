@@ -1,0 +1,137 @@
+//! What Fulmar's protocols have in common: how the server side of a connection is driven, what it asks of its caller,
+//! and what it counts. Each protocol is a crate with an implementation of [`Connection`]; none of them performs I/O.
+
+mod counters;
+mod login;
+
+use fulmar_core::shard::Delivery;
+use fulmar_core::{ConnectionId, Output, Shard};
+
+pub use counters::{Counters, Faults};
+pub use login::Login;
+
+/// `connection-forced`: what a broker that stops tells the clients of every version of AMQP before 1.0.
+pub const CONNECTION_FORCED: u16 = 320;
+
+/// What a connection needs for one call.
+pub struct Context<'a> {
+    /// The shard on which the connection lives.
+    pub shard: &'a mut Shard,
+    /// Where to append what the peer shall be sent.
+    pub out: &'a mut Vec<u8>,
+    /// The monotonic clock, in nanoseconds.
+    pub now_ns: u64,
+}
+
+/// What the broker offers and requires; the same for every connection of a listener.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Product name and version, told in the server properties.
+    pub product: String,
+    /// Version, told in the server properties.
+    pub version: String,
+    /// Cluster name, told in the server properties.
+    pub cluster_name: String,
+    /// Offered maximum frame size in bytes, frame header and end octet included.
+    pub frame_max_bytes: u32,
+    /// Offered maximum channel number.
+    pub channel_max: u16,
+    /// Offered heartbeat in seconds; 0 for none.
+    pub heartbeat_s: u16,
+    /// How long a peer may take from connecting to the end of the handshake, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// SASL mechanisms offered, in order of preference.
+    pub mechanisms: Vec<String>,
+    /// Most consumers that a channel or session may have.
+    pub max_consumers_per_channel: u32,
+    /// Largest message body, in bytes.
+    pub max_message_bytes: u64,
+}
+
+/// What a connection wants its caller to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Check a login.
+    Authenticate(Box<Login>),
+    /// Close the socket once the output is sent. The reason is for the log; `error` says whether it is a fault.
+    Close {
+        /// One line.
+        reason: String,
+        /// A fault of the peer, rather than an orderly end.
+        error: bool,
+    },
+}
+
+/// The server side of one connection, after its protocol was recognised.
+///
+/// 1. Every call takes as much input as it is given and returns; one connection never blocks another.
+/// 2. While the answer to a request is outstanding the connection is *parked*: it takes no more input, so that order
+///    within a session holds with queues on any shard.
+/// 3. A peer's fault ends a session or the connection as the protocol specifies, never the process.
+pub trait Connection {
+    /// The connection as its shard knows it.
+    fn id(&self) -> ConnectionId;
+
+    /// `peer -> local`, as given.
+    fn name(&self) -> &str;
+
+    /// Who has logged in; empty before.
+    fn user(&self) -> &str;
+
+    /// The virtual host; empty before it is chosen.
+    fn vhost(&self) -> &str;
+
+    /// What happened so far.
+    fn counters(&self) -> &Counters;
+
+    /// Whether the handshake is over and no close has begun.
+    fn is_open(&self) -> bool;
+
+    /// Whether input has to wait for an output of the shard or for a login.
+    fn is_parked(&self) -> bool;
+
+    /// Whether the peer has published anything.
+    fn is_publisher(&self) -> bool {
+        self.counters().published > 0
+    }
+
+    /// Takes frames from `input` and returns how many bytes it took. Fewer than given: the rest is an incomplete
+    /// frame, or the connection is parked, waiting for a login or closing; the caller keeps it and gives it again with
+    /// what follows. After [`Action::Close`] all input is taken and ignored.
+    fn receive(&mut self, cx: &mut Context<'_>, input: &[u8]) -> usize;
+
+    /// An output of the shard for this connection. Takes over the message in it.
+    fn output(&mut self, cx: &mut Context<'_>, output: Output);
+
+    /// A delivery of the shard, and those to the same channel that follow it in the shard's line. Takes over the
+    /// messages in them. Returns how many.
+    fn deliver(&mut self, cx: &mut Context<'_>, first: Delivery) -> u64;
+
+    /// The answer to [`Action::Authenticate`]: the user's name, or why not (for the log; the peer learns only that it
+    /// was refused).
+    fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>);
+
+    /// End of a turn in which this connection was called: writes what was collected.
+    fn end_of_turn(&mut self, cx: &mut Context<'_>);
+
+    /// Time passes: heartbeats out, silence of the peer noticed, handshake time-out. Returns when to be called next, on
+    /// the monotonic clock.
+    fn tick(&mut self, cx: &mut Context<'_>) -> Option<u64>;
+
+    /// The caller has stopped reading the peer, or goes on: silence of a peer that is not read is no fault of it.
+    fn set_reading(&mut self, now_ns: u64, reading: bool);
+
+    /// Tells a publishing peer that the broker is short of `reason`, or `None` that it no longer is, if the peer can be
+    /// told.
+    fn set_blocked(&mut self, cx: &mut Context<'_>, reason: Option<&str>);
+
+    /// Starts an orderly close by the broker with this code and text. [`Action::Close`] follows with the peer's answer or
+    /// its time-out.
+    fn shut_down(&mut self, cx: &mut Context<'_>, code: u16, text: &str);
+
+    /// What the caller has to do next, if anything. To be asked after every call.
+    fn next_action(&mut self) -> Option<Action>;
+
+    /// The socket is gone: gives back everything (unsettled messages to their queues, sessions, exclusive queues).
+    fn closed(&mut self, shard: &mut Shard);
+}
