@@ -102,6 +102,7 @@ impl Queue {
 
     /// Takes the oldest message of the lowest priority, be it in a client's hands.
     pub(crate) fn displace(&mut self) -> Option<Item> {
+        self.consumers.next_is_another();
         match self.oldest()? {
             Oldest::Ready(_) => self.ready.pop_lowest(),
             Oldest::Held(_, tag) => self.take_back(tag).map(|(item, _)| item),
@@ -122,7 +123,10 @@ impl Queue {
         policy.count_replaced();
         match policy.held_at(replaced) {
             Some(tag) => self.take_back(tag).map(|(item, _)| item),
-            None => self.ready.remove(replaced.0, replaced.1),
+            None => {
+                self.consumers.next_is_another();
+                self.ready.remove(replaced.0, replaced.1)
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod admission;
 mod alerts;
 mod consumers;
+mod fairshare;
 mod flow;
 mod last_value;
 mod limit;
@@ -76,7 +77,7 @@ impl Queue {
             counts_itself && (options.max_length.is_some() || options.max_length_bytes.is_some());
         Queue {
             id: entry.id,
-            ready: Ready::new(options.max_priority.unwrap_or(0)),
+            ready: Ready::new(options.max_priority.unwrap_or(0)).with_shares(options.fairshare.clone()),
             unsettled: UnsettledTable::new(),
             consumers: Consumers::new(options.single_active_consumer),
             next_sequence: 0,
@@ -252,8 +253,7 @@ impl Queue {
     /// Takes everything that waits.
     pub(crate) fn take_ready(&mut self) -> Ready {
         self.consumers.next_is_another();
-        let empty = Ready::new(self.ready.max_priority());
-        std::mem::replace(&mut self.ready, empty)
+        self.ready.take()
     }
 
     /// Takes everything that clients hold.

@@ -4,7 +4,9 @@
 //! costs a search. Whoever looks at them one after the other keeps his own place.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use super::fairshare::{Fairshare, Occupied};
 use crate::MessageId;
 
 /// "Never", as a moment.
@@ -218,7 +220,9 @@ impl Level {
 pub(crate) struct Ready {
     levels: Vec<Level>,
     /// A bit for each level that is not empty; says nothing if there is only one.
-    occupied: [u64; 4],
+    occupied: Occupied,
+    /// Whose turn it is, if not always the highest level's.
+    fairshare: Option<Box<Fairshare>>,
     messages: usize,
     body_bytes: u64,
     /// Messages that expire at some time.
@@ -231,10 +235,23 @@ impl Ready {
         Ready {
             levels: (0..=max_priority).map(|_| Level::default()).collect(),
             occupied: [0; 4],
+            fairshare: None,
             messages: 0,
             body_bytes: 0,
             expiring: 0,
         }
+    }
+
+    /// The same with most messages in a row for each level; 0 for no limit.
+    pub(crate) fn with_shares(mut self, shares: Option<Arc<[u32]>>) -> Self {
+        self.fairshare = shares.map(|shares| Box::new(Fairshare::new(shares)));
+        self
+    }
+
+    /// Takes everything out.
+    pub(crate) fn take(&mut self) -> Self {
+        let empty = Ready { fairshare: self.fairshare.clone(), ..Ready::new(self.max_priority()) };
+        std::mem::replace(self, empty)
     }
 
     /// Highest priority; higher ones count as this one.
@@ -292,7 +309,10 @@ impl Ready {
     }
 
     fn pop_highest(&mut self) -> Option<Item> {
-        let level = self.highest()?;
+        let level = self.next_level()?;
+        if let Some(fairshare) = &mut self.fairshare {
+            fairshare.taken(level);
+        }
         self.pop_from(level)
     }
 
@@ -309,7 +329,7 @@ impl Ready {
     /// The next message in order.
     #[inline]
     pub(crate) fn peek(&self) -> Option<&Item> {
-        self.levels[self.highest()?].head()
+        self.levels[self.next_level()?].head()
     }
 
     /// The oldest message of the lowest priority.
@@ -368,13 +388,17 @@ impl Ready {
         std::iter::from_fn(move || self.pop())
     }
 
+    /// The level of the next message.
     #[inline]
-    fn highest(&self) -> Option<usize> {
+    fn next_level(&self) -> Option<usize> {
         if self.messages == 0 {
             return None;
         }
         if self.levels.len() == 1 {
             return Some(0);
+        }
+        if let Some(fairshare) = &self.fairshare {
+            return fairshare.next(&self.occupied);
         }
         let word = (0..4).rev().find(|&word| self.occupied[word] != 0)?;
         Some(word * 64 + self.occupied[word].ilog2() as usize)

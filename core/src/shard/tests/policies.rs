@@ -201,6 +201,29 @@ fn a_ring_with_priorities_keeps_what_comes_first() {
 }
 
 #[test]
+fn priorities_of_qpid_s_levels_have_their_fair_share() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let mut options = at_home(shards - 1);
+        let arguments = [("qpid.priorities", 4), ("qpid.fairshare", 1), ("qpid.fairshare-3", 2)];
+        let arguments = arguments.iter().map(|&(key, n)| (Name::from(key), Value::I32(n)));
+        options.take_arguments(&Table(arguments.collect())).unwrap();
+        broker.declare(client, "q", options);
+        for (body, priority) in
+            [("a0", 0), ("b3", 3), ("c4", 4), ("d5", 5), ("e6", 6), ("f7", 7), ("g9", 9), ("h3", 3)]
+        {
+            let id = broker.message_with(client, "", "q", body, &[], |header| header.priority = priority);
+            broker.send(client, id);
+        }
+        broker.run();
+        // Levels: up to 3; 4; 5; from 6 on.
+        assert_eq!(contents(&mut broker, client, "q"), ["e6", "f7", "d5", "c4", "a0", "g9", "b3", "h3"]);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
 fn a_queue_may_end_itself() {
     for shards in [1, 2] {
         let mut broker = Broker::new(shards);
