@@ -111,6 +111,7 @@ fn routes(
                     properties: header.as_bytes(),
                     encoding: &OneHeader,
                     has_headers: exchange == "amq.headers",
+                    body: &[],
                     random: 7,
                 };
                 targets.clear();

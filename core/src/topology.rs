@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::exchange::{self, Destination, ExchangeType};
+use crate::exchange::{self, Destination, ExchangeType, is_set};
 use crate::hash::{Map, StableHasher, pick};
 use crate::message::Encoding;
 use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
@@ -129,6 +129,8 @@ pub struct Routable<'a> {
     pub encoding: &'static dyn Encoding,
     /// Whether there are application headers.
     pub has_headers: bool,
+    /// Body.
+    pub body: &'a [u8],
     /// For the random exchange: the caller's randomness.
     pub random: u64,
 }
@@ -157,6 +159,19 @@ struct Vhost {
 struct Exchange {
     entry: Arc<ExchangeEntry>,
     routes: Box<dyn ExchangeType>,
+    keeping: Option<Keeping>,
+}
+
+/// What an exchange keeps from message to message, and on which shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeping {
+    /// Its slot; the same on every replica.
+    pub(crate) slot: u32,
+    pub(crate) home: ShardId,
+    /// It numbers messages.
+    pub(crate) sequence: bool,
+    /// It keeps the last message for new bindings.
+    pub(crate) initial_value: bool,
 }
 
 struct Queue {
@@ -412,7 +427,12 @@ impl Topology {
         }
     }
 
-    /// Where a queue goes that neither asks for a shard nor belongs to a connection.
+    /// What the exchange of that name keeps, if anything.
+    pub(crate) fn keeping(&self, vhost: VhostId, name: &[u8]) -> Option<Keeping> {
+        self.exchange_slot(vhost, name).and_then(|slot| self.exchanges[slot as usize].keeping)
+    }
+
+    /// Where something goes that neither asks for a shard nor belongs to a connection.
     fn home_of(&self, vhost: VhostId, name: &Name) -> ShardId {
         let mut hasher = StableHasher::default();
         hasher.write(self.vhost_name(vhost).as_bytes());
@@ -423,7 +443,15 @@ impl Topology {
 
     fn add_exchange(&mut self, entry: &Arc<ExchangeEntry>) {
         let routes = exchange::make(&entry.options).expect("exchange options were checked when planned");
-        let slot = self.exchanges.insert(Exchange { entry: entry.clone(), routes }) as u32;
+        let slot = self.exchanges.vacant_key() as u32;
+        let arguments = &entry.options.arguments;
+        let (sequence, initial_value) =
+            (is_set(arguments, "qpid.msg_sequence"), is_set(arguments, "qpid.ive"));
+        let keeping = (sequence || initial_value).then(|| {
+            let home = self.home_of(entry.vhost, &entry.name);
+            Keeping { slot, home, sequence, initial_value }
+        });
+        self.exchanges.insert(Exchange { entry: entry.clone(), routes, keeping });
         self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].exchanges;
         let old = names.insert(entry.name.clone(), slot);

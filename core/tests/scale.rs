@@ -76,7 +76,7 @@ impl Encoding for Bare {
 }
 
 fn message(key: &[u8]) -> Routable<'_> {
-    Routable { key, properties: b"", encoding: &Bare, has_headers: false, random: 7 }
+    Routable { key, properties: b"", encoding: &Bare, has_headers: false, body: b"", random: 7 }
 }
 
 fn topology() -> Topology {

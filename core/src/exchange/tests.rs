@@ -110,6 +110,7 @@ fn found(exchange: &dyn ExchangeType, key: &str, headers: &[(&str, Value)], rand
         properties: &properties,
         encoding: &Plain,
         has_headers: !headers.is_empty(),
+        body: &[],
         random,
     };
     let mut found = Vec::new();

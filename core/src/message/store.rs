@@ -1,7 +1,8 @@
 //! The messages of one shard: a slab of counted entries over a pool of buffers.
 
 use super::pool::{BufferPool, suits};
-use super::{Encoding, MessageHeader, MessageId, MessageView};
+use super::{Edit, Encoding, MessageHeader, MessageId, MessageView};
+use crate::topology::Routable;
 use crate::{Limits, ShardId};
 
 /// Most bytes taken for a body on its sender's word alone.
@@ -106,6 +107,12 @@ impl Message {
     #[inline]
     pub(crate) fn has_headers(&self) -> bool {
         self.has_headers
+    }
+
+    /// What it shows to the router; the first one of a batch.
+    pub(crate) fn routable(&self, random: u64) -> Routable<'_> {
+        let MessageView { encoding, routing_key, properties, body, .. } = self.view();
+        Routable { key: routing_key, properties, encoding, has_headers: self.has_headers, body, random }
     }
 }
 
@@ -463,6 +470,17 @@ impl MessageStore {
             ..*message
         };
         self.insert(derived)
+    }
+
+    /// Takes a message over and gives one in its place whose properties are edited.
+    pub(crate) fn edit(&mut self, id: MessageId, edit: &Edit) -> MessageId {
+        let content = self.get(id);
+        let (view, ttl_ms) = (content.view_of(id.part), content.ttl_ms());
+        let properties = view.encoding.edit(view.properties, edit);
+        let (exchange, key) = (view.exchange.to_vec(), view.routing_key.to_vec());
+        let edited = self.derive(id, &exchange, &key, &properties, ttl_ms);
+        self.release(id);
+        edited
     }
 
     /// Takes back an emptied buffer of this shard's pool.

@@ -138,11 +138,14 @@ impl Shard {
                         self.note_owned(*owner, *id);
                     }
                 }
+                Change::ExchangeDeleted(entry) => self.forget_kept(entry),
                 _ => {}
             }
             self.topology.apply(change);
-            if let Change::QueueOwned(id, _) = change {
-                self.take_entry(*id);
+            match change {
+                Change::QueueOwned(id, _) => self.take_entry(*id),
+                Change::Bound(binding) => self.send_initial_value(binding),
+                _ => {}
             }
         }
     }

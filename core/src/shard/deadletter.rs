@@ -95,6 +95,9 @@ impl Shard {
         let letter = self.store.derive(message, exchange.as_bytes(), &key, &properties, None);
         self.store.release(message);
         self.stats.dead_lettered += 1;
+        if self.pass_to_keeper(queue.vhost, exchange.as_bytes(), letter, true) {
+            return;
+        }
 
         let further_keys = if new_key.is_some() { Vec::new() } else { copies };
         let mut targets = self.dead_letter_targets(&queue, letter, Selected::visible(further_keys));
@@ -114,6 +117,9 @@ impl Shard {
 
     /// Hands a message to the queues that an exchange has for its key. Takes it over.
     pub(super) fn reroute(&mut self, vhost: VhostId, exchange: &Name, message: MessageId) {
+        if self.pass_to_keeper(vhost, exchange.as_bytes(), message, false) {
+            return;
+        }
         let mut targets = Vec::new();
         // An exchange that is not there takes nothing.
         let _ = self.route_by_exchange(
@@ -140,7 +146,7 @@ impl Shard {
 
     /// Removes queues that the message has died in before, if it comes back without anybody having rejected it on the
     /// way: it would go round for ever.
-    fn remove_cycles(&self, letter: MessageId, targets: &mut Vec<QueueId>) {
+    pub(super) fn remove_cycles(&self, letter: MessageId, targets: &mut Vec<QueueId>) {
         let view = self.store.view(letter);
         let Some(Value::Array(deaths)) = view.encoding.header(view.properties, b"x-death") else { return };
         targets.retain(|&target| {

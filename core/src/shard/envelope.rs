@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::keeping::Passage;
 use super::transaction::{BranchLetter, RemotePart, TransactionId, Verdict};
 use super::{Settlement, ShardConfig};
 use crate::mesh::{MeshEnd, Wake, mesh};
@@ -151,6 +152,11 @@ pub(super) enum Letter {
         consumer: u32,
         prefetch: u32,
     },
+    /// A message for an exchange at home there.
+    PublishToKeeper {
+        passage: Box<Passage>,
+        message: Message,
+    },
     /// The connection that owned the queue has gone.
     OwnerGone(QueueId),
     ConnectionClosed(ConnectionId),
@@ -192,6 +198,13 @@ pub(super) enum Letter {
         session: SessionId,
         first: u64,
         last: u64,
+        accepted: bool,
+    },
+    /// A publish has been routed by its exchange's home; so many more answers will come.
+    Routed {
+        session: SessionId,
+        sequence: u64,
+        missing: u32,
         accepted: bool,
     },
     /// The connection has taken this many bytes of what came from the receiver.

@@ -3,9 +3,9 @@
 //! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
 //! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
-//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `deadletter`, `requests`
-//! (what sessions ask), `control` (changes to the topology), `transaction`, `remote` and `envelope` (the lanes to other
-//! shards), `outputs` (what waits to be told to connections).
+//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `keeping` (exchanges that
+//! keep something), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `transaction`,
+//! `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told to connections).
 
 mod accounts;
 mod control;
@@ -13,6 +13,7 @@ mod deadletter;
 mod deliver;
 mod envelope;
 mod home;
+mod keeping;
 mod lifetime;
 mod outputs;
 mod policy;
@@ -37,6 +38,7 @@ use deadletter::Dead;
 pub use envelope::{Envelope, mesh_for};
 use envelope::{Letter, Query};
 use home::{Queues, Trash};
+use keeping::Kept;
 use outputs::Outputs;
 pub use policy::Event;
 use policy::Withheld;
@@ -46,6 +48,7 @@ use sessions::{Connection, Session};
 use table::Table;
 use transaction::{Branches, Parts, Round};
 
+use crate::hash::Map;
 use crate::mesh::{Lane, MeshEnd};
 use crate::message::MessageStore;
 use crate::queue::ConsumerKey;
@@ -256,6 +259,8 @@ pub struct Shard {
     events: VecDeque<Event>,
     held_back: Slab<(VhostId, MessageId)>,
     timers: Timers<Due>,
+    /// What exchanges at home here keep, by their slots in the topology.
+    kept: Map<u32, Kept>,
     trash: Vec<Trash>,
     /// Transactions that this shard carries out.
     rounds: Table<Round>,
@@ -322,6 +327,7 @@ impl Shard {
             events: VecDeque::new(),
             held_back: Slab::new(),
             timers: Timers::default(),
+            kept: Map::default(),
             trash: Vec::new(),
             rounds: Table::new(),
             parts: Parts::default(),

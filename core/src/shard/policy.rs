@@ -210,11 +210,7 @@ impl Shard {
                 continue;
             }
             let Withheld { session, sequence, accepted, .. } = self.withheld.remove(slot as usize);
-            if session.shard == self.config.id {
-                self.confirmed(session, sequence, sequence, accepted);
-            } else {
-                self.collect_confirm(session.shard, session, sequence, accepted);
-            }
+            self.confirm_anywhere(session, sequence, accepted);
         }
     }
 

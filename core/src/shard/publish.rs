@@ -7,7 +7,7 @@ use super::sessions::OpenConfirm;
 use super::{Published, Shard};
 use crate::mesh::Lane;
 use crate::message::{Edit, Message, MessageHead, MessageHeader, MessageView};
-use crate::topology::Routable;
+use crate::topology::Keeping;
 use crate::{MessageId, Name, QueueId, Refusal, SessionId, ShardId, Value, VhostId};
 
 /// Name of the type of exchanges that hold messages back.
@@ -20,6 +20,8 @@ pub(super) enum Routed {
     Onward(MessageId),
     /// To be held back, and routed when its time comes.
     HeldBack { delay_ms: u64 },
+    /// To the home of its exchange, which keeps something.
+    Kept(MessageId, Keeping),
 }
 
 impl Shard {
@@ -211,6 +213,9 @@ impl Shard {
                 self.hold_back(vhost, message, delay_ms);
                 Ok(Published::Confirmed)
             }
+            Ok(Routed::Kept(message, keeping)) => {
+                Ok(self.publish_to_keeper(session_id, vhost, message, mandatory, confirm, keeping))
+            }
             Err(refusal) => {
                 self.store.release(message);
                 Err(refusal)
@@ -283,6 +288,10 @@ impl Shard {
 
     /// Routes a message that was held back. Takes it over.
     pub(super) fn publish_held_back(&mut self, vhost: VhostId, message: MessageId) {
+        let exchange = Name::from(self.store.view(message).exchange);
+        if self.pass_to_keeper(vhost, exchange.as_bytes(), message, false) {
+            return;
+        }
         let selected = Selected::of(self.store.get(message));
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
@@ -325,16 +334,9 @@ impl Shard {
     ) -> Result<bool, Refusal> {
         let random = self.random.next();
         let content = self.store.get(message);
-        let view = content.view();
-        let routable = Routable {
-            key: view.routing_key,
-            properties: view.properties,
-            encoding: view.encoding,
-            has_headers: content.has_headers(),
-            random,
-        };
+        let exchange = other.unwrap_or(content.view().exchange);
         let further: Vec<&[u8]> = selected.copies.iter().chain(&selected.blind).map(Name::as_bytes).collect();
-        self.topology.route_keys(vhost, other.unwrap_or(view.exchange), &routable, &further, targets)
+        self.topology.route_keys(vhost, exchange, &content.routable(random), &further, targets)
     }
 
     /// Routes a message that is handed on later. `last` may know the way, and knows it then.
@@ -381,6 +383,9 @@ impl Shard {
             {
                 return Ok(Routed::HeldBack { delay_ms });
             }
+            if let Some(keeping) = self.topology.keeping(vhost, view.exchange) {
+                return Ok(Routed::Kept(message, keeping));
+            }
         }
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
@@ -405,16 +410,9 @@ impl Shard {
         }
     }
 
-    fn without_blind_keys(&mut self, message: MessageId) -> MessageId {
-        let content = self.store.get(message);
-        let view = content.view();
+    pub(super) fn without_blind_keys(&mut self, message: MessageId) -> MessageId {
         let edit = Edit { remove_headers: vec![Name::from("BCC")], ..Edit::default() };
-        let properties = view.encoding.edit(view.properties, &edit);
-        let (exchange, key) = (view.exchange.to_vec(), view.routing_key.to_vec());
-        let ttl_ms = content.ttl_ms();
-        let edited = self.store.derive(message, &exchange, &key, &properties, ttl_ms);
-        self.store.release(message);
-        edited
+        self.store.edit(message, &edit)
     }
 
     /// Routes a message later. Takes it over.
@@ -455,7 +453,7 @@ impl Shard {
     }
 
     /// Hands a message to all queues of a route. Takes it over. What became of it here.
-    fn hand_to_all(
+    pub(super) fn hand_to_all(
         &mut self,
         message: MessageId,
         route: &Route,
@@ -518,7 +516,7 @@ pub(super) struct Selected {
 }
 
 impl Selected {
-    fn of(content: &Message) -> Self {
+    pub(super) fn of(content: &Message) -> Self {
         if !content.has_headers() {
             return Selected::default();
         }
@@ -529,6 +527,10 @@ impl Selected {
     /// Keys that everybody may see.
     pub(super) fn visible(copies: Vec<Name>) -> Self {
         Selected { copies, blind: Vec::new() }
+    }
+
+    pub(super) fn has_blind_keys(&self) -> bool {
+        !self.blind.is_empty()
     }
 
     fn is_empty(&self) -> bool {

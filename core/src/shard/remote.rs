@@ -137,6 +137,9 @@ impl Shard {
                 Letter::Confirms { session, first, last, accepted } => {
                     self.confirmed(session, first, last, accepted);
                 }
+                Letter::Routed { session, sequence, missing, accepted } => {
+                    self.routed_by_keeper(session, sequence, missing, accepted);
+                }
                 Letter::Credit { connection, bytes } => self.credit_account(connection, bytes),
                 Letter::PartDone { transaction, refusal } => self.part_done(transaction, refusal),
                 Letter::Buffers(buffers) => {
@@ -165,10 +168,11 @@ impl Shard {
                         false => self.enqueue_all(targets.as_slice(), first.after(place), confirm),
                     };
                     if let (Some((session, sequence)), false) = (confirm, outcome.withheld) {
-                        self.collect_confirm(from, session, sequence, outcome.accepted);
+                        self.confirm_anywhere(session, sequence, outcome.accepted);
                     }
                 }
             }
+            Letter::PublishToKeeper { passage, message } => self.receive_for_keeper(&passage, message),
             Letter::Query(query) => self.receive_query(from, query),
             Letter::Unsubscribe { queue, session, consumer } => {
                 self.early_queries.retain(|(_, query)| query.session != session);
@@ -233,14 +237,17 @@ impl Shard {
         }
     }
 
-    pub(super) fn collect_confirm(
-        &mut self,
-        from: ShardId,
-        session: SessionId,
-        sequence: u64,
-        accepted: bool,
-    ) {
-        let slot = &mut self.confirm_runs[from.index()];
+    /// This shard's answer to a publish of a session anywhere.
+    pub(super) fn confirm_anywhere(&mut self, session: SessionId, sequence: u64, accepted: bool) {
+        if session.shard == self.config.id {
+            self.confirmed(session, sequence, sequence, accepted);
+        } else {
+            self.collect_confirm(session, sequence, accepted);
+        }
+    }
+
+    fn collect_confirm(&mut self, session: SessionId, sequence: u64, accepted: bool) {
+        let slot = &mut self.confirm_runs[session.shard.index()];
         match slot {
             Some(run) if run.session == session && run.accepted == accepted && run.last + 1 == sequence => {
                 run.last = sequence;
@@ -248,7 +255,7 @@ impl Shard {
             _ => {
                 let run = ConfirmRun { session, first: sequence, last: sequence, accepted };
                 if let Some(finished) = slot.replace(run) {
-                    self.send_confirms(from, finished);
+                    self.send_confirms(session.shard, finished);
                 }
             }
         }

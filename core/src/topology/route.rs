@@ -1,6 +1,6 @@
 //! The way of a message from an exchange to its queues. Runs per message: no allocation in steady state.
 
-use super::{Routable, Topology};
+use super::{BindingEntry, Routable, Topology};
 use crate::exchange::{self, Destination};
 use crate::{Name, QueueId, Refusal, VhostId};
 
@@ -121,6 +121,28 @@ impl Topology {
             }
         }
         Ok(by_key_alone)
+    }
+
+    /// Routes a message as far as one binding takes it.
+    pub(crate) fn route_by_binding(
+        &self,
+        binding: &BindingEntry,
+        message: &Routable<'_>,
+        targets: &mut Vec<QueueId>,
+    ) {
+        let (vhost, to) = (binding.vhost, binding.destination.as_bytes());
+        let Some(exchange) = self.exchange(vhost, binding.source.as_bytes()) else { return };
+        let Some(destination) = self.destination(vhost, binding.kind, to) else { return };
+        let mut alone = exchange::make(exchange).expect("exchange options were checked when planned");
+        alone.bind(&exchange::Binding { id: 0, destination, entry: binding });
+        let mut found = Vec::new();
+        alone.route(message.key, message, &mut exchange::Scratch::default(), &mut found);
+        match found.first() {
+            Some(&Destination::Queue(slot)) => targets.push(self.queues[slot as usize].id),
+            // It is there, and leads on.
+            Some(Destination::Exchange(_)) => drop(self.route(vhost, to, message, targets)),
+            None => {}
+        }
     }
 
     /// Whether messages published to the exchange may have to be held back before they are routed

@@ -61,6 +61,7 @@ impl World {
             properties: &properties,
             encoding: &Plain,
             has_headers: !headers.is_empty(),
+            body: &[],
             random: 0,
         };
         let mut targets = Vec::new();

@@ -5,6 +5,7 @@ mod chaos;
 mod credit;
 mod deadletters;
 mod flow;
+mod keeping;
 mod lifetimes;
 mod policies;
 mod queries;

@@ -233,6 +233,10 @@ impl Shard {
                 Ok(Routed::HeldBack { delay_ms }) => {
                     destinations.push((message, Destination::HeldBack(vhost, delay_ms)));
                 }
+                // It is numbered when it is certain to go. Its exchange's home hands it on then.
+                Ok(Routed::Kept(message, _)) => {
+                    destinations.push((message, Destination::HeldBack(vhost, 0)));
+                }
                 Err(refusal) => {
                     self.store.release(message);
                     waiting.for_each(|publish| self.store.release(publish.message));

@@ -15,7 +15,8 @@ fn the_default_exchange_leads_to_every_queue_by_its_name() {
 #[test]
 fn an_unknown_exchange_is_refused() {
     let world = World::new();
-    let message = Routable { key: b"", properties: b"", encoding: &Plain, has_headers: false, random: 0 };
+    let message =
+        Routable { key: b"", properties: b"", encoding: &Plain, has_headers: false, body: b"", random: 0 };
     let refused = world.topology.route(V, b"none", &message, &mut Vec::new());
     assert_eq!(refused, Err(Refusal::NoExchange("none".into())));
 }
@@ -37,7 +38,8 @@ fn each_queue_has_a_message_once() {
 fn queues_that_are_targets_already_are_not_added() {
     let mut world = World::new();
     let id = world.queue("q");
-    let message = Routable { key: b"q", properties: b"", encoding: &Plain, has_headers: false, random: 0 };
+    let message =
+        Routable { key: b"q", properties: b"", encoding: &Plain, has_headers: false, body: b"", random: 0 };
     let mut targets = vec![id];
     world.topology.route(V, b"", &message, &mut targets).unwrap();
     assert_eq!(targets, [id]);
@@ -158,7 +160,8 @@ fn further_keys_count_where_keys_are_matched() {
         world.bind("amq.direct", name, name);
         world.bind("random", name, "");
     }
-    let message = Routable { key: b"q", properties: b"", encoding: &Plain, has_headers: false, random: 0 };
+    let message =
+        Routable { key: b"q", properties: b"", encoding: &Plain, has_headers: false, body: b"", random: 0 };
     let route = |exchange: &[u8]| {
         let mut targets = Vec::new();
         let further: [&[u8]; 3] = [b"r", b"none", b"r"];
