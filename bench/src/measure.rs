@@ -211,7 +211,10 @@ pub fn dress_consumers<L: crate::driver::ConsumeLink>(plan: &Plan, links: Vec<L>
     let slow = plan.workload.slow;
     let dress = |(n, link)| {
         let pacing = slow.filter(|slow| n < slow.consumers as usize).map(|slow| Pacing::new(slow.rate_hz));
-        let consumer = Consumer::new(link, plan.queue_of_consumer(n), plan.workload.ack.batch(), pacing);
+        let mut consumer = Consumer::new(link, plan.queue_of_consumer(n), plan.workload.ack.batch(), pacing);
+        if pacing.is_some() && slow.is_some_and(|slow| slow.consumers < plan.workload.consumers) {
+            consumer = consumer.untimed();
+        }
         if plan.keeps_order() { consumer } else { consumer.in_any_order() }
     };
     links.into_iter().enumerate().map(dress).collect()

@@ -17,6 +17,8 @@ pub struct Consumer<L> {
     received: u64,
     pacing: Option<Pacing>,
     acks: Option<Acks>,
+    /// Latencies of what it receives count.
+    timed: bool,
 }
 
 /// Lets a consumer take so many messages a second.
@@ -60,6 +62,7 @@ impl<L: ConsumeLink> Consumer<L> {
             received: 0,
             pacing,
             acks: ack_every.map(|every| Acks { every, received: 0, acknowledged: 0 }),
+            timed: true,
         }
     }
 
@@ -74,13 +77,19 @@ impl<L: ConsumeLink> Consumer<L> {
         self
     }
 
+    /// Does not count latencies: this one is slow on purpose, and the others' are asked for.
+    pub fn untimed(mut self) -> Self {
+        self.timed = false;
+        self
+    }
+
     /// Consumes what has come. Returns whether anything has.
     pub(super) fn step(&mut self, shared: &Shared, recorder: &mut Recorder) -> Result<bool, LoadError> {
         let limit = self.pacing.map_or(u64::MAX, |pacing| pacing.room(self.received, shared.clock.now_ns()));
         if limit == 0 {
             return Ok(false);
         }
-        let Consumer { link, queue, order, acks, .. } = self;
+        let Consumer { link, queue, order, acks, timed, .. } = self;
         let (mut now_ns, mut count, mut last_tag) = (0, 0, 0);
         let moved = link.receive(limit, |message| {
             if now_ns == 0 {
@@ -91,7 +100,9 @@ impl<L: ConsumeLink> Consumer<L> {
             if let (Some(order), false) = (&mut *order, again) {
                 order.see(stamp.publisher, stamp.sequence);
             }
-            recorder.received(stamp.due_ns, stamp.sent_ns, now_ns);
+            if *timed {
+                recorder.received(stamp.due_ns, stamp.sent_ns, now_ns);
+            }
             count += 1;
             last_tag = message.tag;
         })?;
