@@ -13,7 +13,8 @@ use crate::connection::{Inner, check_short};
 use crate::consumer::{Consumer, Delivery, Returns};
 use crate::message::Publish;
 use crate::request::{
-    Binding, ConsumeOptions, Destination, ExchangeOptions, QueueInfo, QueueOptions, Reply, Request,
+    Binding, BindingQuery, BindingState, ConsumeOptions, Destination, ExchangeOptions, ExchangeState,
+    QueueInfo, QueueOptions, QueueState, Reply, Request,
 };
 use crate::session::{Phase, Shared};
 
@@ -229,6 +230,61 @@ impl Channel {
         self.call(Request::Unbind(binding)).await.map(drop)
     }
 
+    /// Asks for a queue; `None` if there is none. AMQP 0-10 alone.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], or the broker's refusal.
+    pub async fn query_queue(&self, queue: &str) -> Result<Option<QueueState>, Error> {
+        check_short("the queue's name", queue)?;
+        match self.call(Request::QueryQueue { queue: queue.to_owned() }).await? {
+            Reply::QueueState(state) => Ok(state.map(|state| *state)),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Asks for an exchange; `None` if there is none. AMQP 0-10 alone.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], or the broker's refusal.
+    pub async fn query_exchange(&self, exchange: &str) -> Result<Option<ExchangeState>, Error> {
+        check_short("the exchange's name", exchange)?;
+        match self.call(Request::QueryExchange { exchange: exchange.to_owned() }).await? {
+            Reply::ExchangeState(state) => Ok(state.map(|state| *state)),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Asks whether a queue, a key and arguments are among the bindings of an exchange; what is `None` may be anything.
+    /// AMQP 0-10 alone.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], or the broker's refusal.
+    pub async fn query_binding(
+        &self,
+        exchange: &str,
+        queue: Option<&str>,
+        routing_key: Option<&str>,
+        arguments: Option<Table>,
+    ) -> Result<BindingState, Error> {
+        self.query_bindings(BindingQuery {
+            exchange: exchange.to_owned(),
+            queue: queue.map(str::to_owned),
+            routing_key: routing_key.map(str::to_owned),
+            arguments,
+        })
+        .await
+    }
+
+    pub(crate) async fn query_bindings(&self, query: BindingQuery) -> Result<BindingState, Error> {
+        check_short("the exchange's name", &query.exchange)?;
+        check_short("the queue's name", query.queue.as_deref().unwrap_or_default())?;
+        check_short("the routing key", query.routing_key.as_deref().unwrap_or_default())?;
+        match self.call(Request::QueryBinding(query)).await? {
+            Reply::BindingState(state) => Ok(state),
+            other => Err(mismatch(&other)),
+        }
+    }
+
     /// Bounds the unsettled deliveries of each consumer that is made from now on; 0 for no bound.
     ///
     /// # Errors
@@ -295,17 +351,7 @@ impl Channel {
             for (name, text) in properties.short_strings() {
                 check_short(name, text)?;
             }
-            // Most messages have no headers; only those can be too large for a frame.
-            if !properties.headers.is_empty() {
-                let mut encoded = Vec::new();
-                properties.encode(&mut encoded);
-                let max = self.shared().lock().engine.max_properties_bytes();
-                if encoded.len() > max {
-                    let text =
-                        format!("the properties have {} bytes, a frame has room for {max}", encoded.len());
-                    return Err(Error::Argument(text));
-                }
-            }
+            self.shared().lock().engine.check(publish)?;
         }
         Ok(())
     }
@@ -378,7 +424,11 @@ impl Channel {
         };
         let Request::Consume { options, .. } = &request else { unreachable!("it was just made") };
         let consumer = Consumer::new(options.consumer_tag.clone(), self.handle.clone(), receiver);
-        self.call(request).await?;
+        if let Err(error) = self.call(request).await {
+            // It has never been; there is nothing to cancel.
+            self.shared().lock().remove_consumer(self.handle.id, consumer.consumer_tag());
+            return Err(error);
+        }
         Ok(consumer)
     }
 

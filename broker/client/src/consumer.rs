@@ -161,6 +161,15 @@ impl Delivery {
         self.settle(Settle::Reject { requeue })
     }
 
+    /// Back to the queue, as if the message had never been delivered. AMQP 0-9-1 marks it as delivered before, as
+    /// [`Delivery::nack`] does.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub fn release(&self) -> Result<(), Error> {
+        self.settle(Settle::Release)
+    }
+
     fn settle(&self, settle: Settle) -> Result<(), Error> {
         let shared = self.channel.shared();
         shared.lock().settle(self.channel.id, self.epoch, self.delivery_tag, settle)?;

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::engine::amqp_0_9_1::Engine;
+use crate::engine;
 use crate::request::{Reply, Request};
 use crate::session::{Dispatched, Shared};
 use crate::topology::Redeclare;
-use crate::{ConnectionEvent, Error, Protocol, Reconnect};
+use crate::{ConnectionEvent, Error, Reconnect};
 
 /// Room made for each read.
 const READ_BYTES: usize = 64 * 1024;
@@ -57,9 +57,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Link<S>, Error> {
     {
         let mut state = shared.lock();
-        state.engine = match shared.options.protocol {
-            Protocol::Amqp091 => Engine::new(shared.options.clone(), now()),
-        };
+        state.engine = engine::engine(&shared.options, now());
         state.epoch += 1;
     }
     let mut input = Vec::with_capacity(READ_BYTES);
@@ -268,7 +266,7 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, link: Lin
 fn take_input(
     shared: &Arc<Shared>,
     input: &mut Vec<u8>,
-    events: &mut Vec<crate::engine::Event>,
+    events: &mut Vec<engine::Event>,
 ) -> Result<Option<Result<(), Error>>, Error> {
     let mut state = shared.lock();
     let taken = state.engine.receive(input, now(), events);

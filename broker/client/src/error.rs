@@ -15,6 +15,24 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The address of messages cannot be used.
+    #[error("{address:?}: at character {at}: {reason}")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// Character at which the mistake was found, counted from 1.
+        at: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// What an address of messages names is not there, or not as the address says.
+    #[error("the address {name:?}: {reason}")]
+    Unresolved {
+        /// Queue or exchange.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No connection to the broker could be made.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -67,6 +85,9 @@ pub enum Error {
     /// An argument that the protocol cannot carry.
     #[error("{0}")]
     Argument(String),
+    /// The connection's protocol has nothing like it.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// All channels that the broker allows are in use.
     #[error("all {0} channels of the connection are in use")]
     NoChannelLeft(u16),

@@ -23,11 +23,13 @@
 //! * Back-pressure works both ways: publishing waits while too much is unsent, unconfirmed, or the broker asks for it;
 //!   nothing more is received while the application does not take what has come.
 //! * A connection that breaks is made again, with its channels, declarations and consumers; see [`Reconnect`].
-//! * The URL's scheme picks the protocol and what carries it: today AMQP 0-9-1 over TCP.
+//! * The URL's scheme picks the protocol and what carries it: `amqp` is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over
+//!   TCP.
 //!
 //! Inside, an engine turns bytes into events and requests into bytes, without I/O; a session keeps who waits for
 //! what; a driver task moves the bytes.
 
+mod address;
 mod channel;
 mod confirms;
 mod connection;
@@ -41,11 +43,17 @@ mod request;
 mod session;
 mod topology;
 
+pub use address::{
+    Address, AddressBinding, Declare, LinkOptions, NodeKind, NodeOptions, Policy, Receiver, Reliability,
+    Sender, Subscribe,
+};
 pub use channel::{Channel, Confirmation, Got};
 pub use connection::{Connection, ConnectionEvent, ConnectionEvents};
 pub use consumer::{Consumer, Delivery, Returns};
 pub use error::Error;
 pub use fulmar_core::{Name, Table, Value};
 pub use message::{Message, MessageProperties, Publish, Returned};
-pub use options::{Carrier, Options, Protocol, Reconnect, Secret, Unconfirmed};
-pub use request::{ConsumeOptions, ExchangeOptions, QueueInfo, QueueOptions};
+pub use options::{Carrier, Mechanism, Options, Protocol, Reconnect, Secret, Unconfirmed};
+pub use request::{
+    BindingState, ConsumeOptions, ExchangeOptions, ExchangeState, QueueInfo, QueueOptions, QueueState,
+};

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use fulmar_amqp_0_9_1::codec::properties::{self, PERSISTENT, Properties};
-use fulmar_amqp_0_9_1::codec::table::{TableRef, encode_table};
 use fulmar_core::{Encoding, Table, Value};
+
+/// Delivery mode of messages that shall survive the broker.
+const PERSISTENT: u8 = 2;
 
 /// The properties of a message. All are optional.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,7 +22,7 @@ pub struct MessageProperties {
     pub priority: Option<u8>,
     /// What a reply refers to.
     pub correlation_id: Option<String>,
-    /// Queue for the reply.
+    /// Queue for the reply; `/exchanges/E/K` for an exchange and a routing key.
     pub reply_to: Option<String>,
     /// Time to live, in milliseconds.
     pub expiration_ms: Option<u64>,
@@ -50,56 +51,26 @@ impl MessageProperties {
         self
     }
 
-    /// Appends the AMQP 0-9-1 encoding.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        if *self == MessageProperties::default() {
-            out.extend_from_slice(&properties::EMPTY);
-            return;
-        }
-        fn text(text: &Option<String>) -> Option<&[u8]> {
-            text.as_ref().map(|text| text.as_bytes())
-        }
-        let mut headers = Vec::new();
-        encode_table(&self.headers, &mut headers);
-        let expiration = self.expiration_ms.map(|ms| ms.to_string());
-        let encoded = Properties {
-            content_type: text(&self.content_type),
-            content_encoding: text(&self.content_encoding),
-            headers: Some(TableRef::new(&headers)).filter(|headers| !headers.is_empty()),
-            delivery_mode: self.persistent.then_some(PERSISTENT),
-            priority: self.priority,
-            correlation_id: text(&self.correlation_id),
-            reply_to: text(&self.reply_to),
-            expiration: text(&expiration),
-            message_id: text(&self.message_id),
-            timestamp: self.timestamp,
-            type_: text(&self.message_type),
-            user_id: text(&self.user_id),
-            app_id: text(&self.app_id),
-            cluster_id: None,
-        };
-        encoded.encode(out);
-    }
-
-    fn decode(raw: &[u8]) -> Self {
-        let Ok(raw) = Properties::decode(raw) else {
-            return MessageProperties::default();
-        };
+    /// From a protocol's encoding; what cannot be decoded counts as absent.
+    pub(crate) fn decode(encoding: &dyn Encoding, raw: &[u8]) -> Self {
+        let properties = encoding.properties(raw);
+        let mut headers = encoding.headers(raw);
+        properties.remove_reserved(&mut headers);
         let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         MessageProperties {
-            content_type: text(raw.content_type),
-            content_encoding: text(raw.content_encoding),
-            headers: raw.headers.and_then(|headers| headers.to_table().ok()).unwrap_or_default(),
-            persistent: raw.delivery_mode == Some(PERSISTENT),
-            priority: raw.priority,
-            correlation_id: text(raw.correlation_id),
-            reply_to: text(raw.reply_to),
-            expiration_ms: text(raw.expiration).and_then(|text| text.parse().ok()),
-            message_id: text(raw.message_id),
-            timestamp: raw.timestamp,
-            message_type: text(raw.type_),
-            user_id: text(raw.user_id),
-            app_id: text(raw.app_id),
+            content_type: text(properties.content_type),
+            content_encoding: text(properties.content_encoding),
+            headers,
+            persistent: properties.delivery_mode == Some(PERSISTENT),
+            priority: properties.priority,
+            correlation_id: text(properties.correlation_id),
+            reply_to: text(properties.reply_to.and_then(|reply_to| reply_to.to_address()).as_deref()),
+            expiration_ms: properties.ttl_ms,
+            message_id: text(properties.message_id.map(|id| id.to_text()).as_deref()),
+            timestamp: properties.timestamp_s,
+            message_type: text(properties.message_type),
+            user_id: text(properties.user_id),
+            app_id: text(properties.app_id),
         }
     }
 
@@ -123,6 +94,8 @@ impl MessageProperties {
 /// A message that came: delivered, fetched or returned. One allocation holds all of it.
 #[derive(Clone)]
 pub struct Message {
+    /// Of its properties: that of the protocol that it came by.
+    encoding: &'static dyn Encoding,
     /// Consumer tag, exchange, routing key, encoded properties, body.
     buffer: Vec<u8>,
     /// Where all but the body end.
@@ -131,14 +104,19 @@ pub struct Message {
 
 impl Message {
     /// Begins a message; properties and body follow.
-    pub(crate) fn begin(consumer_tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Self {
+    pub(crate) fn begin(
+        encoding: &'static dyn Encoding,
+        consumer_tag: &[u8],
+        exchange: &[u8],
+        routing_key: &[u8],
+    ) -> Self {
         let mut buffer = Vec::with_capacity(consumer_tag.len() + exchange.len() + routing_key.len());
         buffer.extend_from_slice(consumer_tag);
         buffer.extend_from_slice(exchange);
         buffer.extend_from_slice(routing_key);
         let exchange_end = consumer_tag.len() + exchange.len();
         let ends = [consumer_tag.len(), exchange_end, buffer.len(), buffer.len()];
-        Message { buffer, ends }
+        Message { encoding, buffer, ends }
     }
 
     pub(crate) fn push_properties(&mut self, raw: &[u8], body_bytes: usize) {
@@ -172,12 +150,12 @@ impl Message {
 
     /// All properties, decoded anew with each call.
     pub fn properties(&self) -> MessageProperties {
-        MessageProperties::decode(self.raw_properties())
+        MessageProperties::decode(self.encoding, self.raw_properties())
     }
 
     /// One application header, found without decoding the rest.
     pub fn header(&self, name: &str) -> Option<Value> {
-        properties::ENCODING.header(self.raw_properties(), name.as_bytes())
+        self.encoding.header(self.raw_properties(), name.as_bytes())
     }
 
     /// The body.
@@ -263,38 +241,14 @@ impl<'a> Publish<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn properties_come_back() {
-        let some = |text: &str| Some(text.to_owned());
-        let properties = MessageProperties {
-            content_type: some("a"),
-            content_encoding: some("b"),
-            headers: Table::default(),
-            persistent: true,
-            priority: Some(3),
-            correlation_id: some("c"),
-            reply_to: some("d"),
-            expiration_ms: Some(1500),
-            message_id: some("e"),
-            timestamp: Some(9),
-            message_type: some("f"),
-            user_id: some("g"),
-            app_id: some("h"),
-        }
-        .header("k", Value::I32(1));
-        for properties in [properties, MessageProperties::default()] {
-            let mut raw = Vec::new();
-            properties.encode(&mut raw);
-            assert_eq!(MessageProperties::decode(&raw), properties);
-        }
-    }
+    use crate::engine::amqp_0_9_1;
 
     #[test]
     fn the_parts_of_a_message_lie_where_they_should() {
         let mut raw = Vec::new();
-        MessageProperties::default().header("k", Value::Bool(true)).encode(&mut raw);
-        let mut message = Message::begin(b"tag", b"exchange", b"key");
+        let properties = MessageProperties::default().header("k", Value::Bool(true));
+        amqp_0_9_1::properties::encode(&properties, &mut raw);
+        let mut message = Message::begin(&amqp_0_9_1::properties::ENCODING, b"tag", b"exchange", b"key");
         message.push_properties(&raw, 4);
         message.push_body(b"bo");
         message.push_body(b"dy");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Error;
+pub use crate::engine::Mechanism;
 
 /// A protocol that this library speaks. More will come; match with a wildcard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +11,8 @@ use crate::Error;
 pub enum Protocol {
     /// AMQP 0-9-1 with RabbitMQ's extensions.
     Amqp091,
+    /// AMQP 0-10, as Apache Qpid speaks it.
+    Amqp010,
 }
 
 /// What carries the bytes. More will come; match with a wildcard.
@@ -79,6 +82,8 @@ pub struct Options {
     pub user: String,
     /// Password.
     pub password: Secret,
+    /// How to log in; `None` for [`Mechanism::Plain`].
+    pub mechanism: Option<Mechanism>,
     /// Virtual host.
     pub virtual_host: String,
     /// How the connection calls itself in the broker's listings.
@@ -118,6 +123,7 @@ impl Default for Options {
             port: 5672,
             user: "guest".into(),
             password: Secret("guest".into()),
+            mechanism: None,
             virtual_host: "/".into(),
             connection_name: None,
             frame_max_bytes: 131_072,
@@ -132,9 +138,11 @@ impl Default for Options {
 }
 
 impl Options {
-    /// From `amqp://user:password@host:port/virtual-host?heartbeat=seconds&connection_timeout=milliseconds&name=text`.
-    /// All but the scheme and the host may be left out. Reserved characters are percent-encoded: the virtual host `/`
-    /// is `%2F`, or no path at all. The scheme names protocol and carrier.
+    /// From `amqp://user:password@host:port/virtual-host`, with
+    /// `?heartbeat=seconds&connection_timeout=milliseconds&name=text&mechanism=PLAIN` after it, `ANONYMOUS` and
+    /// `EXTERNAL` being the other mechanisms. All but the scheme and the host may be left out. Reserved characters are
+    /// percent-encoded: the virtual host `/` is `%2F`, or no path at all. The scheme names protocol and carrier: `amqp`
+    /// is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over TCP.
     ///
     /// # Errors
     /// [`Error::Url`] with what is wrong.
@@ -161,12 +169,13 @@ impl Options {
 
 fn parse(url: &str) -> Result<Options, String> {
     let (scheme, rest) = url.split_once("://").ok_or("a URL begins with a scheme, as in amqp://host/")?;
-    match scheme {
-        "amqp" => {}
-        "amqps" => return Err("TLS (amqps) is not supported yet".into()),
-        other => return Err(format!("the scheme {other:?} is not known; amqp is")),
-    }
-    let mut options = Options::default();
+    let protocol = match scheme {
+        "amqp" => Protocol::Amqp091,
+        "amqp0-10" => Protocol::Amqp010,
+        "amqps" | "amqps0-10" => return Err(format!("TLS ({scheme}) is not supported yet")),
+        other => return Err(format!("the scheme {other:?} is not known; amqp and amqp0-10 are")),
+    };
+    let mut options = Options { protocol, ..Options::default() };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, host_port) = match authority.rsplit_once('@') {
@@ -196,6 +205,7 @@ fn parse(url: &str) -> Result<Options, String> {
             "connection_timeout" => {
                 options.connect_timeout = Duration::from_millis(value.parse().map_err(|_| wrong())?);
             }
+            "mechanism" => options.mechanism = Some(Mechanism::of_name(value).ok_or_else(wrong)?),
             "name" => options.connection_name = Some(decode(value)?),
             other => return Err(format!("the parameter {other:?} is not known")),
         }
@@ -270,6 +280,15 @@ mod tests {
         assert_eq!(options.address(), "broker.example:5673");
         assert_eq!((options.virtual_host.as_str(), options.heartbeat_s), ("a/b", 7));
         assert_eq!(options.connection_name.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn the_scheme_names_the_protocol_and_a_parameter_the_mechanism() {
+        let options = Options::from_url("amqp0-10://h/?mechanism=anonymous").unwrap();
+        assert_eq!((options.protocol, options.mechanism), (Protocol::Amqp010, Some(Mechanism::Anonymous)));
+        let options = Options::from_url("amqp://h/").unwrap();
+        assert_eq!((options.protocol, options.mechanism), (Protocol::Amqp091, None));
+        assert!(reason("amqp0-10://h/?mechanism=CRAM-MD5").contains("CRAM-MD5"));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct ConsumeOptions {
     pub no_ack: bool,
     /// No other consumer may use the queue.
     pub exclusive: bool,
+    /// Looks at the messages and leaves them in the queue. AMQP 0-10 alone.
+    pub browse: bool,
     /// Further arguments: `x-priority`, ….
     pub arguments: Table,
 }
@@ -95,6 +97,51 @@ pub struct QueueInfo {
     pub consumer_count: u32,
 }
 
+/// A queue, as a query told. AMQP 0-10 alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueState {
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Belongs to one session.
+    pub exclusive: bool,
+    /// Goes with its last consumer.
+    pub auto_delete: bool,
+    /// Where its messages go that it does not keep; empty for nowhere.
+    pub alternate_exchange: String,
+    /// Further arguments of its declaration.
+    pub arguments: Table,
+    /// Messages that are ready.
+    pub message_count: u32,
+    /// Consumers.
+    pub consumer_count: u32,
+}
+
+/// An exchange, as a query told. AMQP 0-10 alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExchangeState {
+    /// Its type.
+    pub kind: String,
+    /// Survives a restart of the broker.
+    pub durable: bool,
+    /// Further arguments of its declaration.
+    pub arguments: Table,
+}
+
+/// What of a binding there is, as a query told. AMQP 0-10 alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindingState {
+    /// There is such an exchange.
+    pub exchange_found: bool,
+    /// There is such a queue, if the query named one.
+    pub queue_found: bool,
+    /// The queue is bound to the exchange, if the query named one.
+    pub queue_matched: bool,
+    /// Something is bound with that key, if the query named one.
+    pub key_matched: bool,
+    /// Something is bound with those arguments, if the query had any.
+    pub arguments_matched: bool,
+}
+
 /// Exchange or queue, as the destination of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
@@ -112,6 +159,15 @@ pub(crate) struct Binding {
     pub arguments: Table,
 }
 
+/// A question about bindings; what it does not name may be anything.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct BindingQuery {
+    pub exchange: String,
+    pub queue: Option<String>,
+    pub routing_key: Option<String>,
+    pub arguments: Option<Table>,
+}
+
 /// A request on a channel, answered by one [`Reply`] in the order of the requests.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Request {
@@ -122,6 +178,9 @@ pub(crate) enum Request {
     DeclareQueue { queue: String, options: QueueOptions, passive: bool },
     DeleteQueue { queue: String, if_unused: bool, if_empty: bool },
     PurgeQueue { queue: String },
+    QueryExchange { exchange: String },
+    QueryQueue { queue: String },
+    QueryBinding(BindingQuery),
     Bind(Binding),
     Unbind(Binding),
     Qos { prefetch_count: u16, global: bool },
@@ -143,12 +202,24 @@ pub(crate) enum Reply {
     Count(u32),
     Got { delivery_tag: u64, redelivered: bool, message: Message, message_count: u32 },
     Empty,
+    QueueState(Option<Box<QueueState>>),
+    ExchangeState(Option<Box<ExchangeState>>),
+    BindingState(BindingState),
 }
 
 /// How a delivery is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settle {
-    Ack { multiple: bool },
-    Nack { multiple: bool, requeue: bool },
-    Reject { requeue: bool },
+    Ack {
+        multiple: bool,
+    },
+    Nack {
+        multiple: bool,
+        requeue: bool,
+    },
+    Reject {
+        requeue: bool,
+    },
+    /// Back to the queue as if it had never been delivered, where the protocol has that.
+    Release,
 }

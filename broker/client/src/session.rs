@@ -13,8 +13,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use crate::confirms::{Confirms, Slot};
-use crate::engine::Event;
-use crate::engine::amqp_0_9_1::Engine;
+use crate::engine::{self, Engine, Event};
 use crate::message::{Message, Publish, Returned};
 use crate::request::{Reply, Request, Settle};
 use crate::topology::Topology;
@@ -43,7 +42,7 @@ pub(crate) enum Phase {
 }
 
 pub(crate) struct State {
-    pub engine: Engine,
+    pub engine: Box<dyn Engine>,
     pub phase: Phase,
     /// Counts connections, so that deliveries know theirs.
     pub epoch: u64,
@@ -110,7 +109,7 @@ impl Drop for Queued {
 
 impl Shared {
     pub(crate) fn new(options: Options) -> Self {
-        let engine = Engine::new(options.clone(), Instant::now());
+        let engine = engine::engine(&options, Instant::now());
         Shared {
             options,
             state: Mutex::new(State {
@@ -279,7 +278,8 @@ impl State {
             state
                 .requests
                 .push_back(Pending { request: Request::CloseChannel, waiter: oneshot::channel().0 });
-            self.engine.request(channel, &Request::CloseChannel);
+            // Every protocol has that one.
+            let _ = self.engine.request(channel, &Request::CloseChannel);
         } else if closing {
             state.abandoned = true;
         } else {
@@ -305,7 +305,7 @@ impl State {
             return Err(Error::ConnectionLost("it is closing".into()));
         }
         self.open_channel(channel)?;
-        self.engine.request(channel, &request);
+        self.engine.request(channel, &request)?;
         let (waiter, receiver) = oneshot::channel();
         self.open_channel(channel)?.requests.push_back(Pending { request, waiter });
         Ok(receiver)
@@ -392,11 +392,12 @@ impl State {
         }
         let waiting_bytes = self.engine.output_bytes() + self.in_flight_bytes;
         let full = self.blocked || waiting_bytes > options.send_buffer_bytes;
+        let unanswered = self.engine.unanswered(channel);
         let state = match self.open_channel(channel) {
             Ok(state) => state,
             Err(error) => return Some(Err(error)),
         };
-        let unconfirmed = state.confirms.as_ref().map_or(0, Confirms::open);
+        let unconfirmed = state.confirms.as_ref().map_or(0, Confirms::open).max(unanswered);
         if full || state.stopped_by_flow || unconfirmed >= options.max_unconfirmed {
             return None;
         }
@@ -406,7 +407,7 @@ impl State {
                 "the channel does not confirm publishes; enable confirms first",
             )));
         }
-        let start = self.engine.output_bytes();
+        let start = self.engine.output().len();
         self.engine.publish(channel, publish);
         if confirming {
             let keep = options.reconnect.as_ref().is_some_and(|r| r.unconfirmed == Unconfirmed::Resend);
@@ -567,9 +568,9 @@ impl State {
 
     /// The channels are restored: sends again what is unconfirmed, and lets the handles go on.
     pub(crate) fn ready(&mut self) {
-        for state in self.channels.values_mut().filter(|state| state.closed.is_none()) {
+        for (&channel, state) in self.channels.iter_mut().filter(|(_, state)| state.closed.is_none()) {
             for frames in state.confirms.iter_mut().flat_map(Confirms::renumber) {
-                self.engine.write_raw(frames);
+                self.engine.publish_again(channel, frames);
             }
         }
         self.phase = Phase::Ready;

@@ -1,5 +1,6 @@
 //! The client against a scripted peer in memory.
 
+mod amqp_0_10;
 mod back_pressure;
 mod calls;
 mod handshake;

@@ -1,5 +1,6 @@
 //! The client's side of an AMQP 0-9-1 connection.
 
+pub(crate) mod properties;
 mod requests;
 
 use std::time::{Duration, Instant};
@@ -9,11 +10,12 @@ use fulmar_amqp_0_9_1::codec::frame::{
 };
 use fulmar_amqp_0_9_1::codec::method::class;
 use fulmar_amqp_0_9_1::codec::table::encode_table;
-use fulmar_amqp_0_9_1::codec::{CodecError, Method, PROTOCOL_HEADER, TableRef, fast, properties, reply_code};
+use fulmar_amqp_0_9_1::codec::{CodecError, Method, PROTOCOL_HEADER, TableRef, fast, reply_code};
 use fulmar_core::{Table, Value};
 
 use self::requests::method_of;
-use super::Event;
+use super::login::{self, Mechanism};
+use super::{Event, Heart};
 use crate::message::{Message, Publish};
 use crate::request::{QueueInfo, Reply, Request, Settle};
 use crate::{Error, Options};
@@ -40,9 +42,7 @@ pub(crate) struct Engine {
     out: Vec<u8>,
     frame_max: u32,
     channel_max: u16,
-    heartbeat: Option<Duration>,
-    last_received: Instant,
-    last_sent: Instant,
+    heart: Heart,
     /// Content that is on its way, by channel.
     contents: Vec<Option<Content>>,
     /// Properties under construction, kept for their memory.
@@ -72,62 +72,38 @@ impl Engine {
             phase: Phase::AwaitStart,
             out: PROTOCOL_HEADER.to_vec(),
             channel_max: 0,
-            heartbeat: None,
-            last_received: now,
-            last_sent: now,
+            heart: Heart::new(now),
             contents: Vec::new(),
             scratch: Vec::new(),
         }
     }
+}
 
-    /// Whether requests may be written.
-    pub(crate) fn is_open(&self) -> bool {
+impl super::Engine for Engine {
+    fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
-    /// Whether the handshake has come to the login and not past it: where brokers that dislike the user hang up.
-    pub(crate) fn is_logging_in(&self) -> bool {
+    fn is_logging_in(&self) -> bool {
         self.phase == Phase::AwaitTune
     }
 
-    /// Highest channel number.
-    pub(crate) fn channel_max(&self) -> u16 {
+    fn channel_max(&self) -> u16 {
         self.channel_max
     }
 
-    /// Bytes waiting to be sent.
-    pub(crate) fn output_bytes(&self) -> usize {
-        self.out.len()
-    }
-
-    /// The output so far, to copy what a call has just written.
-    pub(crate) fn output(&self) -> &[u8] {
+    fn output(&self) -> &[u8] {
         &self.out
     }
 
-    /// Takes the output; `spare` is used for what comes next.
-    pub(crate) fn take_output(&mut self, spare: Vec<u8>, now: Instant) -> Vec<u8> {
-        self.last_sent = now;
+    fn take_output(&mut self, spare: Vec<u8>, now: Instant) -> Vec<u8> {
+        self.heart.last_sent = now;
         std::mem::replace(&mut self.out, spare)
     }
 
-    /// Writes whole frames, encoded earlier for a connection with the same limits.
-    pub(crate) fn write_raw(&mut self, frames: &[u8]) {
-        self.out.extend_from_slice(frames);
-    }
-
-    /// Takes frames from `input`, appends what they mean to `events`, and returns how many bytes were taken.
-    ///
-    /// # Errors
-    /// The peer does not keep to the protocol; the connection is of no more use.
-    pub(crate) fn receive(
-        &mut self,
-        input: &[u8],
-        now: Instant,
-        events: &mut Vec<Event>,
-    ) -> Result<usize, Error> {
+    fn receive(&mut self, input: &[u8], now: Instant, events: &mut Vec<Event>) -> Result<usize, Error> {
         if !input.is_empty() {
-            self.last_received = now;
+            self.heart.last_received = now;
         }
         let mut taken = 0;
         while self.phase != Phase::Closed {
@@ -144,39 +120,18 @@ impl Engine {
         Ok(input.len())
     }
 
-    /// When [`Engine::tick`] has something to do.
-    pub(crate) fn next_tick(&self) -> Option<Instant> {
-        let heartbeat = self.heartbeat?;
-        Some((self.last_sent + heartbeat / 2).min(self.last_received + heartbeat * 2))
+    fn next_tick(&self) -> Option<Instant> {
+        self.heart.next_tick()
     }
 
-    /// Time passes: keeps the connection alive, and notices a silent peer. While the caller does not read
-    /// (`listening` is false) silence means nothing.
-    ///
-    /// # Errors
-    /// The peer has been silent for twice the heartbeat's time.
-    pub(crate) fn tick(&mut self, now: Instant, listening: bool) -> Result<(), Error> {
-        let Some(heartbeat) = self.heartbeat else {
-            return Ok(());
-        };
-        if !listening {
-            self.last_received = now;
-        }
-        if now >= self.last_received + heartbeat * 2 {
-            let silence = now - self.last_received;
-            return Err(Error::ConnectionLost(format!("nothing was heard for {} s", silence.as_secs())));
-        }
-        if now >= self.last_sent + heartbeat / 2 {
-            if self.out.is_empty() {
-                self.out.extend_from_slice(&HEARTBEAT);
-            }
-            self.last_sent = now;
+    fn tick(&mut self, now: Instant, listening: bool) -> Result<(), Error> {
+        if self.heart.tick(now, listening)? && self.out.is_empty() {
+            self.out.extend_from_slice(&HEARTBEAT);
         }
         Ok(())
     }
 
-    /// Asks the broker to end the connection; [`Event::Closed`] follows. Nothing may be written after it.
-    pub(crate) fn close(&mut self) {
+    fn close(&mut self) {
         if self.phase == Phase::Open {
             let close = Method::ConnectionClose {
                 reply_code: reply_code::REPLY_SUCCESS,
@@ -189,10 +144,9 @@ impl Engine {
         }
     }
 
-    /// Writes a request.
-    pub(crate) fn request(&mut self, channel: u16, request: &Request) {
+    fn request(&mut self, channel: u16, request: &Request) -> Result<(), Error> {
         let mut arguments = Vec::new();
-        let method = method_of(request, &mut arguments);
+        let method = method_of(request, &mut arguments)?;
         method.encode(channel, &mut self.out);
         if matches!(request, Request::OpenChannel) {
             let index = usize::from(channel);
@@ -201,13 +155,27 @@ impl Engine {
             }
             self.contents[index] = None;
         }
+        Ok(())
     }
 
-    /// Writes a message.
-    pub(crate) fn publish(&mut self, channel: u16, publish: &Publish<'_>) {
+    fn check(&self, publish: &Publish<'_>) -> Result<(), Error> {
+        // Most messages have no headers; only those can be too large for a frame.
+        if let Some(properties) = publish.properties.filter(|properties| !properties.headers.is_empty()) {
+            let mut encoded = Vec::new();
+            properties::encode(properties, &mut encoded);
+            let max = self.frame_max as usize - OVERHEAD_BYTES - 12;
+            if encoded.len() > max {
+                let text = format!("the properties have {} bytes, a frame has room for {max}", encoded.len());
+                return Err(Error::Argument(text));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, channel: u16, publish: &Publish<'_>) {
         self.scratch.clear();
         match publish.properties {
-            Some(properties) => properties.encode(&mut self.scratch),
+            Some(properties) => properties::encode(properties, &mut self.scratch),
             None => self.scratch.extend_from_slice(&properties::EMPTY),
         }
         let (exchange, routing_key) = (publish.exchange.as_bytes(), publish.routing_key.as_bytes());
@@ -215,13 +183,15 @@ impl Engine {
         frame::encode_content(channel, &self.scratch, publish.body, self.frame_max, &mut self.out);
     }
 
-    /// Most bytes that the encoded properties of a message may have.
-    pub(crate) fn max_properties_bytes(&self) -> usize {
-        self.frame_max as usize - OVERHEAD_BYTES - 12
+    fn publish_again(&mut self, _: u16, frames: &[u8]) {
+        self.out.extend_from_slice(frames);
     }
 
-    /// Settles a delivery.
-    pub(crate) fn settle(&mut self, channel: u16, delivery_tag: u64, settle: Settle) {
+    fn unanswered(&self, _: u16) -> usize {
+        0
+    }
+
+    fn settle(&mut self, channel: u16, delivery_tag: u64, settle: Settle) {
         match settle {
             Settle::Ack { multiple } => fast::ack(channel, delivery_tag, multiple, &mut self.out),
             Settle::Nack { multiple, requeue } => {
@@ -230,9 +200,14 @@ impl Engine {
             Settle::Reject { requeue } => {
                 Method::BasicReject { delivery_tag, requeue }.encode(channel, &mut self.out);
             }
+            Settle::Release => {
+                Method::BasicReject { delivery_tag, requeue: true }.encode(channel, &mut self.out);
+            }
         }
     }
+}
 
+impl Engine {
     fn frame(&mut self, frame: Frame<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
         match frame.kind {
             FrameKind::Heartbeat => Ok(()),
@@ -252,11 +227,8 @@ impl Engine {
     fn connection_method(&mut self, method: Method<'_>, events: &mut Vec<Event>) -> Result<(), Error> {
         match (self.phase, method) {
             (Phase::AwaitStart, Method::ConnectionStart { mechanisms, .. }) => {
-                if !mechanisms.split(|&byte| byte == b' ').any(|mechanism| mechanism == b"PLAIN") {
-                    let offered = String::from_utf8_lossy(mechanisms).into_owned();
-                    return Err(self.login_error(&format!("PLAIN is not among its mechanisms ({offered})")));
-                }
-                self.start_ok();
+                let offered: Vec<&[u8]> = mechanisms.split(|&byte| byte == b' ').collect();
+                self.start_ok(login::choose(&self.options, &offered)?);
                 self.phase = Phase::AwaitTune;
             }
             (Phase::AwaitTune, Method::ConnectionTune { channel_max, frame_max, heartbeat }) => {
@@ -275,7 +247,7 @@ impl Engine {
                 events.push(Event::Closed(match phase {
                     // Both sides closed at once.
                     Phase::Closing => Ok(()),
-                    _ if refused => Err(self.login_error(&text)),
+                    _ if refused => Err(login::refused(&self.options, &text)),
                     _ => Err(Error::ConnectionClosed { code: reply_code, text }),
                 }));
             }
@@ -292,7 +264,7 @@ impl Engine {
         Ok(())
     }
 
-    fn start_ok(&mut self) {
+    fn start_ok(&mut self, mechanism: Mechanism) {
         let mut capabilities = Table::default();
         for name in [
             "publisher_confirms",
@@ -315,11 +287,11 @@ impl Engine {
         properties.set(b"capabilities", Value::Table(capabilities));
         let mut encoded = Vec::new();
         encode_table(&properties, &mut encoded);
-        let response = format!("\0{}\0{}", self.options.user, self.options.password.0);
+        let response = mechanism.response(&self.options);
         let start_ok = Method::ConnectionStartOk {
             client_properties: TableRef::new(&encoded),
-            mechanism: b"PLAIN",
-            response: response.as_bytes(),
+            mechanism: mechanism.name().as_bytes(),
+            response: &response,
             locale: b"en_US",
         };
         start_ok.encode(0, &mut self.out);
@@ -340,7 +312,7 @@ impl Engine {
         self.channel_max = smaller(channel_max, u16::MAX);
         self.frame_max = smaller(frame_max, self.frame_max).max(MIN_FRAME_MAX_BYTES);
         let heartbeat_s = smaller(heartbeat_s, self.options.heartbeat_s);
-        self.heartbeat = (heartbeat_s > 0).then(|| Duration::from_secs(heartbeat_s.into()));
+        self.heart.beat = (heartbeat_s > 0).then(|| Duration::from_secs(heartbeat_s.into()));
         let tune_ok = Method::ConnectionTuneOk {
             channel_max: self.channel_max,
             frame_max: self.frame_max,
@@ -349,14 +321,6 @@ impl Engine {
         tune_ok.encode(0, &mut self.out);
         let open = Method::ConnectionOpen { virtual_host: self.options.virtual_host.as_bytes() };
         open.encode(0, &mut self.out);
-    }
-
-    fn login_error(&self, text: &str) -> Error {
-        Error::Login {
-            address: self.options.address(),
-            user: self.options.user.clone(),
-            text: text.to_owned(),
-        }
     }
 
     fn channel_method(
@@ -376,17 +340,29 @@ impl Engine {
         let reply = match method {
             Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
                 let carrier = Carrier::Deliver { delivery_tag, redelivered };
-                self.begin_content(channel, carrier, Message::begin(consumer_tag, exchange, routing_key));
+                self.begin_content(
+                    channel,
+                    carrier,
+                    Message::begin(&properties::ENCODING, consumer_tag, exchange, routing_key),
+                );
                 return Ok(());
             }
             Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key, message_count } => {
                 let carrier = Carrier::GetOk { delivery_tag, redelivered, message_count };
-                self.begin_content(channel, carrier, Message::begin(b"", exchange, routing_key));
+                self.begin_content(
+                    channel,
+                    carrier,
+                    Message::begin(&properties::ENCODING, b"", exchange, routing_key),
+                );
                 return Ok(());
             }
             Method::BasicReturn { reply_code, reply_text, exchange, routing_key } => {
                 let carrier = Carrier::Return { code: reply_code, text: lossy(reply_text) };
-                self.begin_content(channel, carrier, Message::begin(b"", exchange, routing_key));
+                self.begin_content(
+                    channel,
+                    carrier,
+                    Message::begin(&properties::ENCODING, b"", exchange, routing_key),
+                );
                 return Ok(());
             }
             Method::BasicAck { delivery_tag, multiple } => {

@@ -4,10 +4,14 @@ use fulmar_amqp_0_9_1::codec::table::encode_table;
 use fulmar_amqp_0_9_1::codec::{Method, TableRef, reply_code};
 use fulmar_core::Table;
 
+use crate::Error;
 use crate::request::{Binding, Destination, Request};
 
 /// The method of a request; `arguments` holds its table while it is encoded.
-pub(super) fn method_of<'a>(request: &'a Request, arguments: &'a mut Vec<u8>) -> Method<'a> {
+///
+/// # Errors
+/// There is none.
+pub(super) fn method_of<'a>(request: &'a Request, arguments: &'a mut Vec<u8>) -> Result<Method<'a>, Error> {
     let mut table = |table: &Table| encode_table(table, arguments);
     match request {
         Request::DeclareExchange { options, .. } => table(&options.arguments),
@@ -17,7 +21,13 @@ pub(super) fn method_of<'a>(request: &'a Request, arguments: &'a mut Vec<u8>) ->
         _ => {}
     }
     let arguments = TableRef::new(arguments);
-    match request {
+    Ok(match request {
+        Request::QueryExchange { .. } | Request::QueryQueue { .. } | Request::QueryBinding(_) => {
+            return Err(Error::Unsupported("AMQP 0-9-1 has no queries"));
+        }
+        Request::Consume { options, .. } if options.browse => {
+            return Err(Error::Unsupported("AMQP 0-9-1 consumers cannot browse"));
+        }
         Request::OpenChannel => Method::ChannelOpen,
         Request::CloseChannel => Method::ChannelClose {
             reply_code: reply_code::REPLY_SUCCESS,
@@ -106,5 +116,5 @@ pub(super) fn method_of<'a>(request: &'a Request, arguments: &'a mut Vec<u8>) ->
         Request::SelectTx => Method::TxSelect,
         Request::CommitTx => Method::TxCommit,
         Request::RollbackTx => Method::TxRollback,
-    }
+    })
 }
