@@ -3,7 +3,9 @@
 mod arguments;
 mod queue;
 
-pub use queue::{AlertThresholds, FlowThresholds, Lifetime, Overflow, QueueEvents, QueueOptions};
+pub use queue::{
+    AlertThresholds, FlowThresholds, HeaderFilter, Lifetime, MoveTo, Overflow, QueueEvents, QueueOptions,
+};
 
 use std::sync::Arc;
 
@@ -66,6 +68,30 @@ pub enum Request {
         vhost: VhostId,
         /// Name of the queue.
         name: Name,
+    },
+    /// Take messages that nobody has been handed out of a queue, the oldest first of each priority. Answered with
+    /// [`Reply::Messages`].
+    MoveMessages {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        queue: Name,
+        /// Where they go.
+        to: MoveTo,
+        /// No more than this.
+        most: Option<u32>,
+        /// Only those that it selects.
+        filter: Option<HeaderFilter>,
+    },
+    /// Have what comes to a queue go to another one, and the other way round. Without a target: no more, and what the
+    /// target has goes to the queue.
+    RedirectQueue {
+        /// Virtual host.
+        vhost: VhostId,
+        /// Name of the queue.
+        source: Name,
+        /// Name of the other one.
+        target: Option<Name>,
     },
     /// Bind a queue or an exchange to an exchange.
     Bind {
@@ -273,7 +299,7 @@ pub enum Reply {
         /// Consumers.
         consumers: u32,
     },
-    /// To [`Request::DeleteQueue`] and [`Request::PurgeQueue`].
+    /// To [`Request::DeleteQueue`], [`Request::PurgeQueue`] and [`Request::MoveMessages`].
     Messages(u32),
     /// To [`Request::Get`].
     Got(Option<Got>),

@@ -44,6 +44,8 @@ pub enum Change {
     QueueDeclared(Arc<QueueEntry>),
     /// A queue that outlives its owner belongs to another connection, or to nobody.
     QueueOwned(QueueId, Option<ConnectionId>),
+    /// What comes to the first queue goes to the other one, and the other way round; or no more.
+    QueueRedirected(QueueId, Option<QueueId>),
     /// A queue and its bindings go.
     QueueDeleted(QueueId),
     /// A binding is made.
@@ -175,9 +177,11 @@ pub(crate) struct Keeping {
 }
 
 struct Queue {
-    /// As in the entry; here to be had without another miss.
-    id: QueueId,
+    /// Where messages for it go: it itself, or the queue that it is redirected to.
+    receiver: QueueId,
     entry: Arc<QueueEntry>,
+    /// It was redirected, and is not the other one.
+    is_source: bool,
 }
 
 /// The identifiers of the queues at home on one shard.
@@ -315,6 +319,7 @@ impl Topology {
             Change::ExchangeDeleted(entry) => self.remove_exchange(entry),
             Change::QueueDeclared(entry) => self.add_queue(entry),
             Change::QueueOwned(id, owner) => self.set_owner(*id, *owner),
+            Change::QueueRedirected(source, target) => self.redirect(*source, *target),
             Change::QueueDeleted(id) => self.remove_queue(*id),
             Change::Bound(entry) => self.add_binding(entry),
             Change::Unbound(entry) => {
@@ -469,12 +474,29 @@ impl Topology {
     }
 
     fn add_queue(&mut self, entry: &Arc<QueueEntry>) {
-        let slot = self.queues.insert(Queue { id: entry.id, entry: entry.clone() }) as u32;
+        let slot =
+            self.queues.insert(Queue { receiver: entry.id, entry: entry.clone(), is_source: false }) as u32;
         self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
         self.homes[entry.id.home.index()].take(entry.id, slot);
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
         let old = names.insert(entry.name.clone(), slot);
         assert!(old.is_none(), "queue declared twice");
+    }
+
+    /// Where messages for a queue go.
+    pub(crate) fn receiver(&self, queue: QueueId) -> QueueId {
+        self.slot_of(queue).map_or(queue, |slot| self.queues[slot as usize].receiver)
+    }
+
+    fn redirect(&mut self, source: QueueId, target: Option<QueueId>) {
+        let Some(slot) = self.slot_of(source).map(|slot| slot as usize) else { return };
+        let former = std::mem::replace(&mut self.queues[slot].receiver, target.unwrap_or(source));
+        self.queues[slot].is_source = target.is_some();
+        let other = target.unwrap_or(former);
+        if let Some(slot) = self.slot_of(other).filter(|_| other != source) {
+            self.queues[slot as usize].receiver = if target.is_some() { source } else { other };
+            self.queues[slot as usize].is_source = false;
+        }
     }
 
     fn set_owner(&mut self, id: QueueId, owner: Option<ConnectionId>) {
@@ -486,6 +508,7 @@ impl Topology {
     }
 
     fn remove_queue(&mut self, id: QueueId) {
+        self.redirect(id, None);
         let slot = self.slot_of(id).expect("a deleted queue exists");
         self.remove_bindings_to(Destination::Queue(slot));
         self.homes[id.home.index()].give_back(id);

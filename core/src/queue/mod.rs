@@ -250,6 +250,22 @@ impl Queue {
         self.ready.put_back(item);
     }
 
+    /// The place of the next message that comes.
+    pub(crate) fn next_place(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// The first message that waits at a place or behind it, alone.
+    pub(crate) fn next_ready(&self, place: u64) -> Option<Item> {
+        self.ready.next_at(place)
+    }
+
+    /// Takes a message that waits out of wherever it stands.
+    pub(crate) fn take(&mut self, item: &Item) -> Option<Item> {
+        self.consumers.next_is_another();
+        self.ready.remove(item.priority, item.sequence)
+    }
+
     /// Takes everything that waits.
     pub(crate) fn take_ready(&mut self) -> Ready {
         self.consumers.next_is_another();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Name, Table};
+use crate::{MessageView, Name, Table, Value};
 
 /// Properties of a queue. Two declarations are the same if flags and arguments are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -160,4 +160,37 @@ pub enum QueueEvents {
     Enqueue,
     /// That they came and that they went.
     EnqueueAndDequeue,
+}
+
+/// Where messages go that are taken out of a queue. They stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveTo {
+    /// They are dropped.
+    Nowhere,
+    /// To another queue.
+    Queue(Name),
+    /// To the queues that an exchange has for their keys.
+    Exchange(Name),
+    /// The same with the queue's alternate exchange.
+    Alternate,
+}
+
+/// Selects messages by a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderFilter {
+    /// The header.
+    pub header: Name,
+    /// What it has to be, as text.
+    pub value: Name,
+}
+
+impl HeaderFilter {
+    /// Whether a message is selected.
+    pub fn selects(&self, message: &MessageView<'_>) -> bool {
+        match message.encoding.header(message.properties, self.header.as_bytes()) {
+            Some(Value::Text(value) | Value::Bytes(value)) => value == self.value,
+            Some(other) => other.to_string().as_bytes() == self.value.as_bytes(),
+            None => false,
+        }
+    }
 }

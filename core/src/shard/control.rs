@@ -132,6 +132,7 @@ impl Shard {
                     }
                     self.forget_owned(*id);
                 }
+                Change::QueueRedirected(source, None) => self.give_back_redirected(*source),
                 Change::QueueOwned(id, owner) => {
                     self.forget_owned(*id);
                     if let Some(owner) = owner {

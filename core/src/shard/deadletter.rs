@@ -47,7 +47,11 @@ pub(super) struct Dead {
 impl Shard {
     /// A queue gives a message up. Dead letters wait for [`Shard::bury_dead`].
     pub(super) fn discard(&mut self, queue: &Arc<QueueEntry>, item: Item, reason: Reason) {
-        self.discard_message(queue, item.message, reason);
+        let message = match goes_by_alternate(&queue.options, reason) {
+            true => self.with_time_left(queue, &item),
+            false => item.message,
+        };
+        self.discard_message(queue, message, reason);
     }
 
     pub(super) fn discard_message(&mut self, queue: &Arc<QueueEntry>, message: MessageId, reason: Reason) {
@@ -156,11 +160,20 @@ impl Shard {
     }
 }
 
-/// Whether somebody wants what a queue gives up for a reason. What expires does not go by the alternate exchange.
+/// Whether somebody wants what a queue gives up for a reason.
 fn has_somewhere_to_go(options: &QueueOptions, reason: Reason) -> bool {
-    let by_alternate = matches!(reason, Reason::Rejected | Reason::Overwritten | Reason::QueueEnded);
     options.dead_letter_exchange.is_some() && reason != Reason::QueueEnded
-        || options.alternate.is_some() && by_alternate
+        || goes_by_alternate(options, reason)
+}
+
+/// Whether what a queue gives up for a reason goes by its alternate exchange. What expires does not.
+fn goes_by_alternate(options: &QueueOptions, reason: Reason) -> bool {
+    options.alternate.is_some()
+        && match reason {
+            Reason::QueueEnded => true,
+            Reason::Rejected | Reason::Overwritten => options.dead_letter_exchange.is_none(),
+            Reason::Expired | Reason::MaxLength => false,
+        }
 }
 
 /// Whether the deaths since the last one in `queue`, that one included, were all without a rejection.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::keeping::Passage;
+use super::moving::Taking;
 use super::transaction::{BranchLetter, RemotePart, TransactionId, Verdict};
 use super::{Settlement, ShardConfig};
 use crate::mesh::{MeshEnd, Wake, mesh};
@@ -82,6 +83,10 @@ pub(super) enum Ask {
     Purge {
         queue: QueueId,
         name: Name,
+    },
+    Move {
+        queue: QueueId,
+        taking: Box<Taking>,
     },
     Get {
         queue: QueueId,

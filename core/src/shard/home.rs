@@ -90,6 +90,7 @@ impl Shard {
             Ask::Counts { queue, name, passive } => Some(self.counts(queue, name, passive)),
             Ask::Info { queue } => Some(Ok(Reply::Queue(self.queue_info(queue)))),
             Ask::Purge { queue, name } => Some(self.purge(queue, name)),
+            Ask::Move { queue, taking } => self.take_out(Some(session), queue, *taking),
             Ask::Get { queue, name, no_ack } => Some(self.fetch(queue, name, no_ack)),
             Ask::Subscribe { queue, name, connection, consumer, options } => {
                 Some(self.subscribe_at_home(session, connection, queue, name, consumer, &options))

@@ -3,9 +3,10 @@
 //! Everything here runs on the shard's own thread. What concerns one subject sits in one file:
 //! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
-//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `keeping` (exchanges that
-//! keep something), `deadletter`, `requests` (what sessions ask), `control` (changes to the topology), `transaction`,
-//! `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told to connections).
+//! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `moving` (messages taken out
+//! of queues), `keeping` (exchanges that keep something), `deadletter`, `requests` (what sessions ask), `control` (changes
+//! to the topology), `transaction`, `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
+//! to connections).
 
 mod accounts;
 mod control;
@@ -15,6 +16,7 @@ mod envelope;
 mod home;
 mod keeping;
 mod lifetime;
+mod moving;
 mod outputs;
 mod policy;
 mod publish;
@@ -39,6 +41,7 @@ pub use envelope::{Envelope, mesh_for};
 use envelope::{Letter, Query};
 use home::{Queues, Trash};
 use keeping::Kept;
+use moving::Moving;
 use outputs::Outputs;
 pub use policy::Event;
 use policy::Withheld;
@@ -257,6 +260,8 @@ pub struct Shard {
     /// Confirms that wait for queues here.
     withheld: Slab<Withheld>,
     events: VecDeque<Event>,
+    /// Messages being taken out of queues here.
+    moving: Vec<Moving>,
     held_back: Slab<(VhostId, MessageId)>,
     timers: Timers<Due>,
     /// What exchanges at home here keep, by their slots in the topology.
@@ -325,6 +330,7 @@ impl Shard {
             thinned: Vec::new(),
             withheld: Slab::new(),
             events: VecDeque::new(),
+            moving: Vec::new(),
             held_back: Slab::new(),
             timers: Timers::default(),
             kept: Map::default(),
@@ -373,6 +379,7 @@ impl Shard {
         worked |= self.dispatch_ready();
         // After dispatching, so that a message without time to live has had its chance.
         worked |= self.do_what_is_due();
+        worked |= self.move_on();
         worked |= self.bury_dead();
         worked |= self.observe_thinned();
         worked |= self.empty_trash();
@@ -421,6 +428,7 @@ impl Shard {
             || !self.outputs.is_empty()
             || !self.dead.is_empty()
             || !self.thinned.is_empty()
+            || !self.moving.is_empty()
             || !self.trash.is_empty()
             || !self.orphans.is_empty()
             || self.more_data

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::control::Planning;
 use super::envelope::{Ask, Letter, PlanRequest, Query};
+use super::moving::Taking;
 use super::sessions::Outstanding;
 use crate::mesh::Lane;
 use crate::request::Rules;
@@ -35,6 +36,11 @@ impl Shard {
             Request::PurgeQueue { vhost, name } => {
                 let queue = self.resolve(connection, vhost, &name);
                 self.ask(id, queue.map(|queue| Ask::Purge { queue, name }))
+            }
+            Request::MoveMessages { vhost, queue, to, most, filter } => {
+                let resolved = self.resolve_move(connection, vhost, &queue, to);
+                let taking = |goal| Box::new(Taking { goal, most, filter });
+                self.ask(id, resolved.map(|(queue, goal)| Ask::Move { queue, taking: taking(goal) }))
             }
             Request::Get { vhost, queue: name, no_ack } => {
                 let queue = self.resolve(connection, vhost, &name);
@@ -84,6 +90,7 @@ impl Shard {
             change @ (Request::DeclareExchange { .. }
             | Request::DeclareQueue { .. }
             | Request::DeleteExchange { .. }
+            | Request::RedirectQueue { .. }
             | Request::Bind { .. }
             | Request::Unbind { .. }) => {
                 let plan = PlanRequest { session: id, connection, rules, request: change };
@@ -204,6 +211,7 @@ impl Shard {
             Ask::Counts { queue, .. }
             | Ask::Info { queue }
             | Ask::Purge { queue, .. }
+            | Ask::Move { queue, .. }
             | Ask::Get { queue, .. }
             | Ask::Subscribe { queue, .. }
             | Ask::Cancel { queue, .. }
@@ -255,7 +263,12 @@ impl Shard {
     }
 
     /// The queue of that name, if the connection may use it.
-    fn resolve(&self, connection: ConnectionId, vhost: VhostId, name: &Name) -> Result<QueueId, Refusal> {
+    pub(super) fn resolve(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &Name,
+    ) -> Result<QueueId, Refusal> {
         let entry = self.topology.queue(vhost, name.as_bytes());
         let entry = entry.ok_or_else(|| Refusal::NoQueue(name.clone()))?;
         if entry.owner.is_some_and(|owner| owner != connection) {

@@ -57,7 +57,11 @@ impl Topology {
                 let binding = binding_entry(*vhost, source, destination, *kind, key, arguments, rules);
                 self.plan_binding_end(&binding, asker)
             }
+            Request::RedirectQueue { vhost, source, target } => {
+                self.plan_redirection(*vhost, source, target.as_ref(), asker)
+            }
             Request::PurgeQueue { .. }
+            | Request::MoveMessages { .. }
             | Request::Subscribe { .. }
             | Request::Cancel { .. }
             | Request::Get { .. }
@@ -213,6 +217,37 @@ impl Topology {
         }
         let entry = QueueEntry { id, vhost, name: name.clone(), owner, options };
         Ok(Plan { changes: vec![Change::QueueDeclared(Arc::new(entry))], queue: Some(id) })
+    }
+
+    fn plan_redirection(
+        &self,
+        vhost: VhostId,
+        source: &Name,
+        target: Option<&Name>,
+        asker: &Asker,
+    ) -> Result<Plan, Refusal> {
+        let refuse = |name: &Name, reason: &str| Err(Refusal::Forbidden(format!("queue '{name}' {reason}")));
+        let is_redirected = |entry: &QueueEntry| self.receiver(entry.id) != entry.id;
+        let from = self.check_access(vhost, source, asker.connection)?;
+        let Some(target) = target else {
+            if !self.slot_of(from.id).is_some_and(|slot| self.queues[slot as usize].is_source) {
+                return refuse(source, "is not redirected");
+            }
+            return Ok(Plan { changes: vec![Change::QueueRedirected(from.id, None)], queue: None });
+        };
+        let to = self.check_access(vhost, target, asker.connection)?;
+        if from.id == to.id {
+            return refuse(source, "cannot be redirected to itself");
+        }
+        for entry in [from, to] {
+            if entry.options.auto_delete {
+                return refuse(&entry.name, "is auto-delete and cannot be redirected");
+            }
+            if is_redirected(entry) {
+                return refuse(&entry.name, "is redirected already");
+            }
+        }
+        Ok(Plan { changes: vec![Change::QueueRedirected(from.id, Some(to.id))], queue: None })
     }
 
     fn plan_binding(&self, mut binding: BindingEntry, asker: &Asker) -> Result<Plan, Refusal> {

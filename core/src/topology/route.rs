@@ -111,7 +111,7 @@ impl Topology {
             for &destination in &scratch.found {
                 match destination {
                     Destination::Queue(slot) if scratch.queues_seen.insert(slot) => {
-                        targets.push(self.queues[slot as usize].id);
+                        targets.push(self.queues[slot as usize].receiver);
                     }
                     Destination::Exchange(slot) if scratch.exchanges_seen.insert(slot) => {
                         scratch.ahead.push(slot);
@@ -138,7 +138,7 @@ impl Topology {
         let mut found = Vec::new();
         alone.route(message.key, message, &mut exchange::Scratch::default(), &mut found);
         match found.first() {
-            Some(&Destination::Queue(slot)) => targets.push(self.queues[slot as usize].id),
+            Some(&Destination::Queue(slot)) => targets.push(self.queues[slot as usize].receiver),
             // It is there, and leads on.
             Some(Destination::Exchange(_)) => drop(self.route(vhost, to, message, targets)),
             None => {}

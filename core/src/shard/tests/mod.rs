@@ -7,6 +7,7 @@ mod deadletters;
 mod flow;
 mod keeping;
 mod lifetimes;
+mod moving;
 mod policies;
 mod queries;
 mod queues;
