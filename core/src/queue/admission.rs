@@ -2,7 +2,7 @@
 
 use super::limit::Limit;
 use super::policy::position;
-use super::{Admission, Alert, Depth, Item, Policy, Queue, QueueCounters};
+use super::{Admission, Alert, Depth, Groups, Item, Policy, Queue, QueueCounters};
 use crate::Name;
 use crate::request::Overflow;
 
@@ -130,6 +130,19 @@ impl Queue {
         }
     }
 
+    /// The header that names groups, if it has any.
+    pub(crate) fn group_header(&self) -> Option<&Name> {
+        Some(self.groups()?.header())
+    }
+
+    /// Notes the group of the message that came last.
+    pub(crate) fn note_group(&mut self, name: Name) {
+        let place = self.next_sequence - 1;
+        if let Some(groups) = self.groups_mut() {
+            groups.enqueued(name, place);
+        }
+    }
+
     /// Tells its policy of the message that came last.
     pub(crate) fn note_enqueued(&mut self, now_ns: u64) -> Enqueued {
         let depth = self.depth();
@@ -158,6 +171,9 @@ impl Queue {
         let depth = self.depth();
         let Some(policy) = self.policy.as_deref_mut() else { return (Vec::new(), [None; 2]) };
         policy.noted = false;
+        if policy.groups.as_mut().and_then(Groups::take_freed).is_some() {
+            self.consumers.wake_idle();
+        }
         let alerts = policy.observe(depth);
         (policy.flow.as_mut().map(|flow| flow.take_released()).unwrap_or_default(), alerts)
     }

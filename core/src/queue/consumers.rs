@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::seek::Seek;
 use super::unsettled::ConsumerKey;
 use crate::{Credit, SessionId};
 
@@ -26,6 +27,8 @@ pub struct Consumer {
     pub prefetch: u32,
     /// What it may still be sent; `None` if credit does not bound it.
     pub credit: Option<Credit>,
+    /// Looks at messages and leaves them in the queue.
+    pub browse: bool,
     /// The shard's account of what is under way to its connection.
     pub account: u32,
 }
@@ -41,6 +44,8 @@ enum State {
     Dry,
     /// Not enough credit for the message that comes next.
     Short,
+    /// Nothing is there for it.
+    Idle,
     /// Its connection has enough under way.
     Parked,
     /// Another one is the single active consumer.
@@ -51,6 +56,10 @@ struct Entry {
     consumer: Consumer,
     unsettled: u32,
     state: State,
+    /// Where it looks for messages, if not at the head.
+    seek: Option<Seek>,
+    /// Has to be told of messages that come.
+    is_watching: bool,
     /// Whether what it may be sent depends on nothing but how many messages that is.
     takes_runs: bool,
     /// Its credit ends when it has got so many more, or nothing more is there for it; somebody waits for that.
@@ -67,7 +76,7 @@ impl Entry {
     /// Counts messages handed to it.
     #[inline]
     fn count_served(&mut self, messages: u32, bytes: usize) {
-        if !self.consumer.no_ack {
+        if self.consumer.holds() {
             self.unsettled += messages;
         }
         if let Some(credit) = &mut self.consumer.credit {
@@ -81,7 +90,7 @@ impl Entry {
     /// The state that it has if only its own limits count.
     #[inline]
     fn own_state(&self) -> State {
-        if !self.consumer.no_ack && self.is_full() {
+        if self.is_full() {
             State::Full
         } else if self.consumer.credit.is_some_and(|credit| credit.messages == 0) {
             State::Dry
@@ -91,7 +100,16 @@ impl Entry {
     }
 
     fn note_credit(&mut self) {
-        self.takes_runs = self.consumer.credit.is_none_or(|credit| credit.counts_messages_only());
+        self.takes_runs =
+            self.seek.is_none() && self.consumer.credit.is_none_or(|credit| credit.counts_messages_only());
+    }
+}
+
+impl Consumer {
+    /// Whether messages stay in its hands until it settles them.
+    #[inline]
+    pub(crate) fn holds(&self) -> bool {
+        !self.no_ack && !self.browse
     }
 }
 
@@ -116,6 +134,10 @@ pub(crate) struct Consumers {
     single_active: bool,
     /// Consumers in [`State::Short`].
     short: usize,
+    /// Consumers that do not take the head.
+    seekers: usize,
+    /// Consumers that have to be told of messages that come.
+    watchers: usize,
     /// Consumers whose credit ends when they have got what is there.
     flushing: usize,
 }
@@ -129,6 +151,8 @@ impl Consumers {
             order: VecDeque::new(),
             single_active,
             short: 0,
+            seekers: 0,
+            watchers: 0,
             flushing: 0,
         }
     }
@@ -143,7 +167,23 @@ impl Consumers {
 
     /// Whether one of them wants the queue for itself.
     pub(crate) fn has_exclusive(&self) -> bool {
-        self.iter().any(|consumer| consumer.exclusive)
+        self.iter().any(|consumer| consumer.exclusive && !consumer.browse)
+    }
+
+    /// Whether one of them takes messages.
+    pub(crate) fn has_takers(&self) -> bool {
+        self.iter().any(|consumer| !consumer.browse)
+    }
+
+    /// How many do not take the head.
+    #[inline]
+    pub(crate) fn seekers(&self) -> usize {
+        self.seekers
+    }
+
+    /// How many have to be told of messages that come.
+    pub(crate) fn watchers(&self) -> usize {
+        self.watchers
     }
 
     /// All, in order of subscription.
@@ -160,37 +200,84 @@ impl Consumers {
         Some(ConsumerKey { slot, generation: self.slots[slot as usize].generation })
     }
 
-    pub(crate) fn add(&mut self, consumer: Consumer) {
+    /// Adds a consumer that looks for messages elsewhere than at the head, and has to be told of those that come, or not.
+    pub(crate) fn add(&mut self, consumer: Consumer, seek: Option<Seek>, is_watching: bool) {
+        self.seekers += usize::from(seek.is_some());
+        self.watchers += usize::from(is_watching);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
             (self.slots.len() - 1) as u32
         });
         self.order.push_back(slot);
-        let mut entry =
-            Entry { consumer, unsettled: 0, state: State::Standby, takes_runs: false, flush_left: None };
+        let browses = consumer.browse;
+        let mut entry = Entry {
+            consumer,
+            unsettled: 0,
+            state: State::Standby,
+            seek,
+            is_watching,
+            takes_runs: false,
+            flush_left: None,
+        };
         entry.note_credit();
         self.slots[slot as usize].entry = Some(entry);
-        if !self.single_active || self.order.front() == Some(&slot) {
+        if !self.single_active || browses || self.first_taker() == Some(slot) {
             self.enter(slot);
         }
     }
 
     pub(crate) fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
         let entry = self.entry(key)?;
-        let is_flushing = entry.flush_left.is_some();
+        let (is_flushing, seeks, watches) =
+            (entry.flush_left.is_some(), entry.seek.is_some(), entry.is_watching);
         self.set_state(key.slot, State::Standby);
         self.flushing -= usize::from(is_flushing);
+        self.seekers -= usize::from(seeks);
+        self.watchers -= usize::from(watches);
         self.rings.retain(|ring| !ring.slots.is_empty());
-        let was_first = self.order.front() == Some(&key.slot);
+        let was_first = self.first_taker() == Some(key.slot);
         self.order.retain(|&slot| slot != key.slot);
         let slot = &mut self.slots[key.slot as usize];
         slot.generation = slot.generation.wrapping_add(1);
         let entry = slot.entry.take();
         self.free.push(key.slot);
-        if let (true, Some(&next)) = (self.single_active && was_first, self.order.front()) {
+        if let (true, Some(next)) = (self.single_active && was_first, self.first_taker()) {
             self.enter(next);
         }
         entry.map(|entry| entry.consumer)
+    }
+
+    /// The one that has been there longest of those that take messages.
+    fn first_taker(&self) -> Option<u32> {
+        let takes = |slot: &&u32| {
+            let entry = self.slots[**slot as usize].entry.as_ref();
+            entry.is_some_and(|entry| !entry.consumer.browse)
+        };
+        self.order.iter().find(takes).copied()
+    }
+
+    /// A consumer, and where it looks for messages if not at the head.
+    pub(super) fn seek_of(&mut self, key: ConsumerKey) -> Option<(&Consumer, Option<&mut Seek>)> {
+        let entry = self.entry(key)?;
+        Some((&entry.consumer, entry.seek.as_mut()))
+    }
+
+    /// The consumer whose turn it is has found nothing: it waits for [`Consumers::wake_idle`].
+    pub(crate) fn rest(&mut self, key: ConsumerKey) {
+        self.set_state(key.slot, State::Idle);
+    }
+
+    /// Those that found nothing look again.
+    pub(crate) fn wake_idle(&mut self) {
+        if self.seekers == 0 {
+            return;
+        }
+        for place in 0..self.order.len() {
+            let slot = self.order[place];
+            if self.state(slot) == Some(State::Idle) {
+                self.enter(slot);
+            }
+        }
     }
 
     /// The consumer whose turn it is: the next one in the ring of the highest priority that has any.
@@ -431,6 +518,7 @@ mod tests {
             priority,
             prefetch,
             credit: None,
+            browse: false,
             account: 0,
         }
     }
@@ -450,16 +538,16 @@ mod tests {
     #[test]
     fn turns_go_round() {
         let mut consumers = Consumers::new(false);
-        (1..=3).for_each(|id| consumers.add(consumer(id, 0, 0)));
+        (1..=3).for_each(|id| consumers.add(consumer(id, 0, 0), None, false));
         assert_eq!(ids(&mut consumers, 5), [1, 2, 3, 1, 2]);
     }
 
     #[test]
     fn higher_priority_goes_first_while_it_has_credit() {
         let mut consumers = Consumers::new(false);
-        consumers.add(consumer(1, 0, 0));
-        consumers.add(consumer(2, 5, 2));
-        consumers.add(consumer(3, -1, 0));
+        consumers.add(consumer(1, 0, 0), None, false);
+        consumers.add(consumer(2, 5, 2), None, false);
+        consumers.add(consumer(3, -1, 0), None, false);
         let (_, key) = serve(&mut consumers).unwrap();
         assert_eq!(ids(&mut consumers, 3), [2, 1, 1]);
         assert!(consumers.settled(key));
@@ -469,8 +557,8 @@ mod tests {
     #[test]
     fn a_parked_consumer_is_passed_over_until_it_is_back() {
         let mut consumers = Consumers::new(false);
-        consumers.add(consumer(1, 0, 0));
-        consumers.add(consumer(2, 0, 0));
+        consumers.add(consumer(1, 0, 0), None, false);
+        consumers.add(consumer(2, 0, 0), None, false);
         let key = consumers.next().unwrap().0;
         consumers.park(key);
         assert_eq!(ids(&mut consumers, 2), [2, 2]);
@@ -482,7 +570,7 @@ mod tests {
     #[test]
     fn the_single_active_consumer_is_followed_in_order() {
         let mut consumers = Consumers::new(true);
-        (1..=3).for_each(|id| consumers.add(consumer(id, 0, 0)));
+        (1..=3).for_each(|id| consumers.add(consumer(id, 0, 0), None, false));
         assert_eq!(ids(&mut consumers, 2), [1, 1]);
         let session = SessionId { shard: ShardId(0), index: 0, generation: 0 };
         consumers.remove(consumers.find(session, 2).unwrap());
@@ -494,10 +582,10 @@ mod tests {
     #[test]
     fn a_key_never_reaches_the_next_user_of_its_slot() {
         let mut consumers = Consumers::new(false);
-        consumers.add(consumer(1, 0, 1));
+        consumers.add(consumer(1, 0, 1), None, false);
         let (_, key) = serve(&mut consumers).unwrap();
         consumers.remove(key);
-        consumers.add(consumer(2, 0, 1));
+        consumers.add(consumer(2, 0, 1), None, false);
         assert_eq!(ids(&mut consumers, 1), [2]);
         assert!(!consumers.settled(key));
         assert!(consumers.remove(key).is_none());
@@ -507,7 +595,7 @@ mod tests {
     #[test]
     fn a_run_ends_where_the_only_consumer_has_enough() {
         let mut consumers = Consumers::new(false);
-        consumers.add(consumer(1, 0, 5));
+        consumers.add(consumer(1, 0, 5), None, false);
         serve(&mut consumers).unwrap();
         let (key, _) = consumers.sole().unwrap();
         assert_eq!(consumers.allowance(key), 4);
@@ -518,14 +606,14 @@ mod tests {
         assert_eq!(ids(&mut consumers, 1), []);
         assert!(consumers.settled(key));
         assert_eq!(ids(&mut consumers, 2), [1]);
-        consumers.add(consumer(2, 0, 0));
+        consumers.add(consumer(2, 0, 0), None, false);
         assert!(consumers.sole().is_none());
     }
 
     #[test]
     fn prefetch_can_change_while_consuming() {
         let mut consumers = Consumers::new(false);
-        consumers.add(consumer(1, 0, 0));
+        consumers.add(consumer(1, 0, 0), None, false);
         let (_, key) = serve(&mut consumers).unwrap();
         assert!(!consumers.set_prefetch(key, 1));
         assert_eq!(ids(&mut consumers, 1), []);

@@ -9,12 +9,14 @@ mod alerts;
 mod consumers;
 mod fairshare;
 mod flow;
+mod groups;
 mod last_value;
 mod limit;
 #[cfg(test)]
 mod model_tests;
 mod policy;
 mod ready;
+mod seek;
 mod unsettled;
 
 use std::sync::Arc;
@@ -22,12 +24,16 @@ use std::sync::Arc;
 pub(crate) use admission::Enqueued;
 pub use alerts::Alert;
 pub(crate) use consumers::{Consumer, Consumers};
+use groups::{Groups, Owner};
 pub(crate) use limit::Admission;
 pub use limit::Depth;
 use policy::Policy;
 pub use policy::QueueCounters;
 pub(crate) use ready::{Item, NEVER_NS, Ready};
-pub(crate) use unsettled::{ConsumerKey, Unsettled, UnsettledTable, is_fetched};
+pub(crate) use seek::Found;
+pub(crate) use unsettled::{
+    ConsumerKey, Unsettled, UnsettledTable, browsed_place, counts_as_held, is_browsed, tag_to_browse,
+};
 
 use crate::request::{Lifetime, Overflow, QueueOptions};
 use crate::topology::QueueEntry;
@@ -50,6 +56,8 @@ pub(crate) struct Queue {
     lowest_priority: u8,
     /// While it holds fewer bytes, it takes whatever comes and nobody has to be told: always if it is plain.
     unwatched_bytes: u64,
+    /// The same while no consumer has to be told of what comes.
+    usually_unwatched_bytes: u64,
     policy: Option<Box<Policy>>,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
@@ -89,6 +97,7 @@ impl Queue {
             message_ttl_ms: options.message_ttl_ms,
             lowest_priority: options.lowest_priority,
             unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
+            usually_unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
             policy: None,
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
@@ -106,6 +115,7 @@ impl Queue {
     pub(crate) fn with_policy(mut self, limits: &Limits) -> Self {
         if let Some(policy) = Policy::new(self.options(), limits) {
             self.unwatched_bytes = self.unwatched_bytes.min(policy.unwatched_bytes());
+            self.usually_unwatched_bytes = self.unwatched_bytes;
             self.policy = Some(Box::new(policy));
         }
         self
@@ -246,6 +256,9 @@ impl Queue {
 
     /// Puts a message back to its place.
     pub(crate) fn requeue(&mut self, item: Item) {
+        if let Some(groups) = self.groups_mut() {
+            groups.requeued(item.sequence);
+        }
         self.consumers.next_is_another();
         self.ready.put_back(item);
     }
@@ -279,7 +292,30 @@ impl Queue {
 
     pub(crate) fn subscribe(&mut self, consumer: Consumer) {
         self.was_used = true;
-        self.consumers.add(consumer);
+        let seek = self.seek_for(&consumer);
+        // A message of a higher priority is what comes next for one that has not enough credit for another.
+        let is_watching = seek.is_some() || consumer.credit.is_some() && self.ready.max_priority() > 0;
+        self.consumers.add(consumer, seek, is_watching);
+        self.note_watchers();
+    }
+
+    pub(crate) fn unsubscribe(&mut self, key: ConsumerKey) -> Option<Consumer> {
+        let consumer = self.consumers.remove(key);
+        self.note_watchers();
+        consumer
+    }
+
+    fn note_watchers(&mut self) {
+        let is_watched = self.consumers.watchers() > 0;
+        self.unwatched_bytes = if is_watched { 0 } else { self.usually_unwatched_bytes };
+    }
+
+    fn groups(&self) -> Option<&Groups> {
+        self.policy.as_ref()?.groups.as_ref()
+    }
+
+    fn groups_mut(&mut self) -> Option<&mut Groups> {
+        self.policy.as_mut()?.groups.as_mut()
     }
 
     /// Another one owns it, or nobody.

@@ -242,6 +242,7 @@ impl Pair {
             priority,
             prefetch,
             credit,
+            browse: false,
             account: 0,
         });
         self.model.consumers.push(Who {
@@ -264,7 +265,7 @@ impl Pair {
         let which = which % self.model.consumers.len();
         let gone = self.model.consumers.remove(which);
         let key = self.queue.consumers.find(SESSION, gone.id).unwrap();
-        assert_eq!(self.queue.consumers.remove(key).unwrap().id, gone.id);
+        assert_eq!(self.queue.unsubscribe(key).unwrap().id, gone.id);
     }
 
     fn dispatch(&mut self) {
@@ -326,7 +327,7 @@ impl Pair {
         assert_eq!(item.as_ref().map(number), head.as_ref().map(|m| m.number));
         if let Some((item, message)) = item.zip(head) {
             let tag = self.queue.hand_out(item, None);
-            assert!(is_fetched(tag));
+            assert!(!counts_as_held(tag));
             self.model.held.push((tag, message, None));
         }
     }

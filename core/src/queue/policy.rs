@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::alerts::{Alert, Alerts};
 use super::flow::Flow;
+use super::groups::Groups;
 use super::last_value::{LastValue, Position};
 use super::limit::{Depth, Limit};
 use super::ready::Item;
@@ -37,6 +38,7 @@ pub(crate) struct Policy {
     pub(crate) limit: Option<Limit>,
     pub(crate) last_value: Option<LastValue>,
     pub(crate) flow: Option<Flow>,
+    pub(crate) groups: Option<Groups>,
     alerts: Option<Alerts>,
     events: QueueEvents,
     /// The queue ends when it is empty and nobody uses it.
@@ -58,6 +60,7 @@ impl Policy {
         let needs_held = is_ring || last_value.is_some();
         let policy = Policy {
             flow: Flow::new(options, limits),
+            groups: options.group_key.clone().map(Groups::new),
             alerts: Alerts::new(options, limits),
             events: options.events,
             ends_empty: options.auto_delete && options.lifetime == Lifetime::UnusedAndEmpty,
@@ -85,6 +88,7 @@ impl Policy {
     fn is_for_depth_alone(&self) -> bool {
         self.limit.is_none()
             && self.last_value.is_none()
+            && self.groups.is_none()
             && self.alerts.is_none()
             && self.events == QueueEvents::None
             && !self.ends_empty
@@ -153,6 +157,9 @@ impl Policy {
         }
         if let Some(last_value) = &mut self.last_value {
             last_value.gone(item.sequence);
+        }
+        if let Some(groups) = &mut self.groups {
+            groups.gone(item.sequence);
         }
     }
 

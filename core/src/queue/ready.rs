@@ -62,7 +62,7 @@ impl Item {
     }
 
     /// The first message of it that is not before a place, alone.
-    fn alone_at(&self, place: u64) -> Item {
+    pub(super) fn alone_at(&self, place: u64) -> Item {
         let before = place.saturating_sub(self.sequence) as u16;
         Item {
             sequence: self.sequence + u64::from(before),
@@ -366,19 +366,11 @@ impl Ready {
     }
 
     /// The first message in order of arrival, whatever its priority, that is not before a place; as one alone.
-    #[allow(dead_code)]
     pub(crate) fn next_at(&self, place: u64) -> Option<Item> {
         self.levels.iter().filter_map(|level| level.next_at(place)).min()
     }
 
-    /// The same among those of one priority.
-    #[allow(dead_code)]
-    pub(crate) fn next_of(&self, priority: u8, place: u64) -> Option<Item> {
-        self.levels[usize::from(priority)].next_at(place)
-    }
-
     /// The message at a place.
-    #[allow(dead_code)]
     pub(crate) fn at(&self, place: u64) -> Option<Item> {
         self.next_at(place).filter(|item| item.sequence == place)
     }
@@ -571,8 +563,6 @@ mod tests {
         ready.put_back(five);
         assert_eq!(look(&ready), [0, 1, 3, 4, 5, 6]);
         assert_eq!(ready.next_at(5).unwrap().message, MessageId::alone(4).after(1));
-        assert_eq!(ready.next_of(1, 2).unwrap().sequence, 3);
-        assert_eq!(ready.next_of(1, 4), None);
     }
 
     #[test]

@@ -5,6 +5,12 @@ use super::ready::Item;
 /// Set in the tag of a message that was fetched, not delivered to a consumer.
 const FETCHED: u64 = 1 << 63;
 
+/// Set in the tag of a message that was sent to be looked at; the rest is its place.
+const BROWSED: u64 = 1 << 62;
+
+/// Generations of slots are from 1 to this, so that they fit beside the marks.
+const MAX_GENERATION: u32 = (1 << 30) - 1;
+
 const NONE: u32 = u32::MAX;
 
 /// A message in a client's hands.
@@ -37,9 +43,28 @@ pub(crate) struct UnsettledTable {
     bytes: u64,
 }
 
-/// Whether a tag names a message that was fetched rather than delivered to a consumer.
-pub(crate) fn is_fetched(tag: u64) -> bool {
-    tag & FETCHED != 0
+/// Whether a tag names a message that was delivered to a consumer and is to be settled: not one that was fetched, or
+/// sent to be looked at.
+#[inline]
+pub(crate) fn counts_as_held(tag: u64) -> bool {
+    tag != 0 && tag & (FETCHED | BROWSED) == 0
+}
+
+/// Whether a tag names a message that was sent to be looked at.
+#[inline]
+pub(crate) fn is_browsed(tag: u64) -> bool {
+    tag & (FETCHED | BROWSED) == BROWSED
+}
+
+/// The tag of a message that is sent to be looked at.
+pub(crate) fn tag_to_browse(place: u64) -> u64 {
+    debug_assert!(place < BROWSED);
+    place | BROWSED
+}
+
+/// The place of a message that was sent to be looked at.
+pub(crate) fn browsed_place(tag: u64) -> Option<u64> {
+    is_browsed(tag).then_some(tag & !BROWSED)
 }
 
 impl UnsettledTable {
@@ -75,11 +100,13 @@ impl UnsettledTable {
 
     /// Takes the message that a tag names; `None` if it has been settled.
     pub(crate) fn remove(&mut self, tag: u64) -> Option<Unsettled> {
+        if is_browsed(tag) {
+            return None;
+        }
         let (index, generation) = (tag as u32, ((tag & !FETCHED) >> 32) as u32);
         let slot = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?;
         let held = slot.held.take()?;
-        // From 1 to what fits beside the mark.
-        slot.generation = slot.generation % (u32::MAX >> 1) + 1;
+        slot.generation = slot.generation % MAX_GENERATION + 1;
         slot.next_free = self.free;
         self.free = index;
         self.len -= 1;
@@ -123,9 +150,19 @@ mod tests {
         let next = table.insert(unsettled(true));
         assert_ne!(tag, next);
         assert!(table.remove(tag).is_none());
-        assert!(!is_fetched(tag) && is_fetched(next));
+        assert!(counts_as_held(tag) && !counts_as_held(next) && !counts_as_held(0));
         assert!(table.remove(next).is_some());
         assert!(table.remove(u64::MAX).is_none());
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn what_was_sent_to_be_looked_at_is_no_tag_of_the_table() {
+        let mut table = UnsettledTable::new();
+        let tag = table.insert(unsettled(false));
+        let browsed = tag_to_browse(tag);
+        assert!(table.remove(browsed).is_none() && is_browsed(browsed) && !counts_as_held(browsed));
+        assert_eq!((browsed_place(browsed), browsed_place(tag)), (Some(tag), None));
+        assert_eq!(browsed_place(u64::MAX), None);
     }
 }

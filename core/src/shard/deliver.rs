@@ -7,7 +7,7 @@ use super::envelope::{Letter, RemoteDelivery};
 use super::outputs::Handed;
 use super::{Delivery, Due, Output, Settlement, Shard};
 use crate::mesh::Lane;
-use crate::queue::{ConsumerKey, Item, NEVER_NS, Queue, is_fetched};
+use crate::queue::{ConsumerKey, Item, NEVER_NS, Queue, counts_as_held, is_browsed};
 use crate::request::Overflow;
 use crate::timers::Timers;
 use crate::{ConnectionId, MessageId, QueueId, SessionId};
@@ -23,7 +23,10 @@ const EXPIRY_BUDGET: usize = 1024;
 impl Shard {
     /// Settles a message that was delivered to the session. A queue that has gone meanwhile is no error.
     pub fn settle(&mut self, session: SessionId, queue: QueueId, tag: u64, settlement: Settlement) {
-        if !is_fetched(tag) {
+        if is_browsed(tag) {
+            return;
+        }
+        if counts_as_held(tag) {
             self.count_settled(session);
         }
         if queue.home != self.config.id && self.is_committing(session) {
@@ -82,6 +85,7 @@ impl Shard {
     /// A queue has got a message: somebody may want it, and it may expire.
     pub(super) fn after_push(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(id) else { return };
+        queue.look_again();
         note_push(queue, &mut self.ready, &mut self.timers);
     }
 
@@ -298,6 +302,9 @@ impl Shard {
     /// One message, or one step towards it. `false`: nothing to hand out, or nobody to take it.
     #[inline]
     fn dispatch_one(&mut self, queue: &mut Queue) -> bool {
+        if queue.is_sought() {
+            return self.dispatch_sought(queue);
+        }
         let Some(head) = queue.peek() else { return false };
         if head.expires_ns < self.clock.monotonic_ns {
             let Some(item) = queue.pop() else { return false };
@@ -343,16 +350,16 @@ impl Shard {
 
     /// Sends a message on its way to its session. The delivery's reference is the only one if it has no tag.
     #[inline]
-    fn deliver(&mut self, handed: Handed) {
-        let needs_settlement = handed.tag != 0;
+    pub(super) fn deliver(&mut self, handed: Handed) {
+        let stays = handed.tag != 0;
         if handed.session.shard == self.config.id {
-            if needs_settlement {
+            if stays {
                 self.store.retain(handed.message);
             }
             return self.hand_over(handed);
         }
         let Handed { session, connection, consumer, queue, tag, message, redelivered, .. } = handed;
-        let message = if needs_settlement { self.store.copy(message) } else { self.store.extract(message) };
+        let message = if stays { self.store.copy(message) } else { self.store.extract(message) };
         let delivery = RemoteDelivery { session, connection, consumer, queue, tag, redelivered, message };
         self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
     }

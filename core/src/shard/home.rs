@@ -91,7 +91,7 @@ impl Shard {
             Ask::Info { queue } => Some(Ok(Reply::Queue(self.queue_info(queue)))),
             Ask::Purge { queue, name } => Some(self.purge(queue, name)),
             Ask::Move { queue, taking } => self.take_out(Some(session), queue, *taking),
-            Ask::Get { queue, name, no_ack } => Some(self.fetch(queue, name, no_ack)),
+            Ask::Get { queue, name, no_ack } => Some(self.fetch(session, queue, name, no_ack)),
             Ask::Subscribe { queue, name, connection, consumer, options } => {
                 Some(self.subscribe_at_home(session, connection, queue, name, consumer, &options))
             }
@@ -104,7 +104,9 @@ impl Shard {
                 Some(Ok(Reply::Done))
             }
             Ask::Flush { queue, consumer } => self.flush_at_home(queue, session, consumer),
-            Ask::Acquire { queue, tags } => Some(Ok(Reply::Acquired(self.acquire_at_home(queue, &tags)))),
+            Ask::Acquire { queue, tags } => {
+                Some(Ok(Reply::Acquired(self.acquire_at_home(session, queue, &tags))))
+            }
             Ask::Delete { queue, name, if_unused, if_empty } => {
                 match self.check_deletable(queue, name, if_unused, if_empty) {
                     Ok(messages) => {
@@ -234,7 +236,7 @@ impl Shard {
     pub(super) fn unsubscribe_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32) -> bool {
         let Some(queue) = self.queues.get_mut(id) else { return true };
         let Some(key) = queue.consumers.find(session, consumer) else { return true };
-        if let Some(consumer) = queue.consumers.remove(key) {
+        if let Some(consumer) = queue.unsubscribe(key) {
             self.accounts.leave(consumer.account);
         }
         let ended = self.end_if_abandoned(id);
@@ -319,10 +321,6 @@ impl Shard {
         }
     }
 
-    fn acquire_at_home(&mut self, _id: QueueId, tags: &[u64]) -> Vec<Option<u64>> {
-        vec![None; tags.len()]
-    }
-
     /// The time of a queue's expiry has come, or seems to have.
     pub(super) fn expire_unused(&mut self, id: QueueId) {
         let now_ns = self.clock.monotonic_ns;
@@ -397,12 +395,12 @@ impl Shard {
         Ok(Reply::Messages(messages))
     }
 
-    fn fetch(&mut self, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
+    fn fetch(&mut self, session: SessionId, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
         self.touch(id);
         self.drop_expired(id, usize::MAX);
         self.bury_dead();
         let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
-        let Some(item) = queue.pop() else { return Ok(Reply::Got(None)) };
+        let Some(item) = queue.fetch(session, !no_ack) else { return Ok(Reply::Got(None)) };
         let tag = if no_ack { 0 } else { queue.hand_out(item, None) };
         if no_ack {
             note_gone(queue, &item, &mut self.thinned);
@@ -428,7 +426,8 @@ impl Shard {
         options: &ConsumerOptions,
     ) -> Result<Reply, Refusal> {
         let Some(queue) = self.queues.get_mut(id) else { return Err(Refusal::NoQueue(name)) };
-        if queue.consumers.has_exclusive() || options.exclusive && !queue.consumers.is_empty() {
+        let in_use = queue.consumers.has_exclusive() || options.exclusive && queue.consumers.has_takers();
+        if in_use && !options.browse {
             return Err(Refusal::ExclusiveUse(name));
         }
         queue.subscribe(Consumer {
@@ -439,6 +438,7 @@ impl Shard {
             priority: options.priority,
             prefetch: options.prefetch,
             credit: options.credit,
+            browse: options.browse,
             account: self.accounts.join(connection),
         });
         self.schedule(id);

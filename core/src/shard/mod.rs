@@ -24,6 +24,7 @@ mod random;
 mod remote;
 mod requests;
 mod route;
+mod seek;
 mod sessions;
 mod table;
 #[cfg(test)]
@@ -257,6 +258,8 @@ pub struct Shard {
     dead: VecDeque<Dead>,
     /// Queues with a policy that messages have left in this turn.
     thinned: Vec<QueueId>,
+    /// The group of messages that name none.
+    default_group: Name,
     /// Confirms that wait for queues here.
     withheld: Slab<Withheld>,
     events: VecDeque<Event>,
@@ -328,6 +331,7 @@ impl Shard {
             creditors: Vec::new(),
             dead: VecDeque::new(),
             thinned: Vec::new(),
+            default_group: Name::from("qpid.no-group"),
             withheld: Slab::new(),
             events: VecDeque::new(),
             moving: Vec::new(),

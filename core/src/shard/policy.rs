@@ -40,6 +40,11 @@ impl Shard {
         self.events.pop_front()
     }
 
+    /// Names the group of messages that name none; at first it is `qpid.no-group`.
+    pub fn set_default_group(&mut self, name: Name) {
+        self.default_group = name;
+    }
+
     /// What a queue at home here has done by its policy.
     pub fn queue_counters(&mut self, queue: QueueId) -> Option<QueueCounters> {
         self.queues.get_mut(queue).map(|queue| queue.counters())
@@ -60,6 +65,8 @@ impl Shard {
         queue.push(message, 0, bytes, priority, ttl_ms, now_ns);
         if let Some(header) = queue.last_value_header().cloned() {
             self.replace_last_value(id, message, &header, priority);
+        } else if let Some(header) = queue.group_header().cloned() {
+            self.note_group(id, message, &header);
         }
         let enqueued = self.queues.get_mut(id).map(|queue| queue.note_enqueued(now_ns)).unwrap_or_default();
         self.tell_alerts(id, enqueued.alerts);
@@ -146,17 +153,33 @@ impl Shard {
 
     /// The message that came last to a queue takes the place of the one with the same key.
     fn replace_last_value(&mut self, id: QueueId, message: MessageId, header: &Name, priority: u8) {
-        let view = self.store.view(message);
-        let key = match view.encoding.header(view.properties, header.as_bytes()) {
-            Some(Value::Text(key) | Value::Bytes(key)) => key,
-            Some(other) => Name::from(other.to_string()),
-            None => Name::default(),
-        };
+        let key = self.text_of(message, header);
         let Some(queue) = self.queues.get_mut(id) else { return };
         if let Some(item) = queue.replace(key, priority) {
             note_gone(queue, &item, &mut self.thinned);
             self.stats.replaced += 1;
             self.store.release(item.message);
+        }
+    }
+
+    /// Notes the group of the message that came last to a queue.
+    fn note_group(&mut self, id: QueueId, message: MessageId, header: &Name) {
+        let mut name = self.text_of(message, header);
+        if name.is_empty() {
+            name = self.default_group.clone();
+        }
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.note_group(name);
+        }
+    }
+
+    /// A header as text; empty if there is none.
+    fn text_of(&self, message: MessageId, header: &Name) -> Name {
+        let view = self.store.view(message);
+        match view.encoding.header(view.properties, header.as_bytes()) {
+            Some(Value::Text(text) | Value::Bytes(text)) => text,
+            Some(other) => Name::from(other.to_string()),
+            None => Name::default(),
         }
     }
 
@@ -196,6 +219,7 @@ impl Shard {
             let (released, alerts) = queue.observe();
             self.tell_alerts(id, alerts);
             self.confirm_withheld(released);
+            self.schedule(id);
             self.end_if_emptied(id);
         }
         !thinned.is_empty()

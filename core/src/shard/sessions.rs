@@ -8,6 +8,7 @@ use super::route::LastRoute;
 use super::transaction::SessionWork;
 use super::{Delivery, Output, Settlement, Shard};
 use crate::mesh::Lane;
+use crate::queue::{counts_as_held, is_browsed};
 use crate::request::Rules;
 use crate::{ConnectionId, Credit, MessageId, QueueId, SessionId, ShardId, VhostId};
 
@@ -96,7 +97,7 @@ impl Session {
             self.held.push_back(handed);
             return None;
         }
-        self.unsettled += u32::from(handed.tag != 0);
+        self.unsettled += u32::from(counts_as_held(handed.tag));
         Some(handed)
     }
 
@@ -114,7 +115,7 @@ impl Session {
 
     fn must_wait(&self, handed: &Handed) -> bool {
         let full = self.unsettled >= self.prefetch && self.prefetch != 0;
-        !self.flow || (handed.tag != 0 && (full || !self.held.is_empty()))
+        !self.flow || (counts_as_held(handed.tag) && (full || !self.held.is_empty()))
     }
 
     /// The next kept delivery that may pass now.
@@ -124,7 +125,7 @@ impl Session {
             return None;
         }
         let handed = self.held.pop_front()?;
-        self.unsettled += u32::from(handed.tag != 0);
+        self.unsettled += u32::from(counts_as_held(handed.tag));
         Some(handed)
     }
 
@@ -359,13 +360,13 @@ impl Shard {
     }
 
     /// A message that its client will not see returns to its queue. Without a tag it is not the queue's any more, nor
-    /// are those that follow it.
+    /// are those that follow it; one to look at has never left.
     pub(super) fn put_back(&mut self, queue: QueueId, tag: u64, message: MessageId, followers: u16) {
         let messages = u32::from(followers) + 1;
         self.store.release_many(message, messages);
         if tag == 0 {
             self.stats.undelivered += u64::from(messages);
-        } else {
+        } else if !is_browsed(tag) {
             self.settle_anywhere(queue, tag, Settlement::Requeue);
         }
     }

@@ -1,10 +1,12 @@
 //! The engine as its callers see it: one or several shards stepped in one thread.
 
 mod basics;
+mod browse;
 mod chaos;
 mod credit;
 mod deadletters;
 mod flow;
+mod groups;
 mod keeping;
 mod lifetimes;
 mod moving;

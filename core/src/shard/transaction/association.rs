@@ -8,7 +8,7 @@ use super::super::envelope::{Ask, Letter};
 use super::branches::BranchLetter;
 use super::{SessionWork, Work};
 use crate::mesh::Lane;
-use crate::queue::is_fetched;
+use crate::queue::counts_as_held;
 use crate::shard::Shard;
 use crate::shard::sessions::Outstanding;
 use crate::transaction::{DtxCommand, DtxEnd, DtxFault, DtxStart, DtxStatus, Xid};
@@ -192,7 +192,7 @@ impl Shard {
     /// What a session settled for a branch is out of its hands.
     fn count_all_settled(&mut self, id: SessionId, work: &Work) {
         for settling in &work.settlements {
-            if !is_fetched(settling.tag) {
+            if counts_as_held(settling.tag) {
                 self.count_settled(id);
             }
         }

@@ -24,7 +24,7 @@ use round::{Ended, Goal, Progress, Then};
 
 use super::sessions::Outstanding;
 use super::{Settlement, Shard};
-use crate::queue::is_fetched;
+use crate::queue::{counts_as_held, is_browsed};
 use crate::{MessageId, QueueId, Refusal, Reply, SessionId, VhostId};
 
 /// A publish that waits.
@@ -102,6 +102,9 @@ impl Shard {
     /// Settles a message that was delivered to the session when its transaction is committed. Until then the session
     /// goes on holding it, unless it works for a branch of a distributed transaction.
     pub fn settle_in_transaction(&mut self, id: SessionId, queue: QueueId, tag: u64, settlement: Settlement) {
+        if is_browsed(tag) {
+            return;
+        }
         match self.work_mut(id) {
             Some(work) => work.settlements.push(Settling { queue, tag, settlement }),
             None => self.settle(id, queue, tag, Settlement::Requeue),
@@ -123,7 +126,7 @@ impl Shard {
             Some(work) if !work.associations.is_working() => std::mem::take(&mut work.current),
             _ => Work::default(),
         };
-        let settled = work.settlements.iter().filter(|settling| !is_fetched(settling.tag)).count() as u32;
+        let settled = work.settlements.iter().filter(|settling| counts_as_held(settling.tag)).count() as u32;
         let (_, progress) = self.carry_out(work, Goal::Commit, Then::Commit { session: id, settled });
         match progress {
             Progress::Ended(ended) => Some(self.committed(id, settled, ended)),

@@ -1,0 +1,106 @@
+//! Consumers that do not take the head of their queue: those that browse, and those of queues with groups.
+//!
+//! Each keeps for itself how far it has looked, so that none waits for another. One that finds nothing more leaves its
+//! ring until something comes, comes back, or loses its owner.
+
+use super::ready::Item;
+use super::{Consumer, ConsumerKey, Owner, Queue};
+use crate::SessionId;
+
+/// Where a consumer looks for its next message, if not at the head.
+#[derive(Clone, Debug)]
+pub(crate) enum Seek {
+    /// At every message once, from this place on; it leaves them where they are.
+    Browse(u64),
+    /// Where the groups say.
+    Groups,
+}
+
+/// What a consumer has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its next message, which is still in its place.
+    Message(Item),
+    /// Nothing, until something comes.
+    Nothing,
+}
+
+impl Consumer {
+    /// As whom it holds messages of groups.
+    pub(crate) fn owner(&self) -> Owner {
+        (self.session, Some(self.id))
+    }
+}
+
+impl Queue {
+    /// Whether there are consumers that do not take the head.
+    #[inline]
+    pub(crate) fn is_sought(&self) -> bool {
+        self.consumers.seekers() > 0
+    }
+
+    /// Where a consumer of this queue will look.
+    pub(super) fn seek_for(&self, consumer: &Consumer) -> Option<Seek> {
+        if consumer.browse { Some(Seek::Browse(0)) } else { self.groups().map(|_| Seek::Groups) }
+    }
+
+    /// Looks for the next message of the consumer whose turn it is.
+    pub(crate) fn seek(&mut self, key: ConsumerKey) -> Found {
+        let Queue { ready, consumers, policy, .. } = self;
+        let Some((consumer, seek)) = consumers.seek_of(key) else { return Found::Nothing };
+        let found = match seek {
+            None => ready.peek().map(|head| head.alone_at(head.sequence)),
+            Some(&mut Seek::Browse(from)) => ready.next_at(from),
+            Some(Seek::Groups) => {
+                let groups = policy.as_ref().and_then(|policy| policy.groups.as_ref());
+                let first = groups.and_then(|groups| groups.first_for(consumer.owner()));
+                first.and_then(|place| ready.at(place))
+            }
+        };
+        found.map_or(Found::Nothing, Found::Message)
+    }
+
+    /// The consumer that browses has been sent a message.
+    pub(crate) fn browsed(&mut self, key: ConsumerKey, item: &Item) {
+        if let Some((_, Some(Seek::Browse(from)))) = self.consumers.seek_of(key) {
+            *from = item.sequence + 1;
+        }
+    }
+
+    /// Takes a message that was found out of its place, for somebody who holds it until it is settled, or does not.
+    pub(crate) fn take(&mut self, found: &Item, holder: Option<Owner>) -> Option<Item> {
+        let is_head = self.ready.peek().is_some_and(|head| head.sequence == found.sequence);
+        let item =
+            if is_head { self.ready.pop() } else { self.ready.remove(found.priority, found.sequence) }?;
+        if let (Some(owner), Some(groups)) = (holder, self.groups_mut()) {
+            groups.taken(item.sequence, owner);
+        }
+        self.consumers.next_is_another();
+        Some(item)
+    }
+
+    /// Takes a message for a session that fetches one, and settles it later or not at all.
+    pub(crate) fn fetch(&mut self, session: SessionId, settles: bool) -> Option<Item> {
+        let owner = (session, None);
+        let Some(groups) = self.groups() else { return self.pop() };
+        let found = groups.first_for(owner).and_then(|place| self.ready.at(place))?;
+        self.take(&found, settles.then_some(owner))
+    }
+
+    /// Hands a message that a session has browsed over to it; gives its tag. `None`: it is gone, or not for that session.
+    pub(crate) fn acquire(&mut self, place: u64, session: SessionId, now_ns: u64) -> Option<u64> {
+        let owner = (session, None);
+        let found = self.ready.at(place).filter(|item| item.expires_ns >= now_ns)?;
+        if self.groups().is_some_and(|groups| !groups.is_for(place, owner)) {
+            return None;
+        }
+        let item = self.take(&found, Some(owner))?;
+        Some(self.hand_out(item, None))
+    }
+
+    /// Something came, came back or went: those that found nothing, or not enough credit, look again.
+    pub(crate) fn look_again(&mut self) {
+        self.consumers.next_is_another();
+        self.consumers.wake_idle();
+    }
+}

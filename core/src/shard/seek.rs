@@ -1,0 +1,87 @@
+//! Dispatching from queues where not everybody takes the head.
+
+use super::Shard;
+use super::deadletter::Reason;
+use super::deliver::note_gone;
+use super::outputs::Handed;
+use crate::QueueId;
+use crate::SessionId;
+use crate::queue::{Found, Queue, browsed_place, tag_to_browse};
+
+impl Shard {
+    /// One message for the consumer whose turn it is, or one step towards it. `false`: nothing is there, or nobody looks
+    /// for anything.
+    pub(super) fn dispatch_sought(&mut self, queue: &mut Queue) -> bool {
+        if queue.ready_messages() == 0 {
+            return false;
+        }
+        let Some((key, consumer)) = queue.consumers.next() else { return false };
+        let (session, number, account) = (consumer.session, consumer.id, consumer.account);
+        let (browses, holds, credit) = (consumer.browse, consumer.holds(), consumer.credit);
+        let owner = consumer.owner();
+        let Found::Message(found) = queue.seek(key) else {
+            queue.consumers.rest(key);
+            return true;
+        };
+        if found.expires_ns < self.clock.monotonic_ns {
+            let Some(item) = queue.take(&found, None) else { return false };
+            note_gone(queue, &item, &mut self.thinned);
+            let entry = queue.entry().clone();
+            self.discard(&entry, item, Reason::Expired);
+            return true;
+        }
+        let message = self.store.get(found.message);
+        let (bytes, credit_bytes) = (message.total_bytes(), message.credit_bytes());
+        if credit.is_some_and(|credit| !credit.covers(credit_bytes)) {
+            queue.consumers.fall_short(key);
+            return true;
+        }
+        let Some(connection) = self.accounts.charge(account, bytes) else {
+            self.accounts.park(account, queue.id(), key);
+            queue.consumers.park(key);
+            return true;
+        };
+        let tag = if browses {
+            queue.browsed(key, &found);
+            queue.consumers.served(key, credit_bytes);
+            tag_to_browse(found.sequence)
+        } else {
+            let Some(item) = queue.take(&found, holds.then_some(owner)) else { return false };
+            queue.consumers.served(key, credit_bytes);
+            if holds {
+                queue.hand_out(item, Some(key))
+            } else {
+                note_gone(queue, &item, &mut self.thinned);
+                0
+            }
+        };
+        self.deliver(Handed {
+            session,
+            connection,
+            consumer: number,
+            queue: queue.id(),
+            tag,
+            message: found.message,
+            followers: 0,
+            redelivered: found.redelivered,
+        });
+        true
+    }
+
+    /// Makes messages that a session has browsed its own.
+    pub(super) fn acquire_at_home(
+        &mut self,
+        session: SessionId,
+        id: QueueId,
+        tags: &[u64],
+    ) -> Vec<Option<u64>> {
+        let now_ns = self.clock.monotonic_ns;
+        let mut acquire = |tag: &u64| {
+            let place = browsed_place(*tag)?;
+            self.queues.get_mut(id)?.acquire(place, session, now_ns)
+        };
+        let acquired = tags.iter().map(&mut acquire).collect();
+        self.schedule(id);
+        acquired
+    }
+}
