@@ -118,6 +118,11 @@ pub trait Connection {
     /// the monotonic clock.
     fn tick(&mut self, cx: &mut Context<'_>) -> Option<u64>;
 
+    /// Whether the peer takes what it is sent: while it does not, the connection gets no more than it has room for.
+    fn set_writable(&mut self, shard: &mut Shard, writable: bool) {
+        shard.set_writable(self.id(), writable);
+    }
+
     /// The caller has stopped reading the peer, or goes on: silence of a peer that is not read is no fault of it.
     fn set_reading(&mut self, now_ns: u64, reading: bool);
 

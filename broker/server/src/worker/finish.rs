@@ -17,9 +17,9 @@ impl<T: Transport> Worker<T> {
     pub(super) fn drained(&mut self, conn: ConnId) {
         let index = conn.index as usize;
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.conn == conn) else { return };
-        if let State::Speaking(connection) = &slot.state {
+        if let State::Speaking(connection) = &mut slot.state {
             if std::mem::take(&mut slot.unwritable) {
-                self.shard.set_writable(connection.id(), true);
+                connection.set_writable(&mut self.shard, true);
             }
             self.touch(index);
         }
@@ -134,7 +134,7 @@ impl<T: Transport> Worker<T> {
         let pending_bytes = self.transport.pending_bytes(slot.conn);
         if pending_bytes > self.config.high_water_bytes && !slot.unwritable {
             slot.unwritable = true;
-            self.shard.set_writable(connection.id(), false);
+            connection.set_writable(&mut self.shard, false);
         }
         let held = self.congested && self.stop.is_none() && connection.is_publisher();
         if held && !slot.held {

@@ -1,0 +1,230 @@
+//! One channel of a connection, and class `session`: what is attached to it, and the controls by which both sides keep
+//! their books of commands.
+
+use fulmar_core::{Name, Shard};
+
+use super::Env;
+use super::errors::Fault;
+use super::session::Session;
+use crate::codec::segment::Assembler;
+use crate::codec::table::{
+    DetachCode, ErrorCode, SessionAttach, SessionAttached, SessionCommandPoint, SessionCompleted,
+    SessionConfirmed, SessionDetached, SessionExpected, SessionFlush, SessionGap, SessionKnownCompleted,
+    SessionTimeout,
+};
+use crate::codec::{ArrayRef, Control};
+
+/// What has come in on a channel, and the session attached to it.
+#[derive(Default)]
+pub(super) struct Channel {
+    /// Made with the first control.
+    pub controls: Option<Box<Assembler>>,
+    /// Made with the first command of a session.
+    pub commands: Option<Box<Assembler>>,
+    session: Option<Box<Session>>,
+}
+
+impl Channel {
+    /// The session, if one is attached and has not failed.
+    #[inline]
+    pub fn live_session(&mut self) -> Option<&mut Session> {
+        self.session.as_deref_mut().filter(|session| !session.failed)
+    }
+
+    /// Whether there is one.
+    #[inline]
+    pub fn has_live_session(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| !session.failed)
+    }
+
+    /// Whether a command can come next.
+    #[inline]
+    pub fn expects_command(&self) -> bool {
+        self.commands.as_ref().is_some_and(|commands| commands.is_idle())
+    }
+
+    /// Gives everything back to the shard.
+    pub fn release(&mut self, shard: &mut Shard) {
+        if let Some(mut session) = self.session.take() {
+            session.release(shard);
+        }
+    }
+
+    /// A control of class `session`. Faults of the connection are returned.
+    pub fn control(&mut self, env: &mut Env<'_>, number: u16, control: Control<'_>) -> Result<(), Fault> {
+        if self.session.as_ref().is_some_and(|session| session.failed) {
+            // All but the end of it is ignored.
+            if let Control::SessionDetach(_) | Control::SessionDetached(_) = control {
+                if let Control::SessionDetach(detach) = control {
+                    let name = detach.name;
+                    env.control(number, SessionDetached { name, code: Some(DetachCode::Normal) });
+                }
+                self.session = None;
+            }
+            return Ok(());
+        }
+        match self.live_control(env, number, control) {
+            Ok(()) => Ok(()),
+            Err(Fault::Detach(code)) => {
+                Fault::Detach(code).count(&mut env.link.counters);
+                let name = match control {
+                    Control::SessionAttach(SessionAttach { name, .. }) => name,
+                    _ => Some(&b""[..]),
+                };
+                env.control(number, SessionDetached { name, code: Some(code) });
+                Ok(())
+            }
+            Err(fault @ Fault::Command(..)) => {
+                fault.count(&mut env.link.counters);
+                self.fail(env, fault);
+                Ok(())
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn live_control(&mut self, env: &mut Env<'_>, number: u16, control: Control<'_>) -> Result<(), Fault> {
+        match control {
+            Control::SessionAttach(attach) => return self.attach(env, number, attach),
+            // That the peer has nothing attached either is no news.
+            Control::SessionDetached(_) => {
+                self.release(env.shard);
+                return Ok(());
+            }
+            _ => {}
+        }
+        let Some(session) = self.session.as_deref_mut() else {
+            return Err(Fault::Detach(DetachCode::NotAttached));
+        };
+        match control {
+            Control::SessionAttached(attached) => session.check_name(attached.name),
+            Control::SessionDetach(detach) => {
+                session.check_name(detach.name)?;
+                env.control(number, SessionDetached { name: detach.name, code: Some(DetachCode::Normal) });
+                self.release(env.shard);
+                Ok(())
+            }
+            Control::SessionRequestTimeout(_) => {
+                env.control(number, SessionTimeout { timeout: Some(session.timeout_s) });
+                Ok(())
+            }
+            Control::SessionTimeout(_) => Ok(()),
+            Control::SessionCommandPoint(point) => command_point(session, point),
+            Control::SessionExpected(expected) => expect(env, session, expected),
+            Control::SessionConfirmed(SessionConfirmed { commands, .. }) => {
+                session.confirmed_to(commands.unwrap_or_default())
+            }
+            Control::SessionCompleted(completed) => {
+                let commands = completed.commands.unwrap_or_default();
+                session.peer_completed(env, commands)?;
+                if completed.timely_reply {
+                    env.control(number, SessionKnownCompleted { commands: Some(commands) });
+                }
+                Ok(())
+            }
+            Control::SessionKnownCompleted(known) => {
+                for (first, last) in known.commands.unwrap_or_default().iter() {
+                    session.incoming.known(first, last).map_err(|()| {
+                        let text = format!("known-completed has {last}, which was not received");
+                        Fault::new(ErrorCode::InvalidArgument, text)
+                    })?;
+                }
+                Ok(())
+            }
+            Control::SessionFlush(flush) => {
+                flushed(env, session, flush);
+                Ok(())
+            }
+            Control::SessionGap(SessionGap { commands }) => session.gap(env, commands.unwrap_or_default()),
+            other => Err(Fault::framing(format!("unexpected {}", other.name()))),
+        }
+    }
+
+    fn attach(&mut self, env: &mut Env<'_>, number: u16, attach: SessionAttach<'_>) -> Result<(), Fault> {
+        let name = attach.name.unwrap_or_default();
+        match &self.session {
+            Some(session) if session.name.as_bytes() == name => return Ok(()),
+            Some(_) => return Err(Fault::Detach(DetachCode::TransportBusy)),
+            None => {}
+        }
+        self.commands = None;
+        let session = Session::new(env, number, Name::from(name));
+        env.control(number, SessionAttached { name: Some(name) });
+        send_command_point(env, &session);
+        self.session = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// Ends the session because of a fault of the peer.
+    pub fn fail(&mut self, env: &mut Env<'_>, fault: Fault) {
+        let Some(session) = self.session.as_deref_mut() else { return };
+        match fault {
+            Fault::Command(code, text) => session.fail(env, code, &text),
+            Fault::Detach(code) => {
+                let (number, name) = (session.number, session.name.clone());
+                env.control(number, SessionDetached { name: Some(name.as_bytes()), code: Some(code) });
+                self.release(env.shard);
+            }
+            Fault::Connection(..) => {}
+        }
+    }
+}
+
+/// Where the broker's commands begin.
+fn send_command_point(env: &mut Env<'_>, session: &Session) {
+    let point = SessionCommandPoint { command_id: Some(session.outgoing.next_id()), command_offset: Some(0) };
+    env.control(session.number, point);
+}
+
+fn command_point(session: &mut Session, point: SessionCommandPoint) -> Result<(), Fault> {
+    if point.command_offset.unwrap_or(0) != 0 {
+        return Err(Fault::new(ErrorCode::NotImplemented, "parts of commands cannot be repeated"));
+    }
+    let id = point.command_id.unwrap_or_default();
+    let is_known = session.is_resumed;
+    session.incoming.set_point(id, is_known).map_err(|()| {
+        Fault::new(ErrorCode::InvalidArgument, format!("command-point {id} is out of range"))
+    })?;
+    session.has_point = true;
+    Ok(())
+}
+
+/// The peer tells which commands it expects next.
+fn expect(env: &mut Env<'_>, session: &Session, _expected: SessionExpected<'_>) -> Result<(), Fault> {
+    send_command_point(env, session);
+    Ok(())
+}
+
+/// The peer asks for the books.
+fn flushed(env: &mut Env<'_>, session: &mut Session, flush: SessionFlush) {
+    let number = session.number;
+    let mut buffer = std::mem::take(&mut env.link.scratch);
+    if flush.expected {
+        let mut ranges = super::ranges::Ranges::default();
+        if session.incoming.has_begun() {
+            ranges.add(session.incoming.expected());
+        }
+        ranges.encoded(&mut buffer, |commands| {
+            let fragments = Some(ArrayRef::EMPTY);
+            env.control(number, SessionExpected { commands: Some(commands), fragments });
+        });
+    }
+    if flush.confirmed {
+        let mut ranges = super::ranges::Ranges::default();
+        if let Some((first, _)) = session.incoming.unknown().first() {
+            ranges.add_range(first, session.incoming.received().plus(u32::MAX));
+        }
+        ranges.encoded(&mut buffer, |commands| {
+            let fragments = Some(ArrayRef::EMPTY);
+            env.control(number, SessionConfirmed { commands: Some(commands), fragments });
+        });
+    }
+    if flush.completed {
+        session.tell_accepts(env);
+        let (unknown, timely_reply) = session.incoming.tell(true);
+        unknown.encoded(&mut buffer, |commands| {
+            env.control(number, SessionCompleted { commands: Some(commands), timely_reply });
+        });
+    }
+    env.link.scratch = buffer;
+}

@@ -1,0 +1,7 @@
+//! Connections over real shards, spoken to in controls and commands. Every scenario runs with whole and with shredded
+//! input, with the queues on the connection's own shard and on another one.
+
+mod bench;
+mod handshake;
+mod receiving;
+mod sending;
