@@ -273,12 +273,6 @@ impl Queue {
         self.ready.next_at(place)
     }
 
-    /// Takes a message that waits out of wherever it stands.
-    pub(crate) fn take(&mut self, item: &Item) -> Option<Item> {
-        self.consumers.next_is_another();
-        self.ready.remove(item.priority, item.sequence)
-    }
-
     /// Takes everything that waits.
     pub(crate) fn take_ready(&mut self) -> Ready {
         self.consumers.next_is_another();

@@ -129,7 +129,7 @@ impl Shard {
             if filter.is_some_and(|filter| !filter.selects(&self.store.view(item.message))) {
                 continue;
             }
-            let Some(item) = queue.take(&item) else { continue };
+            let Some(item) = queue.take(&item, None) else { continue };
             note_gone(queue, &item, &mut self.thinned);
             let entry = queue.entry().clone();
             moving.taken += 1;
