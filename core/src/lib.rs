@@ -10,6 +10,7 @@
 //! * [`queue`]: one queue; ordering, limits, consumers and their [`Credit`].
 //! * [`message`]: the messages that a shard holds, and how an encoding lets the broker look into one.
 //! * [`transaction`]: the words of distributed transactions.
+//! * [`selector`]: what a subscription wants of a queue.
 //! * [`mesh`]: the lock-free lanes between shards and the protocol by which an idle shard sleeps.
 //! * [`value`]: the neutral model of field tables.
 
@@ -22,6 +23,7 @@ pub mod mesh;
 pub mod message;
 pub mod queue;
 pub mod request;
+pub mod selector;
 pub mod shard;
 #[cfg(test)]
 mod test_support;
@@ -36,5 +38,6 @@ pub use ids::{ConnectionId, Name, QueueId, SessionId, ShardId, VhostId};
 pub use limits::Limits;
 pub use message::{Encoding, MessageId, MessageView};
 pub use request::{Refusal, Reply, Request};
+pub use selector::Selector;
 pub use shard::{Clock, Output, Shard, ShardConfig, mesh_for};
 pub use value::{Table, Value};
