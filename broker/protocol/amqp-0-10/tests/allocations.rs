@@ -14,6 +14,9 @@ use fulmar_amqp_0_10::codec::{
     Assembler, Command, ContentHeader, Control, MapRef, Piece, SequenceNo, SequenceSet, Value, frame,
     sequence, value,
 };
+use fulmar_amqp_0_10::properties::{self, Delivery, ENCODING};
+
+use fulmar_core::{Encoding, MessageView, Selector};
 
 struct Counting;
 
@@ -160,4 +163,43 @@ fn properties_and_what_settles_messages_are_written_without_allocating() {
         }
     });
     assert_eq!(counted, 0, "allocations in {MESSAGES} rounds");
+}
+
+#[test]
+fn a_message_of_this_protocol_is_stored_looked_into_and_delivered_without_allocating() {
+    let header = content_header();
+    let (mut stored, mut out) = (Vec::with_capacity(4096), Vec::with_capacity(4096));
+    let selector = Selector::parse(
+        "colour LIKE 'r%' AND n BETWEEN 1 AND 2 AND JMSReplyTo IN ('other', 'replies') AND NOT amqp.redelivered",
+    )
+    .unwrap();
+    let counted = allocations(|| {
+        for n in 0..MESSAGES as u64 {
+            let scan = properties::scan(&header).unwrap();
+            stored.clear();
+            properties::store(&header, &scan, b"amq.topic", Some(n), &mut stored);
+            let told = scan.message_header(b"amq.topic", &stored, 0);
+            assert!(told.persistent && told.has_headers);
+            let message = MessageView {
+                encoding: &ENCODING,
+                exchange: b"amq.topic",
+                routing_key: scan.routing_key(),
+                properties: &stored,
+                body: b"",
+            };
+            assert!(selector.matches(&message));
+            assert_eq!(ENCODING.properties(&stored).timestamp_s, Some(n));
+            out.clear();
+            properties::write_header(&message, &Delivery::default(), &mut out);
+            assert_eq!(out, stored);
+            out.clear();
+            properties::write_header(
+                &message,
+                &Delivery { redelivered: true, ttl_left_ms: Some(1) },
+                &mut out,
+            );
+            assert_eq!(out.len(), stored.len());
+        }
+    });
+    assert_eq!(counted, 0, "allocations in {MESSAGES} messages");
 }

@@ -4,11 +4,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
+use fulmar_amqp_0_9_1::codec::properties::ENCODING;
+use fulmar_amqp_0_9_1::codec::table::encode_table;
 use fulmar_amqp_0_9_1::codec::{Method, Properties, TableRef, fast, frame};
 use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
-use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_core::{Clock, Limits, MessageView, Name, Selector, Shard, ShardConfig, ShardId, Table, Value};
 use fulmar_protocol::{Action, Config, Connection as _, Context};
 
 struct Counting;
@@ -221,4 +223,34 @@ fn confirms_and_acknowledgements() {
         let count = allocations(&mut relay, batch, &vec![7; bytes], true);
         assert!(count < OWN, "{count} allocations for 10,000 messages of {bytes} bytes");
     }
+}
+
+#[test]
+fn selectors_look_into_properties() {
+    let mut headers = Vec::new();
+    let table = [("colour", Value::Text("red".into())), ("n", Value::I32(1))];
+    let table = Table(table.map(|(name, value)| (Name::from(name), value)).into());
+    encode_table(&table, &mut headers);
+    let mut properties = Vec::new();
+    Properties {
+        headers: Some(TableRef::new(&headers)),
+        message_id: Some(b"id"),
+        reply_to: Some(b"replies"),
+        ..Properties::default()
+    }
+    .encode(&mut properties);
+    let selector = Selector::parse(
+        "colour LIKE 'r%' AND n BETWEEN 1 AND 2 AND JMSReplyTo IN ('other', 'replies') AND JMSMessageID = 'id'",
+    )
+    .expect("a selector");
+    let message = MessageView {
+        encoding: &ENCODING,
+        exchange: b"",
+        routing_key: b"q",
+        properties: &properties,
+        body: b"",
+    };
+    let before = ALLOCATIONS.with(Cell::get);
+    let selected = (0..100).filter(|_| selector.matches(&message)).count();
+    assert_eq!((selected, ALLOCATIONS.with(Cell::get) - before), (100, 0), "selected, allocations");
 }
