@@ -43,6 +43,8 @@ pub(crate) struct Policy {
     events: QueueEvents,
     /// The queue ends when it is empty and nobody uses it.
     ends_empty: bool,
+    /// Messages have their numbers in a header.
+    is_numbering: bool,
     /// Tags of messages in clients' hands, the lowest and oldest first; kept if somebody asks for them.
     held: Option<BTreeMap<Position, u64>>,
     counters: QueueCounters,
@@ -64,6 +66,7 @@ impl Policy {
             alerts: Alerts::new(options, limits),
             events: options.events,
             ends_empty: options.auto_delete && options.lifetime == Lifetime::UnusedAndEmpty,
+            is_numbering: options.sequence_header.is_some(),
             held: needs_held.then(BTreeMap::new),
             counters: QueueCounters::default(),
             noted: false,
@@ -92,6 +95,7 @@ impl Policy {
             && self.alerts.is_none()
             && self.events == QueueEvents::None
             && !self.ends_empty
+            && !self.is_numbering
     }
 
     pub(crate) fn counters(&self) -> QueueCounters {

@@ -399,7 +399,10 @@ impl Shard {
         self.touch(id);
         self.drop_expired(id, usize::MAX);
         self.bury_dead();
-        let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
+        let queue = self.queues.get_mut(id).ok_or_else(|| Refusal::NoQueue(name.clone()))?;
+        if queue.options().browse_only {
+            return Err(browse_only(&name));
+        }
         let Some(item) = queue.fetch(session, !no_ack) else { return Ok(Reply::Got(None)) };
         let tag = if no_ack { 0 } else { queue.hand_out(item, None) };
         if no_ack {
@@ -426,6 +429,9 @@ impl Shard {
         options: &ConsumerOptions,
     ) -> Result<Reply, Refusal> {
         let Some(queue) = self.queues.get_mut(id) else { return Err(Refusal::NoQueue(name)) };
+        if queue.options().browse_only && !options.browse {
+            return Err(browse_only(&name));
+        }
         let in_use = queue.consumers.has_exclusive() || options.exclusive && queue.consumers.has_takers();
         if in_use && !options.browse {
             return Err(Refusal::ExclusiveUse(name));
@@ -506,4 +512,9 @@ impl Shard {
 
 fn count(messages: usize) -> u32 {
     u32::try_from(messages).unwrap_or(u32::MAX)
+}
+
+/// Who wants to take messages from a queue that is for looking is refused.
+fn browse_only(queue: &Name) -> Refusal {
+    Refusal::Forbidden(format!("queue '{queue}' is browse only"))
 }

@@ -263,6 +263,8 @@ pub struct Shard {
     /// Confirms that wait for queues here.
     withheld: Slab<Withheld>,
     events: VecDeque<Event>,
+    /// Consumers of sessions here that want a queue for themselves which wants nothing from its user; some are past.
+    exclusive_users: Vec<(QueueId, SessionId, u32)>,
     /// Messages being taken out of queues here.
     moving: Vec<Moving>,
     held_back: Slab<(VhostId, MessageId)>,
@@ -334,6 +336,7 @@ impl Shard {
             default_group: Name::from("qpid.no-group"),
             withheld: Slab::new(),
             events: VecDeque::new(),
+            exclusive_users: Vec::new(),
             moving: Vec::new(),
             held_back: Slab::new(),
             timers: Timers::default(),

@@ -3,8 +3,10 @@
 use super::deadletter::Reason;
 use super::deliver::note_gone;
 use super::publish::Taken;
+use super::route::LastRoute;
 use super::sessions::OpenConfirm;
 use super::{Published, Shard};
+use crate::message::Edit;
 use crate::message::Message;
 use crate::queue::{Admission, Alert, Depth, Enqueued, Queue, QueueCounters};
 use crate::{MessageId, Name, QueueId, Refusal, SessionId, Value, VhostId};
@@ -62,6 +64,14 @@ impl Shard {
         }
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
         let now_ns = self.clock.monotonic_ns;
+        let message = match queue.options().sequence_header.clone() {
+            Some(header) => {
+                let number = queue.next_place() + 1;
+                self.numbered(message, header, number)
+            }
+            None => message,
+        };
+        let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
         queue.push(message, 0, bytes, priority, ttl_ms, now_ns);
         if let Some(header) = queue.last_value_header().cloned() {
             self.replace_last_value(id, message, &header, priority);
@@ -149,6 +159,72 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(id) else { return };
         let bytes = counted_bytes(queue, self.store.get(message));
         queue.give_up_room(bytes);
+    }
+
+    /// Takes those queues out of a route that want nothing from the connection that they are exclusive to. Whether that
+    /// leaves none. Such a route is not remembered: who may use a queue alone can change.
+    #[inline]
+    pub(super) fn spare_local(&mut self, session: SessionId, last: &mut LastRoute) -> bool {
+        self.topology.has_no_local() && self.spare_local_among(session, last)
+    }
+
+    #[cold]
+    fn spare_local_among(&mut self, session: SessionId, last: &mut LastRoute) -> bool {
+        let targets: Vec<QueueId> = last.route.targets().collect();
+        let wants =
+            |queue: &QueueId| self.topology.queue_by_id(*queue).is_some_and(|entry| entry.options.no_local);
+        if !targets.iter().any(wants) {
+            return false;
+        }
+        last.forget();
+        let kept: Vec<QueueId> =
+            targets.iter().copied().filter(|&queue| !self.is_local(session, queue)).collect();
+        last.route.set(&kept, self.config.id);
+        kept.is_empty()
+    }
+
+    /// Whether a queue wants nothing from the connection of a session.
+    fn is_local(&mut self, session: SessionId, queue: QueueId) -> bool {
+        let Some(entry) = self.topology.queue_by_id(queue).filter(|entry| entry.options.no_local) else {
+            return false;
+        };
+        let Some(publisher) = self.sessions.get(session.index, session.generation).map(|s| s.owner) else {
+            return false;
+        };
+        let owner = entry.owner.filter(|owner| owner.shard == self.config.id);
+        let owner = owner.and_then(|owner| self.connections.get(owner.index, owner.generation));
+        if owner.is_some_and(|owner| owner.owner == publisher) {
+            return true;
+        }
+        let sessions = &self.sessions;
+        self.exclusive_users.retain(|&(queue, user, consumer)| {
+            let user = sessions.get(user.index, user.generation);
+            user.is_some_and(|user| user.subscription(consumer) == Some(queue))
+        });
+        self.exclusive_users.iter().any(|&(used, user, _)| {
+            used == queue
+                && sessions.get(user.index, user.generation).is_some_and(|user| user.owner == publisher)
+        })
+    }
+
+    /// A session here wants to consume from a queue alone.
+    pub(super) fn note_exclusive_use(&mut self, session: SessionId, queue: QueueId, consumer: u32) {
+        if self.topology.queue_by_id(queue).is_some_and(|entry| entry.options.no_local) {
+            self.exclusive_users.push((queue, session, consumer));
+        }
+    }
+
+    /// The message with its number in the queue in a header, in place of the message.
+    fn numbered(&mut self, message: MessageId, header: Name, number: u64) -> MessageId {
+        let content = self.store.get(message);
+        let (view, ttl_ms) = (self.store.view(message), content.ttl_ms());
+        let number = Value::U32(number as u32);
+        let edit = Edit { set_headers: vec![(header, number)], ..Edit::default() };
+        let properties = view.encoding.edit(view.properties, &edit);
+        let (exchange, key) = (view.exchange.to_vec(), view.routing_key.to_vec());
+        let numbered = self.store.derive(message, &exchange, &key, &properties, ttl_ms);
+        self.store.release(message);
+        numbered
     }
 
     /// The message that came last to a queue takes the place of the one with the same key.

@@ -206,6 +206,10 @@ impl Shard {
         let mut last = std::mem::take(&mut session.last_route);
         let routed = self.route_publish(vhost, message, epoch, &selected, &mut last);
         let published = match routed {
+            Ok(Routed::Onward(message)) if self.spare_local(session_id, &mut last) => {
+                self.store.release(message);
+                Ok(Published::Confirmed)
+            }
             Ok(Routed::Onward(message)) => {
                 Ok(self.distribute(session_id, message, &last.route, mandatory, confirm))
             }

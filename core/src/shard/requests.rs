@@ -57,6 +57,9 @@ impl Shard {
                 }
                 options.prefetch = session.subscribed(consumer, queue, options.prefetch);
                 session.outstanding = Outstanding::Subscribe { consumer, queue };
+                if options.exclusive {
+                    self.note_exclusive_use(id, queue, consumer);
+                }
                 let options = Box::new(options);
                 self.ask(id, Ok(Ask::Subscribe { queue, name, connection, consumer, options }))
             }

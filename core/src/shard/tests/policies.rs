@@ -503,3 +503,94 @@ fn what_a_queue_gives_up_goes_by_its_alternate_exchange_as_it_is() {
         broker.end(&[client]);
     }
 }
+
+#[test]
+fn a_queue_may_want_nothing_from_the_connection_that_has_it() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let last = usize::from(shards) - 1;
+        let (mine, other) = (broker.client(0), broker.client(last));
+        // Another session of the same connection, as AMQP 0-10 has them.
+        let sibling_connection = broker.shards[0].open_connection(mine.owner);
+        let session = broker.shards[0].open_session(sibling_connection, 2);
+        let sibling = Client { connection: sibling_connection, session, ..mine };
+        let no_local = |exclusive| QueueOptions { no_local: true, exclusive, ..at_home(shards - 1) };
+        broker.declare(mine, "owned", no_local(true));
+        broker.declare(mine, "shared", no_local(false));
+        let publish = |broker: &mut Broker, client: Client, queue: &str, body: &str| {
+            // Twice, for the second time goes a shorter way.
+            for _ in 0..2 {
+                let id = broker.message(client, "", queue, body);
+                let shard = &mut broker.shards[client.shard];
+                let published = shard.publish(client.session, VHOST, id, true, None).unwrap();
+                assert!(!matches!(published, Published::Unroutable(_)));
+            }
+            broker.run();
+        };
+        for client in [mine, sibling] {
+            publish(&mut broker, client, "owned", "mine");
+            publish(&mut broker, client, "shared", "shared");
+        }
+        publish(&mut broker, other, "owned", "other");
+        assert_eq!(contents(&mut broker, mine, "owned"), ["other", "other"]);
+        assert_eq!(contents(&mut broker, mine, "shared"), ["shared"; 4]);
+        let exclusive = ConsumerOptions { exclusive: true, no_ack: true, ..ConsumerOptions::default() };
+        broker.subscribe(mine, "shared", 1, exclusive);
+        for client in [mine, sibling] {
+            publish(&mut broker, client, "shared", "mine");
+        }
+        publish(&mut broker, other, "shared", "other");
+        assert_eq!(broker.bodies(mine), ["other", "other"]);
+        broker.ask(mine, Request::Cancel { consumer: 1 }).unwrap();
+        publish(&mut broker, mine, "shared", "again");
+        assert_eq!(contents(&mut broker, mine, "shared"), ["again", "again"]);
+        broker.bind(mine, "amq.fanout", "owned", "");
+        broker.bind(mine, "amq.fanout", "shared", "");
+        broker.publish(mine, "amq.fanout", "", "all");
+        broker.run();
+        assert_eq!(contents(&mut broker, mine, "owned"), [""; 0]);
+        assert_eq!(contents(&mut broker, mine, "shared"), ["all"]);
+        broker.shards[0].close_connection(sibling_connection);
+        broker.end(&[mine, other]);
+    }
+}
+
+#[test]
+fn messages_may_have_their_numbers_in_the_queue() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let options = QueueOptions { sequence_header: Some("n".into()), ..full(Overflow::Ring, 2, shards) };
+        broker.declare(client, "q", options);
+        broker.declare(client, "other", at_home(shards - 1));
+        for queue in ["q", "other"] {
+            broker.bind(client, "amq.fanout", queue, "");
+        }
+        for body in ["a", "b", "c"] {
+            broker.publish(client, "amq.fanout", "", body);
+        }
+        broker.run();
+        let numbers: Vec<_> = (0..2).map(|_| broker.get(client, "q", true).unwrap().0).collect();
+        let numbers: Vec<_> =
+            numbers.iter().map(|got| got.headers.get(b"n").and_then(Value::as_i64)).collect();
+        assert_eq!(numbers, [Some(2), Some(3)]);
+        assert_eq!(broker.get(client, "other", true).unwrap().0.headers, Table::default());
+        broker.end(&[client]);
+    }
+}
+
+#[test]
+fn a_queue_may_be_for_looking() {
+    let mut broker = Broker::new(1);
+    let client = broker.client(0);
+    broker.declare(client, "q", QueueOptions { browse_only: true, ..QueueOptions::default() });
+    broker.publish(client, "", "q", "x");
+    let refused = broker.try_subscribe(client, "q", 1, ConsumerOptions::default());
+    assert!(matches!(refused, Err(Refusal::Forbidden(_))));
+    let get = Request::Get { vhost: VHOST, queue: Name::from("q"), no_ack: true };
+    assert!(matches!(broker.ask(client, get), Err(Refusal::Forbidden(_))));
+    let look = ConsumerOptions { browse: true, ..ConsumerOptions::default() };
+    broker.subscribe(client, "q", 1, look);
+    assert_eq!(broker.counts(client, "q"), Ok((1, 1)));
+    broker.end(&[client]);
+}
