@@ -1,6 +1,7 @@
 //! The engine as its callers see it: one or several shards stepped in one thread.
 
 mod basics;
+mod branches;
 mod browse;
 mod chaos;
 mod credit;
@@ -13,6 +14,7 @@ mod moving;
 mod policies;
 mod queries;
 mod queues;
+mod transaction_chaos;
 mod transactions;
 
 use std::collections::VecDeque;

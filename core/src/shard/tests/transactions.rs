@@ -87,6 +87,22 @@ fn a_commit_does_it_all_and_nothing_is_done_before() {
 }
 
 #[test]
+fn the_answer_comes_when_it_is_done_everywhere() {
+    let mut broker = Broker::new(3);
+    let client = broker.client(0);
+    three_queues(&mut broker, client, 3);
+    publish(&mut broker, client, "amq.fanout", "", "m");
+    assert!(broker.shards[0].request(client.session, Request::Commit).is_none());
+    let mut turns = 0;
+    while broker.told[client.owner as usize].is_empty() {
+        broker.turn(turns % 3);
+        turns += 1;
+        assert!(turns < 100);
+    }
+    assert_eq!(broker.shards.iter().map(|shard| shard.stats().ready).collect::<Vec<_>>(), [1, 1, 1]);
+}
+
+#[test]
 fn what_is_published_before_stays_before() {
     each(|broker, shards| {
         let client = broker.client(0);

@@ -208,7 +208,7 @@ impl Shard {
     /// Control shard: a branch's time is up, unless that no longer counts.
     pub(in crate::shard) fn time_branch_out(&mut self, slot: u32, deadline_ns: u64) {
         let Some(branch) = self.branches.branches.get_mut(slot as usize) else { return };
-        if branch.deadline_ns != deadline_ns || !matches!(branch.state, State::Active | State::Failed) {
+        if branch.deadline_ns != deadline_ns {
             return;
         }
         branch.state = State::Over;
