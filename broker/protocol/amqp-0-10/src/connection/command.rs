@@ -1,8 +1,10 @@
 //! Commands: which one leads to what, and what follows from the shard's answers.
 
+use fulmar_core::transaction::DtxCommand;
 use fulmar_core::{Name, Refusal, Reply, Request, Table};
 
 use super::Env;
+use super::dtx::Change;
 use super::errors::Fault;
 use super::incoming::CommandId;
 use super::session::{Flow, Session};
@@ -46,6 +48,10 @@ pub(super) enum Step {
     Acquired(Box<Acquiring>),
     /// `tx.commit`
     Committed,
+    /// `dtx.*`
+    BranchChanged { change: Change, has_result: bool },
+    /// `dtx.recover`
+    BranchesRecovered,
 }
 
 impl Session {
@@ -116,7 +122,24 @@ impl Session {
             Command::TxSelect(_) => self.select_tx(),
             Command::TxCommit(_) => self.commit(env),
             Command::TxRollback(_) => self.rollback(env),
-            other => Err(Fault::new(ErrorCode::NotImplemented, format!("{} is not there", other.name()))),
+            Command::DtxSelect(_) => self.select_dtx(),
+            Command::DtxStart(start) => self.start_branch(env, &start),
+            Command::DtxEnd(end) => self.end_branch(env, &end),
+            Command::DtxPrepare(prepare) => self.branch_command(env, prepare.xid, DtxCommand::Prepare),
+            Command::DtxCommit(commit) => {
+                let one_phase = commit.one_phase;
+                self.branch_command(env, commit.xid, DtxCommand::Commit { one_phase })
+            }
+            Command::DtxRollback(rollback) => self.branch_command(env, rollback.xid, DtxCommand::Rollback),
+            Command::DtxForget(forget) => self.branch_command(env, forget.xid, DtxCommand::Forget),
+            Command::DtxGetTimeout(get) => self.branch_command(env, get.xid, DtxCommand::Timeout),
+            Command::DtxSetTimeout(set) => {
+                let timeout_s = set.timeout.unwrap_or(0);
+                self.branch_command(env, set.xid, DtxCommand::SetTimeout(timeout_s))
+            }
+            Command::DtxRecover(_) => self.recover_branches(env),
+            // Looked at before.
+            Command::ExecutionSync(_) | Command::MessageTransfer(_) => Ok(Flow::Done),
         }
     }
 
@@ -158,7 +181,11 @@ impl Session {
                 Ok(Flow::Done)
             }
             (Step::Acquired(acquiring), Ok(reply)) => self.acquired(env, acquiring, reply),
-            (Step::Committed, Ok(_)) => self.committed(env),
+            (Step::Committed, Ok(reply)) => self.committed(env.shard, reply),
+            (Step::BranchChanged { change, has_result }, Ok(reply)) => {
+                self.branch_changed(env, change, has_result, reply)
+            }
+            (Step::BranchesRecovered, Ok(reply)) => self.branches_recovered(env, reply),
             (Step::Done, Ok(_)) => Ok(Flow::Done),
             (_, Err(refusal)) => Err(refusal.into()),
         }

@@ -3,6 +3,8 @@
 use fulmar_core::Refusal;
 use fulmar_protocol::Counters;
 
+use super::dtx;
+
 use crate::codec::CodecError;
 use crate::codec::frame::FrameError;
 use crate::codec::segment::SegmentError;
@@ -98,7 +100,8 @@ impl From<Refusal> for Fault {
             Refusal::InvalidArgument { .. } | Refusal::InvalidBinding { .. } | Refusal::DefaultExchange => {
                 ErrorCode::InvalidArgument
             }
-            Refusal::LimitExceeded(_) => ErrorCode::ResourceLimitExceeded,
+            Refusal::LimitExceeded(_) | Refusal::QueueFull(_) => ErrorCode::ResourceLimitExceeded,
+            Refusal::Dtx { fault, .. } => dtx::fault_code(fault),
             _ => ErrorCode::InternalError,
         };
         Fault::new(code, text)

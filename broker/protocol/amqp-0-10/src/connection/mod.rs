@@ -10,6 +10,7 @@
 mod channel;
 mod command;
 mod delivery;
+mod dtx;
 mod errors;
 mod exchange;
 mod handshake;

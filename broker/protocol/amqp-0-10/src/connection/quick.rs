@@ -9,7 +9,6 @@ use fulmar_protocol::Context;
 use super::channel::Channel;
 use super::session::{Flow, Session};
 use super::transfer::Manner;
-use super::tx::Mode;
 use super::{Connection, Env};
 use crate::codec::frame::HEAD_BYTES;
 
@@ -139,7 +138,7 @@ impl Session {
     /// Whether a transfer can come next, and is new.
     #[inline]
     fn takes_quickly(&self) -> bool {
-        self.has_point && self.incoming.is_new() && matches!(self.mode, Mode::Plain)
+        self.has_point && self.incoming.is_new() && self.mode.is_immediate()
     }
 
     /// Publishes the transfers like `last` that `input` consists of, if the shard takes them together. `false`: nothing

@@ -111,7 +111,6 @@ impl Session {
     pub fn release(&mut self, shard: &mut Shard) {
         self.pending = None;
         self.arriving.release(shard);
-        self.mode.release(shard);
         // Newest first: each goes back to its place at the head of its queue without a search.
         for record in self.unsettled.take_all() {
             if record.acquired && !record.settled {

@@ -36,20 +36,36 @@ impl Session {
         Ok(Flow::Done)
     }
 
+    /// Settles now, or with the transaction.
     fn settle(
         &mut self,
         env: &mut Env<'_>,
         transfers: SequenceSet<'_>,
         settlement: Settlement,
     ) -> Result<Flow, Fault> {
-        match &mut self.mode {
-            Mode::Plain => self.settle_now(env, transfers, settlement),
-            Mode::Tx(tx) => {
-                for (first, last) in transfers.iter() {
-                    let Some((first, last)) = self.outgoing.numbers(first, last) else { continue };
-                    self.unsettled.change(first, last, |record| tx.accept(record));
+        if self.mode.is_immediate() {
+            self.settle_now(env, transfers, settlement);
+            return Ok(Flow::Done);
+        }
+        for (first, last) in transfers.iter() {
+            let Some((first, last)) = self.outgoing.numbers(first, last) else { continue };
+            let (session, mode) = (self.session, &mut self.mode);
+            self.unsettled.change(first, last, |record| {
+                if record.settled || record.waits_for_commit {
+                    return;
                 }
-            }
+                if record.acquired {
+                    env.shard.settle_in_transaction(session, record.queue, record.tag, settlement);
+                }
+                match mode {
+                    Mode::Tx(tx) => {
+                        record.waits_for_commit = true;
+                        tx.note_accepted(record.number);
+                    }
+                    // The branch has it now.
+                    _ => record.settled = true,
+                }
+            });
         }
         Ok(Flow::Done)
     }
@@ -59,7 +75,7 @@ impl Session {
             let Some((first, last)) = self.outgoing.numbers(first, last) else { continue };
             let session = self.session;
             self.unsettled.change(first, last, |record| {
-                if record.settled {
+                if record.settled || record.waits_for_commit {
                     return;
                 }
                 if record.acquired {
@@ -83,7 +99,7 @@ impl Session {
             let Some((first, last)) = self.outgoing.numbers(first, last) else { continue };
             let session = self.session;
             self.unsettled.change_back(first, last, |record| {
-                if record.settled {
+                if record.settled || record.waits_for_commit {
                     return;
                 }
                 if record.acquired {

@@ -271,6 +271,7 @@ impl Session {
                     credit,
                     acquired: !subscription.browses,
                     accept_expected: subscription.explicit,
+                    waits_for_commit: false,
                     settled: !subscription.explicit,
                     // What is browsed without acceptance is remembered until it is complete: it may be acquired.
                     windowed: returns_credit || subscription.browses && !subscription.explicit,

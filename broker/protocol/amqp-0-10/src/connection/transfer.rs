@@ -9,7 +9,6 @@ use super::command::{Current, is_explicit};
 use super::errors::Fault;
 use super::incoming::CommandId;
 use super::session::{Flow, Session};
-use super::tx::Mode;
 use crate::codec::SequenceSet;
 use crate::codec::table::{AcceptMode, ErrorCode, MessageReject, MessageTransfer, RejectCode};
 use crate::properties::{self, ENCODING};
@@ -239,7 +238,7 @@ impl Session {
         message: MessageId,
     ) -> Result<Flow, Fault> {
         env.link.counters.published += 1;
-        if !matches!(self.mode, Mode::Plain) {
+        if !self.mode.is_immediate() {
             return self.publish_in_tx(env, command, manner, message);
         }
         let vhost = env.link.vhost;

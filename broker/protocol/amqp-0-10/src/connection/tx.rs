@@ -1,7 +1,6 @@
 //! Class `tx`: transfers and acceptances wait for the commit.
 
-use fulmar_core::shard::{Published, Settlement};
-use fulmar_core::{MessageId, Request, Shard};
+use fulmar_core::{MessageId, Name, Refusal, Reply, Request, Shard};
 
 use super::Env;
 use super::command::Step;
@@ -9,7 +8,7 @@ use super::errors::Fault;
 use super::incoming::CommandId;
 use super::session::{Flow, Session};
 use super::transfer::Manner;
-use super::unsettled::Record;
+use super::unsettled::Unsettled;
 use crate::codec::table::ErrorCode;
 
 /// What transfers and acceptances of a session lead to.
@@ -20,50 +19,60 @@ pub(super) enum Mode {
     Plain,
     /// They wait for the commit.
     Tx(Box<Tx>),
+    /// They are carried out, except while the session works for a branch of a distributed transaction.
+    Dtx {
+        /// It does.
+        working: bool,
+    },
 }
 
-/// What the open transaction holds.
+/// What is known here of the open transaction; the shard has the rest.
 #[derive(Debug, Default)]
 pub(super) struct Tx {
-    publishes: Vec<(MessageId, Manner)>,
-    accepted: Vec<Record>,
+    /// The deliveries that are accepted with the commit.
+    accepted: Vec<u64>,
 }
 
 impl Mode {
-    /// Messages that wait go back.
-    pub fn release(&mut self, shard: &mut Shard) {
-        if let Mode::Tx(tx) = self {
-            tx.forget(shard);
-        }
+    /// Whether transfers are carried out at once.
+    #[inline]
+    pub fn is_immediate(&self) -> bool {
+        matches!(self, Mode::Plain | Mode::Dtx { working: false })
     }
 }
 
 impl Tx {
-    /// Keeps an acceptance. The record stays as it is until the commit.
-    pub fn accept(&mut self, record: &Record) {
-        if !record.settled {
-            self.accepted.push(*record);
-        }
+    /// Notes a delivery whose acceptance waits for the commit.
+    pub fn note_accepted(&mut self, number: u64) {
+        self.accepted.push(number);
     }
 
-    fn forget(&mut self, shard: &mut Shard) {
-        for (message, _) in self.publishes.drain(..) {
-            shard.release(message);
+    /// The commit was carried out, or everything is forgotten.
+    fn end(&mut self, unsettled: &mut Unsettled, committed: bool) {
+        for number in self.accepted.drain(..) {
+            unsettled.change(number, number, |record| {
+                record.waits_for_commit = false;
+                record.settled |= committed;
+            });
         }
-        self.accepted.clear();
     }
 }
 
 impl Session {
     /// `tx.select`
     pub fn select_tx(&mut self) -> Result<Flow, Fault> {
-        if let Mode::Plain = self.mode {
-            self.mode = Mode::Tx(Box::default());
+        match self.mode {
+            Mode::Plain => self.mode = Mode::Tx(Box::default()),
+            Mode::Tx(_) => {}
+            Mode::Dtx { .. } => {
+                let text = "the session was selected for distributed transactions";
+                return Err(Fault::illegal_state(text));
+            }
         }
         Ok(Flow::Done)
     }
 
-    /// A message published in a transaction.
+    /// A message published in a transaction. Whether its exchange is there is told at once.
     pub fn publish_in_tx(
         &mut self,
         env: &mut Env<'_>,
@@ -71,9 +80,14 @@ impl Session {
         manner: Manner,
         message: MessageId,
     ) -> Result<Flow, Fault> {
-        if let Mode::Tx(tx) = &mut self.mode {
-            tx.publishes.push((message, manner));
+        let vhost = env.link.vhost;
+        let name = Name::from(env.shard.message(message).exchange);
+        let found = env.shard.request(self.session, Request::QueryExchange { vhost, name: name.clone() });
+        if let Some(Ok(Reply::Exchange(None))) = found {
+            env.shard.release(message);
+            return Err(Refusal::NoExchange(name).into());
         }
+        env.shard.publish_in_transaction(self.session, vhost, message, false)?;
         if manner.sync {
             self.incoming.await_completion(command);
         }
@@ -81,47 +95,30 @@ impl Session {
         Ok(Flow::Done)
     }
 
-    /// `tx.commit`: carries out what was kept, and waits until every shard has done its part.
+    /// `tx.commit`
     pub fn commit(&mut self, env: &mut Env<'_>) -> Result<Flow, Fault> {
-        let Mode::Tx(tx) = &mut self.mode else { return Err(not_selected()) };
-        let publishes = std::mem::take(&mut tx.publishes);
-        let accepted = std::mem::take(&mut tx.accepted);
-        for (message, _) in publishes {
-            let vhost = env.link.vhost;
-            if let Published::Unroutable(message) =
-                env.shard.publish(self.session, vhost, message, false, None)?
-            {
-                env.shard.release(message);
-            }
-        }
-        let session = self.session;
-        for record in accepted {
-            self.unsettled.change(record.number, record.number, |record| {
-                if record.acquired && !record.settled {
-                    env.shard.settle(session, record.queue, record.tag, Settlement::Accept);
-                }
-                record.settled = true;
-            });
-        }
-        self.request(env, Request::Barrier, Step::Committed)
+        let Mode::Tx(_) = &self.mode else { return Err(not_selected()) };
+        self.request(env, Request::Commit, Step::Committed)
     }
 
-    /// Everything of the commit is carried out.
-    pub fn committed(&mut self, env: &mut Env<'_>) -> Result<Flow, Fault> {
-        self.sync_point(env);
+    /// Every shard has done its part of the commit. The peer hears of it at once, asked or not.
+    pub fn committed(&mut self, shard: &mut Shard, reply: Reply) -> Result<Flow, Fault> {
+        if let Reply::Committed { unroutable } = reply {
+            unroutable.into_iter().for_each(|message| shard.release(message));
+        }
+        if let Mode::Tx(tx) = &mut self.mode {
+            tx.end(&mut self.unsettled, true);
+        }
+        self.current.sync = true;
         Ok(Flow::Done)
     }
 
     /// `tx.rollback`
     pub fn rollback(&mut self, env: &mut Env<'_>) -> Result<Flow, Fault> {
         let Mode::Tx(tx) = &mut self.mode else { return Err(not_selected()) };
-        tx.forget(env.shard);
+        tx.end(&mut self.unsettled, false);
+        env.shard.rollback(self.session);
         Ok(Flow::Done)
-    }
-
-    /// The peer hears of the current command at once, though it did not ask.
-    fn sync_point(&mut self, _env: &mut Env<'_>) {
-        self.current.sync = true;
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Record {
     pub acquired: bool,
     /// The peer has to accept it.
     pub accept_expected: bool,
+    /// Its acceptance waits for a commit.
+    pub waits_for_commit: bool,
     /// Nothing is left to be settled.
     pub settled: bool,
     /// Something follows when it is complete, and it is not.
@@ -154,6 +156,7 @@ mod tests {
             credit: Credit { messages: 1, bytes: 10 },
             acquired: true,
             accept_expected: true,
+            waits_for_commit: false,
             settled: false,
             windowed: true,
         }

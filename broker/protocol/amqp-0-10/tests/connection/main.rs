@@ -5,3 +5,4 @@ mod bench;
 mod handshake;
 mod receiving;
 mod sending;
+mod transactions;

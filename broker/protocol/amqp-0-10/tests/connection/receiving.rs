@@ -1,9 +1,9 @@
 //! Subscriptions, credit, settling.
 
-use fulmar_amqp_0_10::codec::SequenceSet;
 use fulmar_amqp_0_10::codec::table::*;
+use fulmar_amqp_0_10::codec::{SequenceSet, Struct};
 
-use super::bench::{Client, World, each, set};
+use super::bench::{Client, World, decode, each, set};
 
 fn fill(world: &mut World, client: Client, queue: &str, count: usize) {
     world.declare(client, 1, queue);
@@ -188,5 +188,36 @@ fn subscriptions_are_refused_with_the_specified_codes() {
         world.call(client, 1, subscribe);
         let exclusive = MessageSubscribe { exclusive: true, ..subscribe };
         assert_eq!(world.refused(other, 1, exclusive).0, ErrorCode::ResourceLocked);
+    });
+}
+#[test]
+fn browsed_messages_can_be_acquired() {
+    each(|world| {
+        let client = world.client();
+        fill(world, client, "q", 4);
+        let acquire_mode = Some(AcquireMode::NotAcquired);
+        for accept_mode in [AcceptMode::Explicit, AcceptMode::None] {
+            let destination = accept_mode.name();
+            let subscribe =
+                MessageSubscribe { acquire_mode, accept_mode: Some(accept_mode), ..Default::default() };
+            world.subscribe_with(client, 1, "q", destination, subscribe);
+            world.credit(client, 1, destination, u32::MAX, u32::MAX);
+            let ready = world.counts(client, 1, "q").0;
+            let first = world.message(client, 1);
+            world.book(client, 1).messages.clear();
+            let ranges = set(&[(first.id, first.id.next())]);
+            let transfers = Some(SequenceSet::new(&ranges).unwrap());
+            let result = world.query(client, 1, MessageAcquire { transfers });
+            let Struct::Acquired(acquired) = decode(&result) else { panic!("another result") };
+            assert_eq!(acquired.transfers, transfers, "{:?}", world.setup);
+            assert_eq!(world.counts(client, 1, "q").0, ready - 2);
+            // Once only.
+            let result = world.query(client, 1, MessageAcquire { transfers });
+            let Struct::Acquired(acquired) = decode(&result) else { panic!("another result") };
+            assert!(acquired.transfers.unwrap().is_empty());
+            world.call(client, 1, MessageCancel { destination: Some(destination.as_bytes()) });
+            world.accept(client, 1, first.id, first.id.next());
+        }
+        assert_eq!(world.counts(client, 1, "q").0, 0);
     });
 }
