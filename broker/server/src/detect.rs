@@ -26,6 +26,8 @@ pub enum Verdict {
 pub enum Protocol {
     /// AMQP 0-9-1.
     Amqp091,
+    /// AMQP 0-10.
+    Amqp010,
 }
 
 /// Most bytes that a verdict needs.
@@ -33,10 +35,16 @@ pub const MAX_HEADER_BYTES: usize = 8;
 
 /// The header of AMQP 0-9-1; also the answer to headers that are not spoken, as its §4.2.2 asks.
 pub const AMQP_0_9_1: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// The header of AMQP 0-10; also the answer to other versions of its form, as its §4.3 asks.
+pub const AMQP_0_10: &[u8] = b"AMQP\x01\x01\x00\x0a";
 
 struct Row {
     prefix: &'static [u8],
     verdict: Verdict,
+}
+
+const fn speak(header: &'static [u8], protocol: Protocol) -> Row {
+    Row { prefix: header, verdict: Verdict::Speak { protocol, header_bytes: header.len() } }
 }
 
 const fn refuse(prefix: &'static [u8], what: &'static str, answer: &'static [u8]) -> Row {
@@ -45,16 +53,14 @@ const fn refuse(prefix: &'static [u8], what: &'static str, answer: &'static [u8]
 
 /// A row that the bytes may still become comes before the rows whose prefix is a part of its own.
 const TABLE: &[Row] = &[
-    Row {
-        prefix: AMQP_0_9_1,
-        verdict: Verdict::Speak { protocol: Protocol::Amqp091, header_bytes: AMQP_0_9_1.len() },
-    },
+    speak(AMQP_0_9_1, Protocol::Amqp091),
+    speak(AMQP_0_10, Protocol::Amqp010),
     refuse(b"AMQP\x00\x01\x00\x00", "AMQP 1.0", AMQP_0_9_1),
     refuse(b"AMQP\x03\x01\x00\x00", "AMQP 1.0 with SASL", AMQP_0_9_1),
     refuse(b"AMQP\x02\x01\x00\x00", "AMQP 1.0 with TLS", AMQP_0_9_1),
-    refuse(b"AMQP\x01\x01\x00\x0a", "AMQP 0-10", AMQP_0_9_1),
     refuse(b"AMQP\x01\x01\x00\x09", "AMQP 0-9", AMQP_0_9_1),
     refuse(b"AMQP\x01\x01\x08\x00", "AMQP 0-8", AMQP_0_9_1),
+    refuse(b"AMQP\x01\x01", "an unknown version of AMQP", AMQP_0_10),
     refuse(b"AMQP", "an unknown version of AMQP", AMQP_0_9_1),
     refuse(b"\x16\x03", "TLS", b""),
     refuse(b"STOMP", "STOMP", b""),
@@ -97,12 +103,26 @@ mod tests {
         let speak = Verdict::Speak { protocol: Protocol::Amqp091, header_bytes: 8 };
         assert_eq!(detect(AMQP_0_9_1), speak);
         assert_eq!(detect(b"AMQP\x00\x00\x09\x01\x01\x00"), speak);
+        let speak = Verdict::Speak { protocol: Protocol::Amqp010, header_bytes: 8 };
+        assert_eq!(detect(b"AMQP\x01\x01\x00\x0a"), speak);
+    }
+
+    #[test]
+    fn an_unknown_version_is_answered_with_a_header_of_its_own_form() {
+        let answer = |bytes| match detect(bytes) {
+            Verdict::Refuse { answer, .. } => answer,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer(b"AMQP\x01\x01\x00\x0b"), AMQP_0_10);
+        assert_eq!(answer(b"AMQP\x01\x01\x00\x09"), AMQP_0_9_1);
+        assert_eq!(answer(b"AMQP\x00\x00\x09\x00"), AMQP_0_9_1);
     }
 
     #[test]
     fn other_protocols_are_named() {
         assert_eq!(refused(b"AMQP\x00\x01\x00\x00"), "AMQP 1.0");
-        assert_eq!(refused(b"AMQP\x01\x01\x00\x0a"), "AMQP 0-10");
+        assert_eq!(refused(b"AMQP\x01\x01\x00\x09"), "AMQP 0-9");
+        assert_eq!(refused(b"AMQP\x01\x01\x08\x00"), "AMQP 0-8");
         assert_eq!(refused(b"AMQP\x09"), "an unknown version of AMQP");
         assert_eq!(refused(b"\x16\x03\x01\x02\x00"), "TLS");
         assert_eq!(refused(b"STOMP\n"), "STOMP");

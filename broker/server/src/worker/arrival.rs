@@ -58,13 +58,18 @@ impl<T: Transport> Worker<T> {
                     Protocol::Amqp091 => Box::new(fulmar_amqp_0_9_1::connection::Connection::new(
                         config, &mut cx, conn.index, loopback, name,
                     )),
+                    Protocol::Amqp010 => Box::new(fulmar_amqp_0_10::connection::Connection::new(
+                        config, &mut cx, conn.index, loopback, name,
+                    )),
                 });
                 self.feed_received(index, buf, header_bytes - before);
             }
             Verdict::Refuse { what, answer } => {
                 self.counters.refused_protocol.add(1);
-                self.faults
-                    .warn(self.now_ns, format_args!("{peer}: speaks {what}; this port speaks AMQP 0-9-1"));
+                self.faults.warn(
+                    self.now_ns,
+                    format_args!("{peer}: speaks {what}; this port speaks AMQP 0-9-1 and 0-10"),
+                );
                 if let Some(out) = self.transport.output(conn) {
                     out.extend_from_slice(answer);
                 }

@@ -259,10 +259,22 @@ fn a_stop_tells_the_clients_and_waits_for_their_answers_only_so_long() {
 fn refused_protocols_are_counted_and_told_what_is_spoken() {
     let mut house = House::new(1 << 20);
     let peer = house.connect();
-    peer.send(b"AMQP\x01\x01\x00\x0a");
+    peer.send(b"AMQP\x01\x01\x00\x09");
     house.pass(SECOND_NS / 10);
     assert_eq!(peer.socket.receive(100), PROTOCOL_HEADER);
     drop(peer);
     house.pass(10 * SECOND_NS);
     assert_eq!((house.counters.refused_protocol.get(), house.counters.open.get()), (1, 0));
+}
+
+#[test]
+fn amqp_0_10_is_spoken_on_the_same_port() {
+    let mut house = House::new(1 << 20);
+    let peer = house.connect();
+    peer.send(b"AMQP\x01\x01\x00\x0a");
+    house.pass(SECOND_NS / 10);
+    assert!(peer.socket.receive(1000).starts_with(b"AMQP\x01\x01\x00\x0a"));
+    drop(peer);
+    house.pass(10 * SECOND_NS);
+    assert_eq!((house.counters.refused_protocol.get(), house.counters.open.get()), (0, 0));
 }
