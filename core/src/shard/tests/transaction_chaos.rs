@@ -37,9 +37,9 @@ enum For {
 /// What a client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
-    ForMessage(usize),
-    ForCommit(usize),
-    ForBranch(usize, DtxCommand),
+    Message(usize),
+    Commit(usize),
+    Branch(usize, DtxCommand),
 }
 
 struct Actor {
@@ -81,7 +81,7 @@ impl Chaos {
             let is_small = queue + 1 == QUEUES;
             let options = QueueOptions {
                 max_length: is_small.then_some(SMALL),
-                overflow: if seed % 2 == 0 { Overflow::RejectPublish } else { Overflow::Reject },
+                overflow: if seed.is_multiple_of(2) { Overflow::RejectPublish } else { Overflow::Reject },
                 ..at_home(queue as u8 % shards)
             };
             broker.declare(client, &format!("q{queue}"), options);
@@ -152,7 +152,7 @@ impl Chaos {
             3..=6 => {
                 let name = Name::from(format!("q{queue}"));
                 let request = Request::Get { vhost: VHOST, queue: name, no_ack: false };
-                self.ask(at, Waiting::ForMessage(queue), request);
+                self.ask(at, Waiting::Message(queue), request);
             }
             7..=11 => self.publish(at, queue),
             12..=14 => self.accept(at),
@@ -222,7 +222,7 @@ impl Chaos {
     fn end_own_work(&mut self, at: usize) {
         let For::Own(transaction) = self.actors[at].current else { return };
         if self.below(4) > 0 {
-            return self.ask(at, Waiting::ForCommit(transaction), Request::Commit);
+            return self.ask(at, Waiting::Commit(transaction), Request::Commit);
         }
         let client = self.actors[at].client;
         self.broker.shards[client.shard].rollback(client.session);
@@ -285,7 +285,7 @@ impl Chaos {
 
     fn command(&mut self, at: usize, branch: usize, command: DtxCommand) {
         let request = Request::Dtx { vhost: VHOST, xid: xid(branch), command };
-        self.ask(at, Waiting::ForBranch(branch, command), request);
+        self.ask(at, Waiting::Branch(branch, command), request);
     }
 
     fn ask(&mut self, at: usize, waiting: Waiting, request: Request) {
@@ -298,12 +298,12 @@ impl Chaos {
 
     fn answered(&mut self, at: usize, result: Result<Reply, Refusal>) {
         match (self.actors[at].waiting.take().expect("something was asked"), result) {
-            (Waiting::ForMessage(queue), Ok(Reply::Got(got))) => {
+            (Waiting::Message(queue), Ok(Reply::Got(got))) => {
                 if let Some(got) = got {
                     self.hold(at, queue, got);
                 }
             }
-            (Waiting::ForCommit(transaction), result) => {
+            (Waiting::Commit(transaction), result) => {
                 let committed = match result {
                     Ok(Reply::Committed { .. }) => true,
                     Err(Refusal::QueueFull(_)) => false,
@@ -311,10 +311,10 @@ impl Chaos {
                 };
                 self.own_work_ended(at, transaction, committed);
             }
-            (Waiting::ForBranch(branch, command), Ok(Reply::Dtx(status))) => {
+            (Waiting::Branch(branch, command), Ok(Reply::Dtx(status))) => {
                 self.branch_answered(at, branch, command, status);
             }
-            (Waiting::ForBranch(_, command), Err(Refusal::Dtx { .. } | Refusal::LimitExceeded(_))) => {
+            (Waiting::Branch(_, command), Err(Refusal::Dtx { .. } | Refusal::LimitExceeded(_))) => {
                 assert!(!matches!(command, DtxCommand::End(_)), "an end that makes sense is never refused");
             }
             (waiting, other) => panic!("{waiting:?}: {other:?}"),

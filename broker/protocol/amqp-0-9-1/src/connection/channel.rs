@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use fulmar_core::shard::Settlement;
-use fulmar_core::{MessageId, Name, Refusal, Reply, Request, SessionId, Shard, Table};
+use fulmar_core::{Name, Refusal, Reply, Request, SessionId, Shard, Table};
 use slab::Slab;
 
 use super::Env;
@@ -55,9 +55,7 @@ pub(super) enum Step {
     Cancelled { consumer: u32, no_wait: bool },
     /// `basic.get`.
     Got { no_ack: bool },
-    /// `basic.publish` in a transaction: the exchange exists.
-    ExchangeChecked { message: MessageId, mandatory: bool },
-    /// `tx.commit`: everything is carried out.
+    /// `tx.commit`
     Committed,
 }
 
@@ -130,12 +128,10 @@ impl Channel {
 
     /// Gives everything back to the shard.
     pub fn release(&mut self, shard: &mut Shard) {
-        if let Some(Pending { step: Step::ExchangeChecked { message, .. }, .. }) = self.pending.take() {
-            shard.release(message);
-        }
+        self.pending = None;
         self.incoming.release(shard);
         if let Mode::Tx(tx) = &mut self.mode {
-            tx.rollback(shard, &mut self.unacked);
+            tx.rollback(shard, self.session, &mut self.unacked);
         }
         // Newest first: each goes back to its place at the head of its queue without a search.
         while let Some(entry) = self.unacked.take_last() {
@@ -296,10 +292,6 @@ impl Channel {
                 self.forget_consumer(consumer);
                 Err(refused(env, refusal))
             }
-            (Step::ExchangeChecked { message, .. }, Err(refusal)) => {
-                env.shard.release(message);
-                Err(refused(env, refusal))
-            }
             // The consumer went by itself meanwhile.
             (Step::Cancelled { consumer, no_wait }, Ok(_) | Err(Refusal::Consumer(_))) => {
                 self.cancelled(env, consumer, no_wait)
@@ -329,11 +321,7 @@ impl Channel {
                 self.consume_replies(env, consumer, no_wait, name)
             }
             (Step::Got { no_ack }, Ok(Reply::Got(got))) => self.got(env, no_ack, got),
-            (Step::ExchangeChecked { message, mandatory }, Ok(_)) => {
-                self.buffer_publish(message, mandatory);
-                Ok(Flow::Done)
-            }
-            (Step::Committed, Ok(_)) => self.barrier_passed(env),
+            (Step::Committed, Ok(Reply::Committed { unroutable })) => self.committed(env, unroutable),
             (step, Ok(reply)) => unreachable!("the shard answered {step:?} with {reply:?}"),
         }
     }
@@ -341,14 +329,13 @@ impl Channel {
     /// The end of a publish whose queues live on other shards.
     pub fn confirmed(&mut self, env: &mut Env<'_>, sequence: u64, accepted: bool) -> Result<Flow, Exception> {
         match &mut self.mode {
-            Mode::Plain => Ok(Flow::Done),
+            Mode::Plain | Mode::Tx(_) => Ok(Flow::Done),
             Mode::Confirm(confirms) => {
                 if confirms.resolve(sequence, accepted) {
                     env.link.confirming.push(self.number);
                 }
                 Ok(Flow::Done)
             }
-            Mode::Tx(_) => self.commit_confirmed(env, accepted),
         }
     }
 

@@ -34,7 +34,7 @@ impl Channel {
 
     fn settle_entry(&mut self, env: &mut Env<'_>, entry: Entry, settlement: Settlement) {
         match &mut self.mode {
-            Mode::Tx(tx) => tx.settle(entry, settlement),
+            Mode::Tx(tx) => tx.settle(env.shard, self.session, entry, settlement),
             _ => env.shard.settle(self.session, entry.queue, entry.tag, settlement),
         }
     }

@@ -1,46 +1,35 @@
-//! Transactions of one channel: publishes and settlements wait for the commit.
+//! Transactions of one channel: publishes and settlements wait in the core for the commit, which does all or nothing.
 
-use fulmar_core::request::ExchangeOptions;
-use fulmar_core::shard::{Published, Settlement};
-use fulmar_core::{MessageId, Name, Request, Shard};
+use fulmar_core::shard::Settlement;
+use fulmar_core::{MessageId, Name, Refusal, Reply, Request, SessionId, Shard};
 
 use super::Env;
 use super::channel::{Channel, Flow, Mode, Step};
-use super::errors::{Exception, Subject};
+use super::errors::Exception;
 use super::unacked::{Entry, Unacked};
 use crate::codec::Method;
 
-/// What the open transaction holds.
+/// What the channel knows of the open transaction.
 #[derive(Debug, Default)]
 pub(super) struct Tx {
-    /// Messages, and whether each is mandatory.
-    publishes: Vec<(MessageId, bool)>,
-    settlements: Vec<(Entry, Settlement)>,
+    /// Settled in it; the channel's until the commit is answered.
+    settled: Vec<Entry>,
     /// The exchange that was last found to exist.
     exchange: Option<Name>,
-    /// Numbers given to publishes so far, over all commits.
-    sequence: u64,
-    /// Publishes of the commit under way that queues have not answered.
-    outstanding: usize,
-    /// The commit's barrier is passed.
-    passed: bool,
-    /// A queue refused a publish of the commit.
-    rejected: bool,
 }
 
 impl Tx {
     /// Keeps a settlement.
-    pub fn settle(&mut self, entry: Entry, settlement: Settlement) {
-        self.settlements.push((entry, settlement));
+    pub fn settle(&mut self, shard: &mut Shard, session: SessionId, entry: Entry, settlement: Settlement) {
+        shard.settle_in_transaction(session, entry.queue, entry.tag, settlement);
+        self.settled.push(entry);
     }
 
     /// Forgets publishes; settled messages are unsettled again.
-    pub fn rollback(&mut self, shard: &mut Shard, unacked: &mut Unacked) {
-        for (message, _) in self.publishes.drain(..) {
-            shard.release(message);
-        }
-        if !self.settlements.is_empty() {
-            unacked.restore(self.settlements.drain(..).map(|(entry, _)| entry));
+    pub fn rollback(&mut self, shard: &mut Shard, session: SessionId, unacked: &mut Unacked) {
+        shard.rollback(session);
+        if !self.settled.is_empty() {
+            unacked.restore(self.settled.drain(..));
         }
     }
 }
@@ -59,10 +48,14 @@ impl Channel {
                 self.reply(env, Method::TxSelectOk)
             }
             (Method::TxRollback, Mode::Tx(tx)) => {
-                tx.rollback(env.shard, &mut self.unacked);
+                tx.rollback(env.shard, self.session, &mut self.unacked);
                 self.reply(env, Method::TxRollbackOk)
             }
-            (_, Mode::Tx(_)) => self.commit(env),
+            (_, Mode::Tx(tx)) => {
+                // The existence of an exchange is not relied on beyond the transaction.
+                tx.exchange = None;
+                self.request(env, Request::Commit, None, Step::Committed)
+            }
             _ => Err(Exception::precondition("channel is not transactional")),
         }
     }
@@ -74,100 +67,45 @@ impl Channel {
         message: MessageId,
         mandatory: bool,
     ) -> Result<Flow, Exception> {
-        let exchange = self.incoming.exchange();
-        let known = match &self.mode {
-            Mode::Tx(tx) => tx.exchange.as_ref().is_some_and(|known| known.as_bytes() == exchange),
-            _ => true,
+        let vhost = env.link.vhost;
+        let refused = match self.check_exchange(env) {
+            Ok(()) => env.shard.publish_in_transaction(self.session, vhost, message, mandatory).err(),
+            Err(refusal) => {
+                env.shard.release(message);
+                Some(refusal)
+            }
         };
-        if exchange.is_empty() || known {
-            self.buffer_publish(message, mandatory);
-            return Ok(Flow::Done);
+        match refused {
+            None => Ok(Flow::Done),
+            Some(refusal) => Err(Exception::refused(&refusal, &env.link.vhost_name, None)),
+        }
+    }
+
+    /// Whether the exchange that a message is for exists. Asked once for messages that go to the same one.
+    fn check_exchange(&mut self, env: &mut Env<'_>) -> Result<(), Refusal> {
+        let exchange = self.incoming.exchange();
+        let Mode::Tx(tx) = &mut self.mode else { return Ok(()) };
+        if exchange.is_empty() || tx.exchange.as_ref().is_some_and(|known| known.as_bytes() == exchange) {
+            return Ok(());
         }
         let name = Name::from(exchange);
-        let subject = Subject::exchange(&name);
-        let options = ExchangeOptions::default();
-        let request = Request::DeclareExchange { vhost: env.link.vhost, name, passive: true, options };
-        self.request(env, request, Some(subject), Step::ExchangeChecked { message, mandatory })
+        let request = Request::QueryExchange { vhost: env.link.vhost, name: name.clone() };
+        // Answered at once.
+        if let Some(Ok(Reply::Exchange(None))) = env.shard.request(self.session, request) {
+            return Err(Refusal::NoExchange(name));
+        }
+        tx.exchange = Some(name);
+        Ok(())
     }
 
-    /// Keeps a publish whose exchange exists.
-    pub fn buffer_publish(&mut self, message: MessageId, mandatory: bool) {
-        let exchange = self.incoming.exchange();
+    /// Everything of the commit is done, on every shard.
+    pub fn committed(&mut self, env: &mut Env<'_>, unroutable: Vec<MessageId>) -> Result<Flow, Exception> {
         if let Mode::Tx(tx) = &mut self.mode {
-            if tx.exchange.as_ref().is_none_or(|known| known.as_bytes() != exchange) {
-                tx.exchange = Some(Name::from(exchange));
-            }
-            tx.publishes.push((message, mandatory));
+            tx.settled.clear();
         }
-    }
-
-    /// `tx.commit`: carries out what was kept, and waits until every shard has done its part.
-    fn commit(&mut self, env: &mut Env<'_>) -> Result<Flow, Exception> {
-        let Mode::Tx(tx) = &mut self.mode else { return Ok(Flow::Done) };
-        tx.outstanding = 0;
-        tx.passed = false;
-        tx.rejected = false;
-        // The existence of an exchange is not relied on beyond the transaction.
-        tx.exchange = None;
-        let publishes = std::mem::take(&mut tx.publishes);
-        let settlements = std::mem::take(&mut tx.settlements);
-        let mut sequence = tx.sequence;
-        let mut outstanding = 0;
-        let mut rejected = false;
-        let mut refused = None;
-        for (message, mandatory) in publishes {
-            let vhost = env.link.vhost;
-            sequence += 1;
-            match env.shard.publish(self.session, vhost, message, mandatory, Some(sequence)) {
-                Ok(Published::Confirmed) => {}
-                Ok(Published::Rejected) => rejected = true,
-                Ok(Published::Pending) => outstanding += 1,
-                Ok(Published::Unroutable(message)) => self.return_message(env, message),
-                Err(refusal) => refused = refused.or(Some(refusal)),
-            }
+        for message in unroutable {
+            self.return_message(env, message);
         }
-        for (entry, settlement) in settlements {
-            env.shard.settle(self.session, entry.queue, entry.tag, settlement);
-        }
-        if let Some(refusal) = refused {
-            return Err(Exception::refused(&refusal, &env.link.vhost_name, None));
-        }
-        if let Mode::Tx(tx) = &mut self.mode {
-            tx.sequence = sequence;
-            tx.outstanding = outstanding;
-            tx.rejected = rejected;
-        }
-        self.request(env, Request::Barrier, None, Step::Committed)
-    }
-
-    /// Everything of the commit is carried out.
-    pub fn barrier_passed(&mut self, env: &mut Env<'_>) -> Result<Flow, Exception> {
-        if let Mode::Tx(tx) = &mut self.mode {
-            tx.passed = true;
-        }
-        self.end_commit(env)
-    }
-
-    /// A queue of another shard has answered a publish of the commit.
-    pub fn commit_confirmed(&mut self, env: &mut Env<'_>, accepted: bool) -> Result<Flow, Exception> {
-        if let Mode::Tx(tx) = &mut self.mode {
-            tx.outstanding = tx.outstanding.saturating_sub(1);
-            tx.rejected |= !accepted;
-        }
-        self.end_commit(env)
-    }
-
-    /// Answers the commit once nothing of it is outstanding.
-    fn end_commit(&mut self, env: &mut Env<'_>) -> Result<Flow, Exception> {
-        match &mut self.mode {
-            Mode::Tx(tx) if tx.passed && tx.outstanding == 0 => {
-                tx.passed = false;
-                if tx.rejected {
-                    return Err(Exception::precondition("partial tx completion"));
-                }
-                self.reply(env, Method::TxCommitOk)
-            }
-            _ => Ok(Flow::Parked),
-        }
+        self.reply(env, Method::TxCommitOk)
     }
 }

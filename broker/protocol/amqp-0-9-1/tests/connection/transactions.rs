@@ -117,10 +117,22 @@ fn a_refused_publish_fails_the_commit() {
         let client = transacted(world);
         let arguments = [("x-max-length", Value::I32(1)), ("x-overflow", text("reject-publish"))];
         world.declare(client, 2, "small", &arguments);
+        world.publish(client, 2, "", "q", "kept");
+        world.get(client, 1, "q", false);
+        world.ack(client, 1, 1, false);
+        world.publish(client, 1, "", "q", "never");
         world.publish(client, 1, "", "small", "fits");
         world.publish(client, 1, "", "small", "does not");
         world.send(client, 1, Method::TxCommit);
-        world.expect_channel_error(client, 1, 406, "PRECONDITION_FAILED - partial tx completion");
+        world.expect_channel_error(
+            client,
+            1,
+            406,
+            "PRECONDITION_FAILED - queue 'small' in vhost '/' is full",
+        );
+        assert_eq!(world.counts(client, 2, "small"), (0, 0));
+        assert_eq!(world.get(client, 2, "q", true).text(), "kept");
+        assert_eq!(world.counts(client, 2, "q"), (0, 0));
     });
 }
 
