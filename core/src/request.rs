@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::topology::{ExchangeEntry, QueueEntry};
 use crate::transaction::{DtxCommand, DtxFault, DtxStatus, Xid};
-use crate::{Credit, Name, QueueId, Table, Value, VhostId, message::MessageId};
+use crate::{Credit, Name, QueueId, Selector, Table, Value, VhostId, message::MessageId};
 
 /// A request by a session. Names of exchanges and queues are resolved in `vhost`.
 ///
@@ -281,6 +281,8 @@ pub struct ConsumerOptions {
     /// Looks at messages and leaves them in the queue: each once, in order of arrival. A delivery's tag is for
     /// [`Request::Acquire`]; settling it does nothing.
     pub browse: bool,
+    /// Which messages it wants; the others are for others. `None`: all.
+    pub selector: Option<Arc<Selector>>,
     /// Arguments as given.
     pub arguments: Table,
 }

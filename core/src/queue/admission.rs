@@ -2,7 +2,7 @@
 
 use super::limit::Limit;
 use super::policy::position;
-use super::{Admission, Alert, Depth, Groups, Item, Policy, Queue, QueueCounters};
+use super::{Admission, Alert, Depth, Item, Policy, Queue, QueueCounters};
 use crate::Name;
 use crate::request::Overflow;
 
@@ -168,12 +168,10 @@ impl Queue {
 
     /// Messages have left it: the confirms that wait no longer, and what management is told.
     pub(crate) fn observe(&mut self) -> (Vec<u32>, [Option<Alert>; 2]) {
+        self.look_at_freed();
         let depth = self.depth();
         let Some(policy) = self.policy.as_deref_mut() else { return (Vec::new(), [None; 2]) };
         policy.noted = false;
-        if policy.groups.as_mut().and_then(Groups::take_freed).is_some() {
-            self.consumers.wake_idle();
-        }
         let alerts = policy.observe(depth);
         (policy.flow.as_mut().map(|flow| flow.take_released()).unwrap_or_default(), alerts)
     }

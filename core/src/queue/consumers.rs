@@ -5,10 +5,11 @@
 //! back at its end, both without looking at the others.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::seek::Seek;
 use super::unsettled::ConsumerKey;
-use crate::{Credit, SessionId};
+use crate::{Credit, Selector, SessionId};
 
 /// A consumer, as its queue knows it.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Consumer {
     pub credit: Option<Credit>,
     /// Looks at messages and leaves them in the queue.
     pub browse: bool,
+    /// What it wants; `None`: everything.
+    pub selector: Option<Arc<Selector>>,
     /// The shard's account of what is under way to its connection.
     pub account: u32,
 }
@@ -265,6 +268,27 @@ impl Consumers {
     /// The consumer whose turn it is has found nothing: it waits for [`Consumers::wake_idle`].
     pub(crate) fn rest(&mut self, key: ConsumerKey) {
         self.set_state(key.slot, State::Idle);
+    }
+
+    /// The consumer whose turn it is has found nothing so far: the turn passes on.
+    pub(crate) fn pass(&mut self, key: ConsumerKey) {
+        let Some(entry) = self.entry(key) else { return };
+        let priority = entry.consumer.priority;
+        self.pass_turn(key, priority, true);
+    }
+
+    /// Something may be for somebody at a place of a level, even if it was looked at: those that found nothing look
+    /// again.
+    pub(crate) fn look_back(&mut self, level: u8, place: u64) {
+        if self.seekers == 0 {
+            return;
+        }
+        for entry in self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut()) {
+            if let Some(seek) = &mut entry.seek {
+                seek.look_back(level, place);
+            }
+        }
+        self.wake_idle();
     }
 
     /// Those that found nothing look again.
@@ -519,6 +543,7 @@ mod tests {
             prefetch,
             credit: None,
             browse: false,
+            selector: None,
             account: 0,
         }
     }

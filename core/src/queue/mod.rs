@@ -256,8 +256,10 @@ impl Queue {
 
     /// Puts a message back to its place.
     pub(crate) fn requeue(&mut self, item: Item) {
+        self.consumers.look_back(item.priority, item.sequence);
         if let Some(groups) = self.groups_mut() {
             groups.requeued(item.sequence);
+            self.look_at_freed();
         }
         self.consumers.next_is_another();
         self.ready.put_back(item);
@@ -302,6 +304,13 @@ impl Queue {
     fn note_watchers(&mut self) {
         let is_watched = self.consumers.watchers() > 0;
         self.unwatched_bytes = if is_watched { 0 } else { self.usually_unwatched_bytes };
+    }
+
+    /// Those who wait for groups learn which have lost their owner.
+    fn look_at_freed(&mut self) {
+        if let Some(place) = self.groups_mut().and_then(Groups::take_freed) {
+            self.consumers.look_back(0, place);
+        }
     }
 
     fn groups(&self) -> Option<&Groups> {

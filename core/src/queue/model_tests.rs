@@ -243,6 +243,7 @@ impl Pair {
             prefetch,
             credit,
             browse: false,
+            selector: None,
             account: 0,
         });
         self.model.consumers.push(Who {

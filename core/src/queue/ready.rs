@@ -370,6 +370,11 @@ impl Ready {
         self.levels.iter().filter_map(|level| level.next_at(place)).min()
     }
 
+    /// The same among those of one level.
+    pub(crate) fn next_of(&self, level: u8, place: u64) -> Option<Item> {
+        self.levels[usize::from(level)].next_at(place)
+    }
+
     /// The message at a place.
     pub(crate) fn at(&self, place: u64) -> Option<Item> {
         self.next_at(place).filter(|item| item.sequence == place)
@@ -562,6 +567,7 @@ mod tests {
         assert_eq!(look(&ready), [0, 1, 3, 4, 6]);
         ready.put_back(five);
         assert_eq!(look(&ready), [0, 1, 3, 4, 5, 6]);
+        assert_eq!((ready.next_of(1, 2).unwrap().sequence, ready.next_of(1, 4)), (3, None));
         assert_eq!(ready.next_at(5).unwrap().message, MessageId::alone(4).after(1));
     }
 

@@ -1,17 +1,22 @@
-//! Consumers that do not take the head of their queue: those that browse, and those of queues with groups.
+//! Consumers that do not take the head of their queue: those that browse, those that select, those of queues with groups.
 //!
 //! Each keeps for itself how far it has looked, so that none waits for another. One that finds nothing more leaves its
 //! ring until something comes, comes back, or loses its owner.
 
-use super::ready::Item;
+use super::ready::{Item, Ready};
 use super::{Consumer, ConsumerKey, Owner, Queue};
-use crate::SessionId;
+use crate::{Selector, SessionId};
+
+/// Messages that one consumer looks at before another one gets its turn.
+const LOOKS: usize = 64;
 
 /// Where a consumer looks for its next message, if not at the head.
 #[derive(Clone, Debug)]
 pub(crate) enum Seek {
     /// At every message once, from this place on; it leaves them where they are.
     Browse(u64),
+    /// From these places of the levels on; before them nothing is for it.
+    Select(Box<[u64]>),
     /// Where the groups say.
     Groups,
 }
@@ -21,8 +26,20 @@ pub(crate) enum Seek {
 pub(crate) enum Found {
     /// Its next message, which is still in its place.
     Message(Item),
+    /// Nothing among those that it has looked at, and there are more.
+    NothingYet,
     /// Nothing, until something comes.
     Nothing,
+}
+
+impl Seek {
+    /// Something for somebody is at a place of a level, be it before what was looked at.
+    pub(super) fn look_back(&mut self, level: u8, place: u64) {
+        if let Seek::Select(from) = self {
+            let from = &mut from[usize::from(level)];
+            *from = place.min(*from);
+        }
+    }
 }
 
 impl Consumer {
@@ -41,23 +58,44 @@ impl Queue {
 
     /// Where a consumer of this queue will look.
     pub(super) fn seek_for(&self, consumer: &Consumer) -> Option<Seek> {
-        if consumer.browse { Some(Seek::Browse(0)) } else { self.groups().map(|_| Seek::Groups) }
+        if consumer.browse {
+            Some(Seek::Browse(0))
+        } else if consumer.selector.is_some() {
+            let levels = usize::from(self.ready.max_priority()) + 1;
+            Some(Seek::Select(vec![0; levels].into()))
+        } else {
+            self.groups().map(|_| Seek::Groups)
+        }
     }
 
-    /// Looks for the next message of the consumer whose turn it is.
-    pub(crate) fn seek(&mut self, key: ConsumerKey) -> Found {
+    /// Looks for the next message of the consumer whose turn it is. `selects` says what its selector selects.
+    pub(crate) fn seek(
+        &mut self,
+        key: ConsumerKey,
+        mut selects: impl FnMut(&Selector, &Item) -> bool,
+    ) -> Found {
         let Queue { ready, consumers, policy, .. } = self;
+        let groups = policy.as_ref().and_then(|policy| policy.groups.as_ref());
         let Some((consumer, seek)) = consumers.seek_of(key) else { return Found::Nothing };
-        let found = match seek {
-            None => ready.peek().map(|head| head.alone_at(head.sequence)),
-            Some(&mut Seek::Browse(from)) => ready.next_at(from),
-            Some(Seek::Groups) => {
-                let groups = policy.as_ref().and_then(|policy| policy.groups.as_ref());
-                let first = groups.and_then(|groups| groups.first_for(consumer.owner()));
-                first.and_then(|place| ready.at(place))
+        let mut is_selected =
+            |item: &Item| consumer.selector.as_ref().is_none_or(|selector| selects(selector, item));
+        match seek {
+            None => ready.peek().map(|head| head.alone_at(head.sequence)).into(),
+            Some(Seek::Browse(from)) => {
+                let mut looks = LOOKS;
+                search(from, &mut looks, |place| ready.next_at(place), is_selected)
             }
-        };
-        found.map_or(Found::Nothing, Found::Message)
+            Some(Seek::Select(from)) => {
+                let owner = consumer.owner();
+                search_levels(ready, from, |item| {
+                    groups.is_none_or(|groups| groups.is_for(item.sequence, owner)) && is_selected(item)
+                })
+            }
+            Some(Seek::Groups) => {
+                let first = groups.and_then(|groups| groups.first_for(consumer.owner()));
+                first.and_then(|place| ready.at(place)).into()
+            }
+        }
     }
 
     /// The consumer that browses has been sent a message.
@@ -103,4 +141,43 @@ impl Queue {
         self.consumers.next_is_another();
         self.consumers.wake_idle();
     }
+}
+
+impl From<Option<Item>> for Found {
+    fn from(found: Option<Item>) -> Self {
+        found.map_or(Found::Nothing, Found::Message)
+    }
+}
+
+/// Looks for a message that suits in all levels, the highest first.
+fn search_levels(ready: &Ready, from: &mut [u64], mut suits: impl FnMut(&Item) -> bool) -> Found {
+    let mut looks = LOOKS;
+    for (level, from) in from.iter_mut().enumerate().rev() {
+        match search(from, &mut looks, |place| ready.next_of(level as u8, place), &mut suits) {
+            Found::Nothing => {}
+            found => return found,
+        }
+    }
+    Found::Nothing
+}
+
+/// Looks for a message that suits from a place on, which moves to where it is.
+fn search(
+    from: &mut u64,
+    looks: &mut usize,
+    next: impl Fn(u64) -> Option<Item>,
+    mut suits: impl FnMut(&Item) -> bool,
+) -> Found {
+    while let Some(item) = next(*from) {
+        if *looks == 0 {
+            return Found::NothingYet;
+        }
+        *looks -= 1;
+        if suits(&item) {
+            *from = item.sequence;
+            return Found::Message(item);
+        }
+        *from = item.sequence + 1;
+    }
+    Found::Nothing
 }

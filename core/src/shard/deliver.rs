@@ -151,6 +151,8 @@ impl Shard {
             note_gone(queue, &item, &mut self.thinned);
             self.discard(&entry, item, Reason::MaxLength);
         }
+        // What comes next now may suit somebody whom the last one did not.
+        self.schedule(id);
     }
 
     /// A queue refuses a message.
@@ -171,6 +173,7 @@ impl Shard {
             return;
         }
         let finished = self.drop_expired(id, EXPIRY_BUDGET);
+        self.schedule(id);
         let now_ns = self.clock.monotonic_ns;
         let Some(queue) = self.queues.get_mut(id) else { return };
         queue.expiry_timer_ns = NEVER_NS;

@@ -445,6 +445,7 @@ impl Shard {
             prefetch: options.prefetch,
             credit: options.credit,
             browse: options.browse,
+            selector: options.selector.clone(),
             account: self.accounts.join(connection),
         });
         self.schedule(id);

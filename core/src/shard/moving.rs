@@ -134,6 +134,7 @@ impl Shard {
             let entry = queue.entry().clone();
             moving.taken += 1;
             self.send_on(&entry, item, &moving.taking.goal);
+            self.schedule(moving.queue);
         }
         false
     }

@@ -1,12 +1,13 @@
 //! Dispatching from queues where not everybody takes the head.
 
-use super::Shard;
 use super::deadletter::Reason;
 use super::deliver::note_gone;
 use super::outputs::Handed;
+use super::{Clock, Shard};
 use crate::QueueId;
 use crate::SessionId;
-use crate::queue::{Found, Queue, browsed_place, tag_to_browse};
+use crate::queue::{Found, Item, NEVER_NS, Queue, browsed_place, tag_to_browse};
+use crate::selector::{Selector, Standing};
 
 impl Shard {
     /// One message for the consumer whose turn it is, or one step towards it. `false`: nothing is there, or nobody looks
@@ -19,9 +20,20 @@ impl Shard {
         let (session, number, account) = (consumer.session, consumer.id, consumer.account);
         let (browses, holds, credit) = (consumer.browse, consumer.holds(), consumer.credit);
         let owner = consumer.owner();
-        let Found::Message(found) = queue.seek(key) else {
-            queue.consumers.rest(key);
-            return true;
+        let (store, clock) = (&self.store, self.clock);
+        let selects = |selector: &Selector, item: &Item| {
+            selector.matches_with(&store.view(item.message), &standing(item, clock))
+        };
+        let found = match queue.seek(key, selects) {
+            Found::Message(found) => found,
+            Found::NothingYet => {
+                queue.consumers.pass(key);
+                return true;
+            }
+            Found::Nothing => {
+                queue.consumers.rest(key);
+                return true;
+            }
         };
         if found.expires_ns < self.clock.monotonic_ns {
             let Some(item) = queue.take(&found, None) else { return false };
@@ -84,4 +96,13 @@ impl Shard {
         self.schedule(id);
         acquired
     }
+}
+
+/// What the queue knows of a message that selectors may ask for.
+fn standing(item: &Item, clock: Clock) -> Standing {
+    const NS_PER_MS: u64 = 1_000_000;
+    let left_ms = |expires_ns: u64| expires_ns.saturating_sub(clock.monotonic_ns) / NS_PER_MS;
+    let expires_ns = Some(item.expires_ns).filter(|&ns| ns != NEVER_NS);
+    let expires_ms = expires_ns.map(|ns| clock.wall_ms.saturating_add(left_ms(ns)));
+    Standing { redelivered: item.redelivered, expires_ms }
 }

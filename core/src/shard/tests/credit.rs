@@ -134,9 +134,21 @@ fn what_is_too_large_for_one_goes_to_another_and_leaves_the_rest() {
         broker.publish(small, "", "q", "12345678");
         broker.run();
         broker.ask(large, Request::PurgeQueue { vhost: VHOST, name: Name::from("q") }).unwrap();
-        grant(&mut broker, small, 1, 0, 1);
+        grant(&mut broker, small, 1, 0, 3);
         broker.publish(small, "", "q", "3");
         assert_eq!(broker.bodies(small), ["3"]);
+        let id = broker.message_with(small, "", "q", "12345678", &[], |header| header.ttl_ms = Some(10));
+        broker.send(small, id);
+        broker.publish(small, "", "q", "4");
+        assert!(broker.take(small).is_empty());
+        broker.pass(10);
+        assert_eq!(broker.bodies(small), ["4"]);
+        broker.publish(small, "", "q", "12345678");
+        broker.publish(small, "", "q", "5");
+        assert!(broker.take(small).is_empty());
+        let (vhost, queue, to) = (VHOST, Name::from("q"), crate::request::MoveTo::Nowhere);
+        broker.ask(large, Request::MoveMessages { vhost, queue, to, most: Some(1), filter: None }).unwrap();
+        assert_eq!(broker.bodies(small), ["5"]);
         broker.end(&[small, large]);
     }
 }

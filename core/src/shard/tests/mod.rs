@@ -15,6 +15,7 @@ mod policies;
 mod queries;
 mod queues;
 mod transaction_chaos;
+mod selectors;
 mod transactions;
 
 use std::collections::VecDeque;
