@@ -93,7 +93,7 @@ pub struct Delivery {
     pub ttl_left_ms: Option<u64>,
 }
 
-/// Appends the header segment's payload for a delivery of a message of any encoding.
+/// Appends the header segment's payload for a delivery of a message of any encoding. It does not depend on the body.
 #[inline]
 pub fn write_header(message: &MessageView<'_>, delivery: &Delivery, out: &mut Vec<u8>) {
     if message.is_encoded_by(&ENCODING) {

@@ -31,15 +31,10 @@ pub(super) fn write(message: &MessageView<'_>, delivery: &Delivery, out: &mut Ve
         ..Default::default()
     }
     .encode(out);
-    write_message_properties(&properties, headers, message.body.len() as u64, out);
+    write_message_properties(&properties, headers, out);
 }
 
-fn write_message_properties(
-    properties: &Properties<'_>,
-    mut headers: Table,
-    body_bytes: u64,
-    out: &mut Vec<u8>,
-) {
+fn write_message_properties(properties: &Properties<'_>, mut headers: Table, out: &mut Vec<u8>) {
     let message_id = match properties.message_id {
         Some(Id::Uuid(uuid)) => Some(uuid),
         Some(Id::Text(text)) => {
@@ -68,7 +63,6 @@ fn write_message_properties(
     let mut map = Vec::new();
     encode_table(&headers, &mut map);
     MessageProperties {
-        content_length: Some(body_bytes),
         message_id,
         correlation_id: fit(properties.correlation_id, VBIN16_MAX_BYTES),
         reply_to,
@@ -77,6 +71,7 @@ fn write_message_properties(
         user_id: fit(properties.user_id, VBIN16_MAX_BYTES),
         app_id: fit(properties.app_id, VBIN16_MAX_BYTES),
         application_headers: (!headers.is_empty()).then_some(MapRef::new(&map)),
+        ..Default::default()
     }
     .encode(out);
 }
