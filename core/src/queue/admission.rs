@@ -3,8 +3,8 @@
 use super::limit::Limit;
 use super::policy::position;
 use super::{Admission, Alert, Depth, Item, Policy, Queue, QueueCounters};
-use crate::Name;
 use crate::request::Overflow;
+use crate::{MessageView, Name};
 
 /// What follows from a message's coming.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +107,11 @@ impl Queue {
             Oldest::Ready(_) => self.ready.pop_lowest(),
             Oldest::Held(_, tag) => self.take_back(tag).map(|(item, _)| item),
         }
+    }
+
+    /// Whether it wants a message at all.
+    pub(crate) fn wants(&self, message: &MessageView<'_>) -> bool {
+        self.policy.as_ref().is_none_or(|policy| policy.wants(message))
     }
 
     /// The header that holds keys, if only the last message of each key stays.

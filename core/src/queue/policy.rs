@@ -11,8 +11,9 @@ use super::groups::Groups;
 use super::last_value::{LastValue, Position};
 use super::limit::{Depth, Limit};
 use super::ready::Item;
-use crate::Limits;
 use crate::request::{Lifetime, Overflow, QueueEvents, QueueOptions};
+use crate::selector::Selector;
+use crate::{Limits, MessageView, Name};
 
 /// What a queue has done by its policy, for management.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(crate) struct Policy {
     pub(crate) last_value: Option<LastValue>,
     pub(crate) flow: Option<Flow>,
     pub(crate) groups: Option<Groups>,
+    /// What it does not select is dropped.
+    filter: Option<Selector>,
     alerts: Option<Alerts>,
     events: QueueEvents,
     /// The queue ends when it is empty and nobody uses it.
@@ -63,6 +66,7 @@ impl Policy {
         let policy = Policy {
             flow: Flow::new(options, limits),
             groups: options.group_key.clone().map(Groups::new),
+            filter: options.filter.as_ref().and_then(compiled),
             alerts: Alerts::new(options, limits),
             events: options.events,
             ends_empty: options.auto_delete && options.lifetime == Lifetime::UnusedAndEmpty,
@@ -92,6 +96,7 @@ impl Policy {
         self.limit.is_none()
             && self.last_value.is_none()
             && self.groups.is_none()
+            && self.filter.is_none()
             && self.alerts.is_none()
             && self.events == QueueEvents::None
             && !self.ends_empty
@@ -102,6 +107,11 @@ impl Policy {
         let (flow_stopped, flow_stopped_count) =
             self.flow.as_ref().map_or((false, 0), |flow| (flow.is_stopped(), flow.stopped_count()));
         QueueCounters { flow_stopped, flow_stopped_count, ..self.counters }
+    }
+
+    /// Whether the queue wants a message.
+    pub(crate) fn wants(&self, message: &MessageView<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.matches(message))
     }
 
     pub(crate) fn count_refused(&mut self) {
@@ -179,4 +189,9 @@ impl Policy {
 /// Where in its queue a message is.
 pub(crate) fn position(item: &Item) -> Position {
     (item.priority, item.sequence)
+}
+
+/// A selector that could be compiled when the queue was declared.
+fn compiled(text: &Name) -> Option<Selector> {
+    Selector::parse(std::str::from_utf8(text.as_bytes()).ok()?).ok()
 }

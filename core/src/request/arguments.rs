@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::{Lifetime, Overflow, QueueEvents, QueueOptions};
+use crate::selector::Selector;
 use crate::{Name, Refusal, Table, Value};
 
 /// The key of last-value queues that are declared without naming one.
@@ -66,7 +67,7 @@ impl QueueOptions {
             "qpid.browse-only" => self.browse_only = argument.flag()?,
             "no-local" => self.no_local = argument.flag()?,
             "qpid.paging" => self.paging = argument.flag()?,
-            "qpid.filter" => self.filter = Some(argument.text()?).filter(|filter| !filter.is_empty()),
+            "qpid.filter" => self.filter = argument.selector()?,
             "qpid.queue_msg_sequence" => {
                 self.sequence_header = Some(argument.text()?).filter(|header| !header.is_empty());
             }
@@ -268,6 +269,17 @@ impl Argument<'_> {
             Value::Text(text) | Value::Bytes(text) => Ok(text.clone()),
             other if other.as_i64().is_some() => Ok(Name::from(other.to_string())),
             other => Err(self.invalid(format!("'{other}' is not a text"))),
+        }
+    }
+
+    /// A selector that can be compiled.
+    fn selector(&self) -> Result<Option<Name>, Refusal> {
+        let text = self.text()?;
+        let compiled = std::str::from_utf8(text.as_bytes()).map(Selector::parse);
+        match compiled {
+            Ok(Ok(_)) => Ok(Some(text).filter(|text| !text.is_empty())),
+            Ok(Err(error)) => Err(self.invalid(error.to_string())),
+            Err(_) => Err(self.invalid("not a text of UTF-8".into())),
         }
     }
 
@@ -528,6 +540,7 @@ mod tests {
             &[("qpid.flow_stop_size", n(50)), ("qpid.max_size", n(40))],
             &["qpid.flow_stop_size", "50", "40"],
         );
+        refused(&[("qpid.filter", text("a = "))], &["qpid.filter", "character"]);
         refused(&[("qpid.lifetime-policy", text("soon"))], &["soon", "delete-on-close"]);
         refused(&[("qpid.queue_event_generation", n(3))], &["3"]);
         refused(&[("no-local", text("perhaps"))], &["no-local", "perhaps"]);

@@ -56,6 +56,10 @@ impl Shard {
     /// to take it.
     pub(super) fn enqueue_by_policy(&mut self, id: QueueId, message: MessageId, is_promised: bool) -> Taken {
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
+        if !queue.wants(&self.store.view(message)) {
+            self.store.release(message);
+            return Taken::Yes;
+        }
         let content = self.store.get(message);
         let (priority, ttl_ms) = (content.priority(), content.ttl_ms());
         let bytes = counted_bytes(queue, content);

@@ -594,3 +594,21 @@ fn a_queue_may_be_for_looking() {
     assert_eq!(broker.counts(client, "q"), Ok((1, 1)));
     broker.end(&[client]);
 }
+
+#[test]
+fn a_queue_may_drop_what_it_does_not_select() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        let filter = Some("key = 'a' OR key IS NULL".into());
+        broker.declare(client, "q", QueueOptions { filter, ..at_home(shards - 1) });
+        for (n, key) in [(1, "a"), (2, "b"), (3, "a")] {
+            let id = with_key(&mut broker, client, key, key);
+            assert_eq!(confirm(&mut broker, client, id, n), Some(true));
+        }
+        broker.publish(client, "", "q", "none");
+        broker.run();
+        assert_eq!(contents(&mut broker, client, "q"), ["a", "a", "none"]);
+        broker.end(&[client]);
+    }
+}
