@@ -36,7 +36,6 @@ struct Shape {
     exchange_bytes: usize,
     routing_key_bytes: usize,
     redelivered: bool,
-    has_body: bool,
     /// Where the encoding is, which tells one from another.
     encoding: usize,
 }
@@ -59,12 +58,11 @@ impl Head {
     /// Makes it fit a message.
     #[inline]
     pub fn fit(&mut self, message: &MessageView<'_>, redelivered: bool, frame_max: u16) {
-        let &MessageView { encoding, exchange, routing_key, properties, body } = message;
+        let &MessageView { encoding, exchange, routing_key, properties, .. } = message;
         let shape = Shape {
             exchange_bytes: exchange.len(),
             routing_key_bytes: routing_key.len(),
             redelivered,
-            has_body: !body.is_empty(),
             encoding: std::ptr::from_ref(encoding).cast::<()>().addr(),
         };
         let key_at = exchange.len();
@@ -89,12 +87,12 @@ impl Head {
         let mut header = Vec::new();
         let delivery = Delivery { redelivered: shape.redelivered, ttl_left_ms: None };
         properties::write_header(message, &delivery, &mut header);
-        let place = (false, !shape.has_body);
+        let place = (false, false);
         segment::encode(SegmentType::Header, self.channel, place, &header, frame_max, &mut self.bytes);
-        if shape.has_body {
-            let ([flags, kind], [c1, c0]) = (BODY, self.channel.to_be_bytes());
-            self.bytes.extend_from_slice(&[flags, kind, 0, 0, 0, COMMAND_TRACK, c1, c0, 0, 0, 0, 0]);
-        }
+        // An empty body has a segment too: whether the publisher's had one is not known, and clients tell no body from
+        // an empty one.
+        let ([flags, kind], [c1, c0]) = (BODY, self.channel.to_be_bytes());
+        self.bytes.extend_from_slice(&[flags, kind, 0, 0, 0, COMMAND_TRACK, c1, c0, 0, 0, 0, 0]);
     }
 
     /// Appends the frames of a delivery of a message which the head fits.
@@ -102,9 +100,6 @@ impl Head {
     pub fn write(&self, body: &[u8], frame_max: u16, out: &mut Vec<u8>) {
         out.reserve(self.bytes.len() + body.len());
         let frame_bytes = HEAD_BYTES + body.len();
-        if body.is_empty() {
-            return out.extend_from_slice(&self.bytes);
-        }
         if frame_bytes > usize::from(frame_max) {
             out.extend_from_slice(&self.bytes[..self.bytes.len() - HEAD_BYTES]);
             return segment::encode(SegmentType::Body, self.channel, (false, true), body, frame_max, out);
@@ -124,7 +119,7 @@ impl Head {
         frame_max: u16,
         out: &mut Vec<u8>,
     ) {
-        if body_bytes == 0 || HEAD_BYTES + body_bytes > usize::from(frame_max) {
+        if HEAD_BYTES + body_bytes > usize::from(frame_max) {
             bodies.for_each(|body| self.write(body, frame_max, out));
             return;
         }
@@ -156,8 +151,8 @@ mod tests {
         let body = vec![7; 10_000];
         let mut head = Head::new(2047, b"destination", true, false);
         for (exchange, body_bytes, redelivered) in [
-            (&b""[..], 0, false),
-            (b"x", 0, false),
+            (&b""[..], 1, false),
+            (b"x", 2, false),
             (b"x", 1, false),
             (b"x", 1, false),
             (b"y", 1, true),

@@ -97,9 +97,9 @@ impl From<Refusal> for Fault {
             | Refusal::Forbidden(_)
             | Refusal::Internal(_)
             | Refusal::InUseAsAlternate(_) => ErrorCode::NotAllowed,
-            Refusal::InvalidArgument { .. } | Refusal::InvalidBinding { .. } | Refusal::DefaultExchange => {
-                ErrorCode::InvalidArgument
-            }
+            Refusal::InvalidArgument { .. } | Refusal::DefaultExchange => ErrorCode::InvalidArgument,
+            // As the peer says it.
+            Refusal::InvalidBinding { .. } => ErrorCode::InternalError,
             Refusal::LimitExceeded(_) | Refusal::QueueFull(_) => ErrorCode::ResourceLimitExceeded,
             Refusal::Dtx { fault, .. } => dtx::fault_code(fault),
             _ => ErrorCode::InternalError,

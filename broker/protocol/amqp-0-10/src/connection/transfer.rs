@@ -10,7 +10,7 @@ use super::errors::Fault;
 use super::incoming::CommandId;
 use super::session::{Flow, Session};
 use crate::codec::SequenceSet;
-use crate::codec::table::{AcceptMode, ErrorCode, MessageReject, MessageTransfer, RejectCode};
+use crate::codec::table::{ErrorCode, MessageReject, MessageTransfer, RejectCode};
 use crate::properties::{self, ENCODING};
 
 /// Class and command.
@@ -21,8 +21,6 @@ const TRANSFER: (u8, u8) = (4, 1);
 pub(super) struct Manner {
     /// The peer wants it accepted.
     pub explicit: bool,
-    /// The peer said so; that it is so by default does not mean that the peer understands a rejection.
-    pub said_explicit: bool,
     /// A message that nobody takes is dropped, whatever else.
     pub discard_unroutable: bool,
     /// The peer wants to hear at once when it is complete.
@@ -32,7 +30,7 @@ pub(super) struct Manner {
 impl Manner {
     /// Whether the core has to say that no queue takes the message.
     pub fn is_mandatory(self) -> bool {
-        self.said_explicit && !self.discard_unroutable
+        self.explicit && !self.discard_unroutable
     }
 }
 
@@ -135,15 +133,11 @@ impl Session {
         transfer: &MessageTransfer<'_>,
         is_last: bool,
     ) -> Result<Flow, Fault> {
-        let explicit = is_explicit(transfer.accept_mode)?;
+        // Clients that say nothing do not understand to be told.
+        let explicit = transfer.accept_mode.is_some() && is_explicit(transfer.accept_mode)?;
         let arriving = &mut self.arriving;
         arriving.command = self.current.command;
-        arriving.manner = Manner {
-            explicit,
-            said_explicit: transfer.accept_mode == Some(AcceptMode::Explicit),
-            discard_unroutable: false,
-            sync: self.current.sync,
-        };
+        arriving.manner = Manner { explicit, discard_unroutable: false, sync: self.current.sync };
         let exchange = transfer.destination.unwrap_or_default();
         arriving.address.clear();
         arriving.address.extend_from_slice(exchange);
