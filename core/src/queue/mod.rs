@@ -236,6 +236,7 @@ impl Queue {
     }
 
     /// Notes that a message is in a client's hands; returns its tag.
+    #[inline]
     pub(crate) fn hand_out(&mut self, item: Item, consumer: Option<ConsumerKey>) -> u64 {
         let tag = self.unsettled.insert(Unsettled { item, consumer });
         if let Some(policy) = &mut self.policy {
@@ -245,6 +246,7 @@ impl Queue {
     }
 
     /// Takes a message out of a client's hands. The flag: a consumer can take messages again.
+    #[inline]
     pub(crate) fn take_back(&mut self, tag: u64) -> Option<(Item, bool)> {
         let held = self.unsettled.remove(tag)?;
         if let Some(policy) = &mut self.policy {

@@ -47,13 +47,13 @@ pub(crate) struct UnsettledTable {
 /// sent to be looked at.
 #[inline]
 pub(crate) fn counts_as_held(tag: u64) -> bool {
-    tag != 0 && tag & (FETCHED | BROWSED) == 0
+    (1..BROWSED).contains(&tag)
 }
 
 /// Whether a tag names a message that was sent to be looked at.
 #[inline]
 pub(crate) fn is_browsed(tag: u64) -> bool {
-    tag & (FETCHED | BROWSED) == BROWSED
+    (BROWSED..FETCHED).contains(&tag)
 }
 
 /// The tag of a message that is sent to be looked at.
@@ -82,6 +82,7 @@ impl UnsettledTable {
     }
 
     /// Keeps a message until it is settled; returns its tag, which is never 0.
+    #[inline]
     pub(crate) fn insert(&mut self, held: Unsettled) -> u64 {
         let mark = if held.consumer.is_none() { FETCHED } else { 0 };
         self.len += 1;
@@ -99,10 +100,9 @@ impl UnsettledTable {
     }
 
     /// Takes the message that a tag names; `None` if it has been settled.
+    #[inline]
     pub(crate) fn remove(&mut self, tag: u64) -> Option<Unsettled> {
-        if is_browsed(tag) {
-            return None;
-        }
+        // No generation is as high as in the tag of a message to look at.
         let (index, generation) = (tag as u32, ((tag & !FETCHED) >> 32) as u32);
         let slot = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)?;
         let held = slot.held.take()?;

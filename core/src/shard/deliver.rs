@@ -23,11 +23,10 @@ const EXPIRY_BUDGET: usize = 1024;
 impl Shard {
     /// Settles a message that was delivered to the session. A queue that has gone meanwhile is no error.
     pub fn settle(&mut self, session: SessionId, queue: QueueId, tag: u64, settlement: Settlement) {
-        if is_browsed(tag) {
-            return;
-        }
         if counts_as_held(tag) {
             self.count_settled(session);
+        } else if is_browsed(tag) {
+            return;
         }
         if queue.home != self.config.id && self.is_committing(session) {
             // Behind the part of the commit, which may settle it.

@@ -15,8 +15,8 @@ mod policies;
 mod policy_model;
 mod queries;
 mod queues;
-mod transaction_chaos;
 mod selectors;
+mod transaction_chaos;
 mod transactions;
 
 use std::collections::VecDeque;
