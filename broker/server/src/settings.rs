@@ -54,6 +54,14 @@ pub struct Settings {
     pub memory_limit_bytes: u64,
     /// Bytes of deliveries under way to one connection.
     pub delivery_window_bytes: u32,
+    /// Bytes that a queue declared by AMQP 0-10 without a limit may hold; what flow control is a part of. 0: any number.
+    pub default_queue_bytes: u64,
+    /// Percent of a queue's limit beyond which its publishers are stopped; 0: only if asked for.
+    pub flow_stop_percent: u8,
+    /// Percent of a queue's limit below which they go on.
+    pub flow_resume_percent: u8,
+    /// Percent of a queue's limit at which an alert is raised; 0: only if asked for.
+    pub alert_percent: u8,
     /// Time from connecting to `connection.open`, in milliseconds.
     pub handshake_timeout_ms: u64,
     /// Time that a clean stop may take, in milliseconds.
@@ -192,6 +200,34 @@ pub const SPECS: &[Spec] = &[
         "256K",
         "Deliveries under way to a connection that is slow to take them",
         |s, text| set_bytes(&mut s.delivery_window_bytes, text, 256..=(1 << 30)),
+    ),
+    spec(
+        "default-queue-limit",
+        "BYTES",
+        "100M",
+        "What flow control is a part of where an AMQP 0-10 queue has no limit of its own; 0 for none",
+        |s, text| set_bytes(&mut s.default_queue_bytes, text, 0..=u64::MAX),
+    ),
+    spec(
+        "default-flow-stop-threshold",
+        "PERCENT",
+        "80",
+        "Part of a queue's limit beyond which its publishers are stopped; 0 for never",
+        |s, text| set_in(&mut s.flow_stop_percent, text, 0..=100),
+    ),
+    spec(
+        "default-flow-resume-threshold",
+        "PERCENT",
+        "70",
+        "Part of a queue's limit below which its publishers go on",
+        |s, text| set_in(&mut s.flow_resume_percent, text, 0..=100),
+    ),
+    spec(
+        "default-event-threshold-ratio",
+        "PERCENT",
+        "80",
+        "Part of a queue's limit at which an alert is raised; 0 for never",
+        |s, text| set_in(&mut s.alert_percent, text, 0..=100),
     ),
     spec(
         "handshake-timeout",
