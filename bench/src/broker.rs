@@ -9,10 +9,11 @@ use clap::Args;
 
 use crate::BenchError;
 use crate::driver::amqp::Session;
+use crate::driver::amqp_0_10;
 use crate::driver::tls::Trust;
 use crate::result::TargetFacts;
 use crate::target::Target;
-use crate::url::Url;
+use crate::url::{Protocol, Url};
 
 /// Environment variable with the URL of the broker to measure: keeps a password off the command line.
 const URL_VARIABLE: &str = "FULMAR_BENCH_URL";
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The broker to measure.
 #[derive(Clone, Debug, Args)]
 pub struct BrokerOptions {
-    /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS.
+    /// The broker: amqp://user:password@host:port/vhost, amqp0-10:// for AMQP 0-10; amqps:// and amqps0-10:// for TLS.
     #[arg(long, env = URL_VARIABLE, hide_env_values = true, default_value_t = Url::default())]
     pub url: Url,
     /// With amqps://, believe the certificates of this PEM file instead of the system's.
@@ -32,7 +33,8 @@ pub struct BrokerOptions {
     /// With amqps://, believe any server: no protection against one in between.
     #[arg(long, conflicts_with = "ca_file")]
     pub insecure: bool,
-    /// Start a broker of this program on a free port instead, with these options of `fulmar serve`.
+    /// Start a broker of this program on a free port instead, with these options of `fulmar serve`. Of --url only the
+    /// protocol counts then.
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub serve: Option<String>,
 }
@@ -54,7 +56,11 @@ impl BrokerOptions {
     pub fn start(&self, further: &[&str]) -> Result<Broker, BenchError> {
         match &self.serve {
             None => Ok(Broker { url: self.url(), child: None, options: None }),
-            Some(options) => serve(options.split_whitespace().chain(further.iter().copied())),
+            Some(options) => {
+                let mut broker = serve(options.split_whitespace().chain(further.iter().copied()))?;
+                broker.url.protocol = self.url.protocol;
+                Ok(broker)
+            }
         }
     }
 }
@@ -72,6 +78,17 @@ impl BrokerOptions {
             command.arg("--insecure");
         } else if let Some(path) = &self.ca_file {
             command.arg("--ca-file").arg(path);
+        }
+    }
+
+    /// Refuses a protocol that a measurement does not know.
+    ///
+    /// # Errors
+    /// It is another than AMQP 0-9-1.
+    pub fn require_amqp_0_9_1(&self) -> Result<(), BenchError> {
+        match self.url.protocol {
+            Protocol::Amqp091 => Ok(()),
+            Protocol::Amqp010 => Err(BenchError::Options("this measurement speaks AMQP 0-9-1 alone".into())),
         }
     }
 
@@ -100,13 +117,18 @@ impl Broker {
     /// # Errors
     /// It does not answer.
     pub fn facts(&self) -> Result<TargetFacts, BenchError> {
-        let session = Session::open(&self.url)?;
-        let (product, version) = session.server();
+        let named = |(product, version): (Option<&str>, Option<&str>)| {
+            (product.map(str::to_lowercase), version.map(str::to_owned))
+        };
+        let (product, version) = match self.url.protocol {
+            Protocol::Amqp091 => named(Session::open(&self.url)?.server()),
+            Protocol::Amqp010 => named(amqp_0_10::Session::open(&self.url)?.server()),
+        };
         let mut facts = self.target().facts();
         if let Some(product) = product {
-            facts.name = product.to_lowercase();
+            facts.name = product;
         }
-        facts.version = version.map(Into::into);
+        facts.version = version;
         if let Some(options) = &self.options {
             let mut words = options.split([' ', '=']).skip_while(|word| *word != "--idle");
             facts.idle = words.nth(1).map(Into::into);

@@ -205,8 +205,10 @@ fn begin(contender: &Contender) -> Result<Turn, BenchError> {
             Ok(Turn { url: running.url.clone(), facts, running: Some(running) })
         }
         Contender::Url(url) => {
-            let greeting =
-                if url.tls.is_none() { greeting(url.address()?, GREETING)? } else { Greeting::default() };
+            let greeting = match url.tls {
+                None => greeting(url.protocol, url.address()?, GREETING)?,
+                Some(_) => Greeting::default(),
+            };
             let product = greeting.product.as_deref().unwrap_or(&url.host).to_lowercase();
             Ok(Turn {
                 facts: facts(product, &greeting, url, url.to_string()),

@@ -6,6 +6,7 @@ use crate::BenchError;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::driver::amqp::Amqp;
+use crate::driver::amqp_0_10::Amqp010;
 use crate::driver::pairs::{Pairing, Pairs};
 use crate::load::{
     self, Confirms, Consumer, Crew, Cut, Outcome, Pace, Pacing, Publisher, Recorder, Shared, Window,
@@ -19,6 +20,7 @@ use crate::schedule::Schedule;
 use crate::target::Target;
 use crate::timeline::Timeline;
 use crate::tracker::Tracker;
+use crate::url::Protocol;
 use crate::workload::{Arrival, Pattern, Workload};
 
 /// Part of the messages of a schedule that may be late at its end.
@@ -90,7 +92,10 @@ pub fn measure_with(
 ) -> Result<Measured, BenchError> {
     workload.check()?;
     match target {
-        Target::Broker(url) => drive(Amqp::new(url.clone()), workload, extras),
+        Target::Broker(url) => match url.protocol {
+            Protocol::Amqp091 => drive(Amqp::new(url.clone()), workload, extras),
+            Protocol::Amqp010 => drive(Amqp010::new(url.clone()), workload, extras),
+        },
         Target::Relay(address) => drive(Pairs::new(*address, Pairing::Relay), workload, extras),
         Target::Echo(address) => drive(Pairs::new(*address, Pairing::Echo), workload, extras),
     }

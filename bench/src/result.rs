@@ -89,7 +89,7 @@ pub struct TargetFacts {
     pub name: String,
     /// As it names itself.
     pub version: Option<String>,
-    /// `amqp-0-9-1`, or `none` for a floor.
+    /// `amqp-0-9-1`, `amqp-0-10`, or `none` for a floor.
     pub protocol: String,
     /// `tcp` or `tls`.
     pub transport: String,

@@ -40,6 +40,7 @@ pub struct ConnectionsArgs {
 /// A connection was refused, or the process cannot be read.
 pub fn connections(args: &ConnectionsArgs) -> Result<Report, BenchError> {
     raise_descriptor_limit_for(args.count as u64 + 100)?;
+    args.broker.require_amqp_0_9_1()?;
     let broker = args.broker.start(&[])?;
     let pid = args.pid.or(broker.pid());
     // What the first connection brings about once is not a connection's cost.
@@ -85,6 +86,7 @@ pub struct DeclareArgs {
 /// # Errors
 /// The broker refused.
 pub fn declare(args: &DeclareArgs) -> Result<Report, BenchError> {
+    args.broker.require_amqp_0_9_1()?;
     let broker = args.broker.start(&[])?;
     let mut session = Session::open(&broker.url)?;
     let prefix = unique_prefix();
@@ -148,6 +150,7 @@ pub struct DeleteStallArgs {
 /// # Errors
 /// The broker refused, or the load failed.
 pub fn delete_stall(args: &DeleteStallArgs) -> Result<Report, BenchError> {
+    args.broker.require_amqp_0_9_1()?;
     let broker = args.broker.start(&[])?;
     let mut load = args.load.clone();
     if load.exchange.is_empty() {

@@ -8,7 +8,7 @@ use crate::url::Url;
 /// Something that takes messages from publishers and hands them to consumers.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// An AMQP 0-9-1 broker.
+    /// A broker.
     Broker(Url),
     /// A relay without any protocol: the first connection of a pair is the consumer's, the second the publisher's.
     Relay(SocketAddr),
@@ -20,7 +20,7 @@ impl Target {
     /// What is known of it without asking.
     pub fn facts(&self) -> TargetFacts {
         let (name, protocol, tls, options) = match self {
-            Target::Broker(url) => ("broker", "amqp-0-9-1", url.tls.is_some(), url.to_string()),
+            Target::Broker(url) => ("broker", url.protocol.name(), url.tls.is_some(), url.to_string()),
             Target::Relay(_) => ("floor relay", "none", false, String::new()),
             Target::Echo(_) => ("floor echo", "none", false, String::new()),
         };

@@ -1,4 +1,4 @@
-//! `amqp://user:password@host:port/vhost`, and `amqps://` for TLS.
+//! `amqp://user:password@host:port/vhost`, `amqp0-10://` for AMQP 0-10, and `amqps://` or `amqps0-10://` for TLS.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,9 +6,31 @@ use std::str::FromStr;
 
 use crate::driver::tls::Trust;
 
+/// What a broker is spoken to in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// AMQP 0-9-1.
+    #[default]
+    Amqp091,
+    /// AMQP 0-10.
+    Amqp010,
+}
+
+impl Protocol {
+    /// As results have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Amqp091 => "amqp-0-9-1",
+            Protocol::Amqp010 => "amqp-0-10",
+        }
+    }
+}
+
 /// Where a broker is and who asks.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
+    /// Protocol.
+    pub protocol: Protocol,
     /// User name.
     pub user: String,
     /// Password.
@@ -26,6 +48,7 @@ pub struct Url {
 impl Default for Url {
     fn default() -> Self {
         Url {
+            protocol: Protocol::default(),
             user: "guest".into(),
             password: "guest".into(),
             host: "127.0.0.1".into(),
@@ -50,9 +73,18 @@ impl Url {
 }
 
 impl Url {
+    fn scheme(&self) -> &'static str {
+        match (self.protocol, self.tls.is_some()) {
+            (Protocol::Amqp091, false) => "amqp",
+            (Protocol::Amqp091, true) => "amqps",
+            (Protocol::Amqp010, false) => "amqp0-10",
+            (Protocol::Amqp010, true) => "amqps0-10",
+        }
+    }
+
     /// As text, with the password.
     pub fn with_password(&self) -> String {
-        let scheme = if self.tls.is_some() { "amqps" } else { "amqp" };
+        let scheme = self.scheme();
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let [user, password, vhost] = [&self.user, &self.password, &self.vhost].map(|text| encode(text));
         format!("{scheme}://{user}:{password}@{host}:{}/{vhost}", self.port)
@@ -73,11 +105,16 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (rest, tls, usual_port) = match (text.strip_prefix("amqp://"), text.strip_prefix("amqps://")) {
-            (Some(rest), _) => (rest, None, 5672),
-            (_, Some(rest)) => (rest, Some(Trust::default()), 5671),
-            _ => return Err("a URL begins with amqp:// or amqps://".into()),
+        let (scheme, rest) =
+            text.split_once("://").ok_or("a URL begins with a scheme, as in amqp://host/")?;
+        let (protocol, is_tls) = match scheme {
+            "amqp" => (Protocol::Amqp091, false),
+            "amqps" => (Protocol::Amqp091, true),
+            "amqp0-10" => (Protocol::Amqp010, false),
+            "amqps0-10" => (Protocol::Amqp010, true),
+            _ => return Err("a URL begins with amqp:// or amqps://, amqp0-10:// or amqps0-10://".into()),
         };
+        let (tls, usual_port) = if is_tls { (Some(Trust::default()), 5671) } else { (None, 5672) };
         let (authority, vhost) = match rest.split_once('/') {
             Some((authority, vhost)) if !vhost.is_empty() => (authority, decode(vhost)?),
             Some((authority, _)) => (authority, "/".into()),
@@ -95,14 +132,14 @@ impl FromStr for Url {
             return Err("a URL names a host".into());
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
-        Ok(Url { user: decode(user)?, password: decode(password)?, host, port, vhost, tls })
+        Ok(Url { protocol, user: decode(user)?, password: decode(password)?, host, port, vhost, tls })
     }
 }
 
 impl fmt::Display for Url {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls.is_some() { "amqps" } else { "amqp" };
+        let scheme = self.scheme();
         let vhost = self.vhost.replace('/', "%2f");
         write!(f, "{scheme}://{}@{}:{}/{vhost}", self.user, self.host, self.port)
     }
@@ -146,7 +183,13 @@ mod tests {
         let url: Url = "amqp://guest:guest@127.0.0.1:1/".parse().unwrap();
         assert_eq!((url.port, url.vhost.as_str(), url.tls.is_some()), (1, "/", false));
         let url: Url = "amqps://broker.example".parse().unwrap();
-        assert_eq!((url.port, url.tls), (5671, Some(Trust::System)));
+        assert_eq!((url.port, url.tls, url.protocol), (5671, Some(Trust::System), Protocol::Amqp091));
+        let url: Url = "amqp0-10://h:7".parse().unwrap();
+        assert_eq!((url.port, url.tls.is_some(), url.protocol), (7, false, Protocol::Amqp010));
+        assert_eq!(url.with_password().parse(), Ok(url));
+        let url: Url = "amqps0-10://h".parse().unwrap();
+        assert_eq!((url.port, url.tls.is_some(), url.protocol), (5671, true, Protocol::Amqp010));
+        assert!(url.to_string().starts_with("amqps0-10://"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! 3. Nothing outside a driver knows of frames, channels or sockets.
 
 pub mod amqp;
+pub mod amqp_0_10;
 pub mod pairs;
 pub mod stream;
 pub mod tls;

@@ -11,6 +11,8 @@ mod process;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::url::Protocol;
+
 pub use probe::{Greeting, greeting};
 pub use process::{Running, StartError};
 
@@ -23,6 +25,8 @@ pub struct Recipe {
     pub programs: &'static [&'static str],
     /// How to get it.
     pub install: &'static str,
+    /// What it is measured with.
+    pub protocol: Protocol,
     /// How to start it.
     pub start: Start,
 }
@@ -59,6 +63,7 @@ pub const RECIPES: &[Recipe] = &[
         // This very program.
         programs: &["/proc/self/exe"],
         install: "it is this program",
+        protocol: Protocol::Amqp091,
         start: Start::Commands(fulmar),
     },
     Recipe {
@@ -66,24 +71,35 @@ pub const RECIPES: &[Recipe] = &[
         // Debian's script in the search path insists on a user of its own.
         programs: &["/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"],
         install: "apt-get install --no-install-recommends rabbitmq-server (and stop the service that it starts)",
+        protocol: Protocol::Amqp091,
         start: Start::Commands(rabbitmq),
     },
     Recipe {
         name: "lavinmq",
         programs: &["lavinmq"],
         install: "see https://lavinmq.com/documentation/installation-guide",
+        protocol: Protocol::Amqp091,
         start: Start::Commands(lavinmq),
     },
     Recipe {
+        name: "fulmar-0-10",
+        programs: &["/proc/self/exe"],
+        install: "it is this program",
+        protocol: Protocol::Amqp010,
+        start: Start::Commands(fulmar),
+    },
+    Recipe {
         name: "qpidd",
-        programs: &["qpidd"],
-        install: "apt-get install qpidd, or build it from https://qpid.apache.org",
-        start: Start::NoDriver("AMQP 0-10"),
+        programs: &["qpidd", "/usr/sbin/qpidd", "/usr/local/sbin/qpidd"],
+        install: "build it from https://qpid.apache.org, and have its directory in PATH",
+        protocol: Protocol::Amqp010,
+        start: Start::Commands(qpidd),
     },
     Recipe {
         name: "nats",
         programs: &["nats-server"],
         install: "apt-get install nats-server",
+        protocol: Protocol::Amqp091,
         start: Start::NoDriver("NATS"),
     },
 ];
@@ -167,6 +183,20 @@ fn lavinmq(place: &Place) -> Vec<Command> {
     drop(std::fs::write(&path, text));
     let mut server = Command::new(&place.program);
     server.arg("--config").arg(path).arg("--data-dir").arg(place.directory.join("data"));
+    vec![server]
+}
+
+/// Its modules are left out: with them come other protocols, and stores.
+fn qpidd(place: &Place) -> Vec<Command> {
+    let mut server = Command::new(&place.program);
+    server.args(["--interface", "127.0.0.1", "--port"]).arg(place.port.to_string());
+    server.args(["--auth", "no", "--no-module-dir"]);
+    // Neither of these exists, so that the machine's own is not read.
+    server.arg("--config").arg(place.directory.join("qpidd.conf"));
+    server.arg("--client-config").arg(place.directory.join("qpidc.conf"));
+    server.arg("--data-dir").arg(place.directory.join("data"));
+    server.arg("--pid-dir").arg(&place.directory);
+    server.args(["--log-to-stderr", "yes", "--log-enable", "warning+"]);
     vec![server]
 }
 

@@ -103,7 +103,7 @@ impl Running {
                 port,
                 further_ports: [one, two],
             };
-            match launch(name, commands(&place), &place, directory) {
+            match launch(recipe, commands(&place), &place, directory) {
                 Err(StartError::Ended { .. }) if tried < TRIES => (),
                 done => return done,
             }
@@ -127,11 +127,12 @@ impl Running {
 }
 
 fn launch(
-    name: &'static str,
+    recipe: &Recipe,
     commands: Vec<Command>,
     place: &Place,
     directory: TempDir,
 ) -> Result<Running, StartError> {
+    let (name, protocol) = (recipe.name, recipe.protocol);
     let log = place.directory.join("output.log");
     let options = told_options(commands.last(), place);
     let mut started = Vec::new();
@@ -147,7 +148,7 @@ fn launch(
         if let Some(status) = broker.ended() {
             return Err(StartError::Ended { name, status, log: end_of(&log) });
         }
-        match greeting(address, Duration::from_secs(2)) {
+        match greeting(protocol, address, Duration::from_secs(2)) {
             Ok(greeting) => break greeting,
             Err(error) if began.elapsed() > READY => {
                 return Err(StartError::NotReady { name, error, log: end_of(&log) });
@@ -155,7 +156,7 @@ fn launch(
             Err(_) => std::thread::sleep(STEP),
         }
     };
-    let url = Url { port: place.port, ..Url::default() };
+    let url = Url { protocol, port: place.port, ..Url::default() };
     Ok(Running { greeting, url, options, broker, needed: started, directory })
 }
 

@@ -16,8 +16,13 @@ fn no_broker(_: &Place) -> Vec<Command> {
     vec![shell("echo one; echo no such luck >&2; exit 7".into())]
 }
 
-static NEVER: Recipe =
-    Recipe { name: "never", programs: &["/bin/sh"], install: "", start: Start::Commands(no_broker) };
+static NEVER: Recipe = Recipe {
+    name: "never",
+    programs: &["/bin/sh"],
+    install: "",
+    protocol: Protocol::Amqp091,
+    start: Start::Commands(no_broker),
+};
 
 #[test]
 fn a_broker_that_ends_is_told_with_its_last_words() {
@@ -32,6 +37,7 @@ fn what_is_not_installed_says_how_to_get_it() {
         name: "missing",
         programs: &["/nowhere/missing", "fulmar-has-no-such-program"],
         install: "build it",
+        protocol: Protocol::Amqp091,
         start: Start::Commands(no_broker),
     };
     assert_eq!(Running::start(&MISSING).unwrap_err().to_string(), "missing is not installed: build it");
@@ -111,8 +117,13 @@ fn greets_where_told() {
     }
 }
 
-static GREETER: Recipe =
-    Recipe { name: "greeter", programs: &["/bin/sh"], install: "", start: Start::Commands(greeter) };
+static GREETER: Recipe = Recipe {
+    name: "greeter",
+    programs: &["/bin/sh"],
+    install: "",
+    protocol: Protocol::Amqp091,
+    start: Start::Commands(greeter),
+};
 
 #[test]
 fn a_broker_is_ready_when_it_greets_and_gone_when_dropped() {
@@ -140,10 +151,13 @@ fn what_is_no_broker_is_no_greeting() {
             listener.accept().unwrap().0.write_all(answer).unwrap();
         }
     });
-    assert!(greeting(address, Duration::from_secs(10)).is_err());
-    assert!(greeting(address, Duration::from_secs(10)).is_err());
+    assert!(greeting(Protocol::Amqp091, address, Duration::from_secs(10)).is_err());
+    assert!(greeting(Protocol::Amqp091, address, Duration::from_secs(10)).is_err());
     answers.join().unwrap();
     let began = Instant::now();
-    assert!(greeting(address, Duration::from_secs(10)).is_err(), "nobody listens any more");
+    assert!(
+        greeting(Protocol::Amqp091, address, Duration::from_secs(10)).is_err(),
+        "nobody listens any more"
+    );
     assert!(began.elapsed() < Duration::from_secs(10));
 }

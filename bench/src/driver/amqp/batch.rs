@@ -40,8 +40,9 @@ pub struct Contents {
     stride: usize,
 }
 
+/// A message, or the part of one that does not depend on its key.
 #[derive(Clone, Debug)]
-struct Content {
+pub struct Content {
     frames: Vec<u8>,
     /// Where the first byte of the body lies in them.
     body: usize,
@@ -84,13 +85,7 @@ impl Contents {
             bytes
         };
         let choices = workload.size.choices();
-        let mut draw = Draw::new(workload.seed.wrapping_add(publisher as u64));
-        let sizes = match choices.len() {
-            1 => vec![0],
-            _ => {
-                (0..DRAWN).map(|_| draw.weighted(choices.iter().map(|choice| choice.weight)) as u16).collect()
-            }
-        };
+        let sizes = drawn_sizes(workload, publisher);
         // With a headers exchange the key is a property, and so a content for each key is needed too.
         let headers =
             if by_header { keys.iter().map(|key| header_table(key)).collect() } else { vec![Vec::new()] };
@@ -109,6 +104,23 @@ impl Contents {
         let contents = contents.collect();
         let stride = if by_header { choices.len() } else { 0 };
         Contents { methods: keys.iter().map(method).collect(), contents, sizes, stride }
+    }
+
+    /// Whole messages: `content` is that of a key, by its number, with a body of so many bytes.
+    pub fn of_whole(
+        workload: &Workload,
+        publisher: usize,
+        keys: usize,
+        mut content: impl FnMut(usize, usize) -> Content,
+    ) -> Self {
+        let choices = workload.size.choices();
+        let contents = (0..keys).flat_map(|key| choices.iter().map(move |choice| (key, choice.size)));
+        Contents {
+            methods: vec![Vec::new(); keys],
+            contents: contents.map(|(key, size)| content(key, size)).collect(),
+            sizes: drawn_sizes(workload, publisher),
+            stride: choices.len(),
+        }
     }
 
     /// The same messages as a broker sends them to a consumer.
@@ -145,6 +157,16 @@ impl Contents {
     }
 }
 
+/// Which size each message has, by its number.
+fn drawn_sizes(workload: &Workload, publisher: usize) -> Vec<u16> {
+    let choices = workload.size.choices();
+    let mut draw = Draw::new(workload.seed.wrapping_add(publisher as u64));
+    match choices.len() {
+        1 => vec![0],
+        _ => (0..DRAWN).map(|_| draw.weighted(choices.iter().map(|choice| choice.weight)) as u16).collect(),
+    }
+}
+
 /// An encoded table that names a key.
 pub fn header_table(key: &str) -> Vec<u8> {
     let mut table = b"\x03keyS".to_vec();
@@ -154,6 +176,11 @@ pub fn header_table(key: &str) -> Vec<u8> {
 }
 
 impl Content {
+    /// Frames with the places of the body's first byte and of the correlation id, if there is one.
+    pub fn at(frames: Vec<u8>, body: usize, correlation: Option<usize>) -> Self {
+        Content { frames, body, correlation }
+    }
+
     fn new(properties: &Properties<'_>, size: usize, frame_max: u32) -> Self {
         assert!(size >= STAMP_BYTES, "a body without room for a stamp");
         let mut encoded = Vec::new();
@@ -190,6 +217,9 @@ pub struct Batch {
     alike_bytes: Option<usize>,
     capacity: usize,
     count: usize,
+    /// Bytes at the end of what has been put that are no message, and what they stand in place of.
+    seal: Vec<u8>,
+    sealed_bytes: usize,
 }
 
 impl Batch {
@@ -203,7 +233,29 @@ impl Batch {
         } else {
             (Vec::with_capacity(capacity * largest_bytes), None)
         };
-        Batch { contents, bytes, alike_bytes, capacity, count: 0 }
+        Batch { contents, bytes, alike_bytes, capacity, count: 0, seal: Vec::new(), sealed_bytes: 0 }
+    }
+
+    /// How many messages were put.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Puts something else behind the messages; none may follow before the batch is cleared.
+    pub fn seal(&mut self, frame: &[u8]) {
+        match self.alike_bytes {
+            None => self.bytes.extend_from_slice(frame),
+            Some(bytes) => {
+                let start = self.count * bytes;
+                self.seal.clear();
+                self.seal.extend(self.bytes[start..].iter().take(frame.len()));
+                if self.bytes.len() < start + frame.len() {
+                    self.bytes.resize(start + frame.len(), 0);
+                }
+                self.bytes[start..start + frame.len()].copy_from_slice(frame);
+            }
+        }
+        self.sealed_bytes = frame.len();
     }
 
     /// Most messages that one write carries.
@@ -232,7 +284,7 @@ impl Batch {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match self.alike_bytes {
-            Some(bytes) => &self.bytes[..self.count * bytes],
+            Some(bytes) => &self.bytes[..self.count * bytes + self.sealed_bytes],
             None => &self.bytes,
         }
     }
@@ -240,10 +292,14 @@ impl Batch {
     /// Forgets the messages.
     #[inline]
     pub fn clear(&mut self) {
-        self.count = 0;
-        if self.alike_bytes.is_none() {
+        if let Some(bytes) = self.alike_bytes {
+            let start = self.count * bytes;
+            self.bytes[start..start + self.seal.len()].copy_from_slice(&self.seal);
+            self.seal.clear();
+        } else {
             self.bytes.clear();
         }
+        (self.count, self.sealed_bytes) = (0, 0);
     }
 }
 
@@ -302,6 +358,24 @@ mod tests {
         let large = messages.iter().filter(|message| message.2 == 48).count();
         assert!(messages.iter().all(|message| message.2 == 24 || message.2 == 48));
         assert!((60..140).contains(&large), "{large} of 400 are large");
+    }
+
+    #[test]
+    fn a_seal_is_gone_when_the_batch_is_cleared() {
+        for text in ["", "size = [{ size = 24, weight = 3 }, { size = 48, weight = 1 }]"] {
+            let plan = Plan::new(Workload::from_toml(text).unwrap(), "run".into());
+            let mut batch = Batch::new(Contents::of_plan(&plan, 0, FRAME_MAX_BYTES));
+            for count in [1, 2, batch.capacity(), 1] {
+                for sequence in 0..count as u64 {
+                    batch.put(Stamp { publisher: 3, sequence, due_ns: 0, sent_ns: 0 });
+                }
+                let messages = batch.bytes().to_vec();
+                batch.seal(b"a seal");
+                assert_eq!(batch.bytes(), [&messages[..], b"a seal"].concat());
+                assert_eq!((batch.count(), read(&messages).len()), (count, count));
+                batch.clear();
+            }
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl ConsumeLink for Consumer {
 }
 
 /// Writes what is taken now of `output`, and takes it out; returns whether that was anything.
-pub(super) fn flush(socket: &mut Socket, output: &mut Vec<u8>) -> Result<bool, LoadError> {
+pub(in crate::driver) fn flush(socket: &mut Socket, output: &mut Vec<u8>) -> Result<bool, LoadError> {
     let mut moved = socket.push()?;
     if !output.is_empty() && !socket.holds_output() {
         let written = socket.write(output)?;

@@ -7,7 +7,7 @@ pub mod batch;
 mod links;
 mod responder;
 pub mod session;
-mod socket;
+pub(super) mod socket;
 pub mod wire;
 
 use super::Driver;
@@ -17,6 +17,7 @@ use crate::url::Url;
 use crate::workload::{Ack, ExchangeKind};
 
 use batch::{Contents, header_table};
+pub(super) use links::flush;
 pub use links::{Consumer, Publisher};
 pub use responder::Responder;
 pub use session::{DriverError, Session};

@@ -27,6 +27,9 @@ pub enum DriverError {
     /// The broker sent no valid method.
     #[error("the broker's answer: {0}")]
     Codec(#[from] CodecError),
+    /// The broker sent something else than its protocol has there.
+    #[error("the broker's answer: {0}")]
+    Answer(String),
     /// No TLS.
     #[error("{0}: {1}")]
     Tls(String, TlsError),
@@ -61,19 +64,9 @@ impl Session {
     }
 
     fn connect(url: &Url) -> Result<Self, DriverError> {
-        let name = format!("{}:{}", url.host, url.port);
-        let failed = |error| DriverError::Socket(name.clone(), error);
-        let socket = url.address().and_then(TcpStream::connect).map_err(failed)?;
-        socket.set_nodelay(true).map_err(failed)?;
-        socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
-        let stream = match &url.tls {
-            None => Stream::Tcp(socket),
-            Some(trust) => tls::connect(socket, &url.host, trust)
-                .map_err(|error| DriverError::Tls(name.clone(), error))?,
-        };
         Ok(Session {
-            stream,
-            name,
+            stream: connect(url)?,
+            name: server_name(url),
             input: Vec::new(),
             output: Vec::new(),
             frame_max: FRAME_MAX_BYTES,
@@ -362,6 +355,28 @@ impl Session {
         let Session { stream, name, input, .. } = self;
         stream.socket().set_nonblocking(true).map_err(|error| DriverError::Socket(name, error))?;
         Ok((stream, input))
+    }
+}
+
+/// How messages name the server.
+pub(in crate::driver) fn server_name(url: &Url) -> String {
+    format!("{}:{}", url.host, url.port)
+}
+
+/// A blocking connection, over TLS if the URL says so.
+///
+/// # Errors
+/// Nobody answers, or the handshake of TLS failed.
+pub(in crate::driver) fn connect(url: &Url) -> Result<Stream, DriverError> {
+    let failed = |error| DriverError::Socket(server_name(url), error);
+    let socket = url.address().and_then(TcpStream::connect).map_err(failed)?;
+    socket.set_nodelay(true).map_err(failed)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
+    match &url.tls {
+        None => Ok(Stream::Tcp(socket)),
+        Some(trust) => {
+            tls::connect(socket, &url.host, trust).map_err(|error| DriverError::Tls(server_name(url), error))
+        }
     }
 }
 

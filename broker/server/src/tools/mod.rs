@@ -18,7 +18,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 something else failed; 2 wrong u
 /// How to reach the broker; the same for both tools.
 #[derive(Clone, Debug, clap::Args)]
 struct BrokerArgs {
-    /// Broker, as amqp://user:password@host:port/virtual-host
+    /// Broker, as amqp://user:password@host:port/virtual-host; amqp0-10:// for AMQP 0-10
     #[arg(
         short,
         long,
@@ -105,6 +105,9 @@ impl fmt::Display for Failure {
                     Error::ChannelClosed { code: 404, text } if text.contains("queue") => {
                         write!(f, "\nWith --declare a queue is made if it is not there.")
                     }
+                    Error::Unresolved { reason, .. } if reason.contains("no such") => {
+                        write!(f, "\nWith {{create: always}} in the address it is made if it is not there.")
+                    }
                     _ => Ok(()),
                 }
             }
@@ -117,12 +120,15 @@ impl fmt::Display for Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Client(Error::Url { .. } | Error::Argument(_)) => 2,
+            Failure::Client(
+                Error::Url { .. } | Error::Argument(_) | Error::Address { .. } | Error::Unsupported(_),
+            ) => 2,
             Failure::Client(Error::Connect { .. } | Error::Timeout(..) | Error::ConnectionLost(_)) => 3,
             Failure::Client(Error::Login { .. }) => 4,
             Failure::Client(
                 Error::ChannelClosed { .. }
                 | Error::ConnectionClosed { .. }
+                | Error::Unresolved { .. }
                 | Error::Nacked
                 | Error::Cancelled,
             )
@@ -299,6 +305,8 @@ mod tests {
         assert_eq!(code(closed(404)), 5);
         assert_eq!(code(Error::ConnectionLost(String::new())), 3);
         assert_eq!(code(Options::from_url("x").unwrap_err()), 2);
+        assert_eq!(code("q; {".parse::<fulmar_client::Address>().unwrap_err()), 2);
+        assert_eq!(code(Error::Unresolved { name: "q".into(), reason: String::new() }), 5);
         assert_eq!(Failure::TimedOut(String::new()).exit_code(), 6);
         assert!(Failure::from(closed(404)).to_string().contains("--declare"));
     }

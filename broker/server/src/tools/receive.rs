@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use fulmar_client::{Channel, ConsumeOptions, Consumer, Delivery, QueueOptions, Table};
+use fulmar_client::{
+    Address, Channel, ConsumeOptions, Consumer, Delivery, QueueOptions, Receiver as AddressReceiver,
+    Reliability, Table,
+};
 use tokio::time::Instant;
 
 use super::{BrokerArgs, DeclareArgs, Failure, finish, parse_seconds, report, show};
@@ -19,11 +22,22 @@ const DRAINED_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub struct Args {
+    /// Address to receive from, unless --queue or --exchange says where from
+    ///
+    /// An address is a queue or exchange as 'name/subject; {options}', the options as Apache Qpid's libraries have
+    /// them: create, assert, delete, mode, node and link.
+    #[arg(
+        value_parser = parse_address,
+        required_unless_present_any = ["queue", "exchange"],
+        conflicts_with_all = ["queue", "exchange", "routing_key", "declare"]
+    )]
+    address: Option<Box<Address>>,
+
     #[command(flatten)]
     broker: BrokerArgs,
 
     /// Queue to take messages from
-    #[arg(short, long, required_unless_present = "exchange", conflicts_with_all = ["exchange", "routing_key"])]
+    #[arg(short, long, conflicts_with_all = ["exchange", "routing_key"])]
     queue: Option<String>,
 
     /// Exchange to listen to, through a queue of its own
@@ -74,6 +88,10 @@ pub struct Args {
     report: bool,
 }
 
+fn parse_address(text: &str) -> Result<Box<Address>, fulmar_client::Error> {
+    text.parse().map(Box::new)
+}
+
 /// What becomes of received messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum AckMode {
@@ -110,21 +128,47 @@ pub fn run(args: &Args) -> ExitCode {
 async fn receive(args: &Args) -> Result<(), Failure> {
     let connection = args.broker.open("receive").await?;
     let channel = connection.channel().await?;
-    let consumer = consume(args, &channel).await?;
+    let mut source = consume(args, &channel).await?;
     let mut receiver = Receiver { args, out: BufWriter::new(io::stdout().lock()), received: 0 };
     let start = Instant::now();
-    let result = receiver.run(consumer).await;
+    let result = receiver.run(source.consumer()).await;
     let took = start.elapsed() - if receiver.ended_by_silence() { args.silence() } else { Duration::ZERO };
     receiver.out.flush()?;
     if args.report {
         report("received", receiver.received, took);
     }
     result?;
+    if let Source::Address(receiver) = source {
+        receiver.close().await?;
+    }
     connection.close().await?;
     Ok(())
 }
 
-async fn consume(args: &Args, channel: &Channel) -> Result<Consumer, Failure> {
+/// Where messages come from.
+enum Source {
+    Consumer(Consumer),
+    Address(Box<AddressReceiver>),
+}
+
+impl Source {
+    fn consumer(&mut self) -> &mut Consumer {
+        match self {
+            Source::Consumer(consumer) => consumer,
+            Source::Address(receiver) => receiver.consumer(),
+        }
+    }
+}
+
+async fn consume(args: &Args, channel: &Channel) -> Result<Source, Failure> {
+    channel.set_prefetch(args.prefetch()).await?;
+    if let Some(address) = &args.address {
+        let mut address = Address::clone(address);
+        if args.ack_mode() == AckMode::None {
+            address.link.reliability.get_or_insert(Reliability::AtMostOnce);
+        }
+        return Ok(Source::Address(Box::new(channel.receiver(&address).await?)));
+    }
     let queue = match (&args.queue, &args.exchange) {
         (Some(queue), _) => {
             args.declare.prepare(channel, queue).await?;
@@ -137,9 +181,8 @@ async fn consume(args: &Args, channel: &Channel) -> Result<Consumer, Failure> {
             queue
         }
     };
-    channel.set_prefetch(args.prefetch()).await?;
     let options = ConsumeOptions { no_ack: args.ack_mode() == AckMode::None, ..Default::default() };
-    Ok(channel.consume(&queue, options).await?)
+    Ok(Source::Consumer(channel.consume(&queue, options).await?))
 }
 
 impl Args {
@@ -173,14 +216,14 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    async fn run(&mut self, mut consumer: Consumer) -> Result<(), Failure> {
+    async fn run(&mut self, consumer: &mut Consumer) -> Result<(), Failure> {
         while self.wanted() {
             let next = match consumer.try_next() {
                 Some(next) => Some(next),
                 None => {
                     // Nothing to do: the moment to show what there is.
                     self.out.flush()?;
-                    match wait(self.args.silence(), &mut consumer).await {
+                    match wait(self.args.silence(), consumer).await {
                         Some(next) => next,
                         None => return self.silent(),
                     }
@@ -314,9 +357,20 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        for line in ["", "-q q -x x", "-q q -c 1 -f", "-q q -b -a none", "-q q -p raw --print-all"] {
+        for line in [
+            "",
+            "-q q -x x",
+            "a -q q",
+            "a -x x",
+            "a;{}x",
+            "a --declare",
+            "-q q -c 1 -f",
+            "-q q -b -a none",
+            "-q q -p raw --print-all",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
         assert!(parse("-x logs -k a.#").is_ok());
+        assert_eq!(parse("logs/a.#").unwrap().address, Some(Box::new("logs/a.#".parse().unwrap())));
     }
 }

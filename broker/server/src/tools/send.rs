@@ -4,7 +4,8 @@ use std::io::BufRead;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fulmar_client::{Channel, MessageProperties, Publish, Value};
+use clap::ArgGroup;
+use fulmar_client::{Address, Channel, MessageProperties, Publish, Sender as AddressSender, Value};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -16,15 +17,21 @@ const LINES_AHEAD: usize = 64;
 /// Publish messages: one from the command line, many of a size, or the lines of standard input
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
+#[command(group = ArgGroup::new("destination").args(["queue", "exchange", "words"]).required(true).multiple(true))]
 pub struct Args {
-    /// The message; without it, and without --size, each line of standard input is one
-    body: Option<String>,
+    /// Address to send to, unless --queue or --exchange says where, and the message; without that, and without --size,
+    /// each line of standard input is one
+    ///
+    /// An address is a queue or exchange as 'name/subject; {options}', the options as Apache Qpid's libraries have
+    /// them: create, assert, delete, node and link.
+    #[arg(value_names = ["ADDRESS", "BODY"], num_args = 0..=2)]
+    words: Vec<String>,
 
     #[command(flatten)]
     broker: BrokerArgs,
 
     /// Queue to send to, through the default exchange
-    #[arg(short, long, required_unless_present = "exchange", conflicts_with_all = ["exchange", "routing_key"])]
+    #[arg(short, long, conflicts_with_all = ["exchange", "routing_key"])]
     queue: Option<String>,
 
     /// Exchange to publish to
@@ -43,7 +50,7 @@ pub struct Args {
     count: Option<u64>,
 
     /// Send bodies of this many bytes
-    #[arg(short, long, conflicts_with = "body", value_name = "BYTES")]
+    #[arg(short, long, value_name = "BYTES")]
     size: Option<usize>,
 
     /// Messages per second; as fast as possible without it
@@ -80,33 +87,93 @@ pub struct Args {
     report: bool,
 }
 
-/// Runs the tool.
-pub fn run(args: &Args) -> ExitCode {
-    let properties = match properties(args) {
-        Ok(properties) => properties,
-        Err(text) => {
-            eprintln!("fulmar send: {text}");
-            return ExitCode::from(2);
-        }
-    };
-    finish("send", within(args.timeout, "sending", send(args, &properties)))
+/// Where messages go, and what the command line says that they are.
+#[derive(Debug, PartialEq)]
+enum Destination {
+    Queue(String),
+    Exchange(String),
+    Address(Box<Address>),
 }
 
-async fn send(args: &Args, properties: &MessageProperties) -> Result<(), Failure> {
+/// Runs the tool.
+pub fn run(args: &Args) -> ExitCode {
+    let usage = |text: String| {
+        eprintln!("fulmar send: {text}");
+        ExitCode::from(2)
+    };
+    let properties = match properties(args) {
+        Ok(properties) => properties,
+        Err(text) => return usage(text),
+    };
+    let (destination, body) = match args.destination() {
+        Ok(parts) => parts,
+        Err(text) => return usage(text),
+    };
+    finish("send", within(args.timeout, "sending", send(args, &destination, body, properties)))
+}
+
+impl Args {
+    /// Where to, and the body if the command line has one.
+    fn destination(&self) -> Result<(Destination, Option<&str>), String> {
+        let mut words = self.words.iter();
+        let destination = match (&self.queue, &self.exchange) {
+            (Some(queue), _) => Destination::Queue(queue.clone()),
+            (None, Some(exchange)) => Destination::Exchange(exchange.clone()),
+            (None, None) => {
+                let address = words.next().ok_or("an address, --queue or --exchange says where to")?;
+                if self.declare.declare {
+                    return Err(
+                        "--declare goes with --queue; {create: always} in the address does the same".into()
+                    );
+                }
+                Destination::Address(Box::new(address.parse().map_err(|error| format!("{error}"))?))
+            }
+        };
+        let body = words.next().map(String::as_str);
+        if words.next().is_some() {
+            return Err("the message is one argument; quotes hold it together".into());
+        }
+        if body.is_some() && self.size.is_some() {
+            return Err("a message, or --size, not both".into());
+        }
+        Ok((destination, body))
+    }
+}
+
+async fn send(
+    args: &Args,
+    destination: &Destination,
+    body: Option<&str>,
+    properties: MessageProperties,
+) -> Result<(), Failure> {
     let connection = args.broker.open("send").await?;
     let channel = connection.channel().await?;
-    match (&args.queue, &args.exchange) {
-        (Some(queue), _) => args.declare.prepare(&channel, queue).await?,
-        (None, Some(exchange)) if !exchange.is_empty() => channel.check_exchange(exchange).await?,
-        _ => {}
+    let mut address = None;
+    match destination {
+        Destination::Queue(queue) => args.declare.prepare(&channel, queue).await?,
+        Destination::Exchange(exchange) if !exchange.is_empty() => channel.check_exchange(exchange).await?,
+        Destination::Exchange(_) => {}
+        Destination::Address(of) => address = Some(channel.sender(of).await?),
     }
+    let properties = match &address {
+        Some(address) => address.properties(properties),
+        None => properties,
+    };
     if args.confirm || args.mandatory {
         channel.enable_confirms().await?;
     }
     let mut returns = channel.returns()?;
 
-    let mut sender = Sender { args, properties, channel: &channel, start: Instant::now(), sent: 0 };
-    match (&args.body, args.size) {
+    let mut sender = Sender {
+        args,
+        destination,
+        address: address.as_ref(),
+        properties: &properties,
+        channel: &channel,
+        start: Instant::now(),
+        sent: 0,
+    };
+    match (body, args.size) {
         (Some(body), _) => sender.repeat(body.as_bytes()).await?,
         (None, Some(size)) => sender.repeat(&vec![b'x'; size]).await?,
         (None, None) => sender.lines().await?,
@@ -122,6 +189,9 @@ async fn send(args: &Args, properties: &MessageProperties) -> Result<(), Failure
         returned += 1;
         reason = message.text;
     }
+    if let Some(address) = address {
+        address.close().await?;
+    }
     connection.close().await?;
     if args.report {
         report("sent", sent, start.elapsed());
@@ -134,6 +204,8 @@ async fn send(args: &Args, properties: &MessageProperties) -> Result<(), Failure
 
 struct Sender<'a> {
     args: &'a Args,
+    destination: &'a Destination,
+    address: Option<&'a AddressSender>,
     properties: &'a MessageProperties,
     channel: &'a Channel,
     start: Instant,
@@ -177,11 +249,11 @@ impl Sender<'_> {
         if let Some(rate) = self.args.rate {
             sleep_until(self.start + Duration::from_secs_f64(self.sent as f64 / rate)).await;
         }
-        let mut publish = match (&self.args.queue, &self.args.exchange) {
-            (Some(queue), _) => Publish::to_queue(queue, body),
-            (None, exchange) => {
-                Publish::new(exchange.as_deref().unwrap_or_default(), &self.args.routing_key, body)
-            }
+        let mut publish = match (self.address, self.destination) {
+            (Some(address), _) => address.publish(body),
+            (None, Destination::Queue(queue)) => Publish::to_queue(queue, body),
+            (None, Destination::Exchange(exchange)) => Publish::new(exchange, &self.args.routing_key, body),
+            (None, Destination::Address(address)) => Publish::to_queue(&address.name, body),
         };
         publish = publish.properties(self.properties);
         if self.args.mandatory {
@@ -268,11 +340,25 @@ mod tests {
     }
 
     #[test]
+    fn the_first_word_is_an_address_unless_an_option_says_where_to() {
+        let args = parse("q/s body").unwrap();
+        let address = Destination::Address(Box::new("q/s".parse().unwrap()));
+        assert_eq!(args.destination(), Ok((address, Some("body"))));
+        assert_eq!(parse("q").unwrap().destination().unwrap().1, None);
+        let args = parse("-q q body").unwrap();
+        assert_eq!(args.destination(), Ok((Destination::Queue("q".into()), Some("body"))));
+    }
+
+    #[test]
     fn a_destination_is_needed_and_only_one() {
-        assert!(parse("body").is_err());
+        let refused = |line| parse(line).unwrap().destination().unwrap_err();
+        assert!(parse("").is_err());
         assert!(parse("-q q -x x").is_err());
         assert!(parse("-x x -k k body").is_ok());
-        assert!(parse("-q q body --size 3").is_err());
+        assert!(refused("-q q body --size 3").contains("--size"));
+        assert!(refused("-q q two words").contains("quotes"));
+        assert!(refused("address --declare").contains("create: always"));
+        assert!(refused("q;{ body").contains("character"));
         assert!(parse("-q q --rate 0").is_err());
         assert!(parse("-x x --declare").is_err());
     }
