@@ -21,8 +21,9 @@ mod model_tests;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::MessageView;
+use crate::{MessageView, Name, Refusal, Table};
 use evaluate::{Expression, Subject};
 
 /// Longest selector, in bytes.
@@ -33,6 +34,9 @@ pub const MAX_DEPTH: usize = 100;
 
 /// Longest pattern after `LIKE`, in bytes: its length times that of a text is what a comparison may cost.
 pub const MAX_PATTERN_BYTES: usize = 1024;
+
+/// The arguments of a subscription that are a selector: of Apache Qpid's messaging API, and of its JMS clients.
+pub const ARGUMENTS: [&str; 2] = ["x-apache-selector", "x-filter-jms-selector"];
 
 /// Why a text is no selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +70,24 @@ impl Selector {
     /// What is not a selector, or is longer or nested more deeply than the limits of this module.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         Ok(Selector { text: text.into(), expression: parse::parse(text)? })
+    }
+
+    /// The selector among the arguments of a subscription, if there is one; an empty one is none.
+    ///
+    /// # Errors
+    /// What is no text, or no selector.
+    pub fn of_arguments(arguments: &Table) -> Result<Option<Arc<Selector>>, Refusal> {
+        for argument in ARGUMENTS {
+            let Some(value) = arguments.get(argument.as_bytes()) else { continue };
+            let refuse = |reason| Refusal::InvalidArgument { argument: Name::from(argument), reason };
+            let text = value.as_bytes().and_then(|text| str::from_utf8(text).ok());
+            let text = text.ok_or_else(|| refuse("not a text".to_owned()))?;
+            if !text.trim().is_empty() {
+                let selector = Selector::parse(text).map_err(|error| refuse(error.to_string()))?;
+                return Ok(Some(Arc::new(selector)));
+            }
+        }
+        Ok(None)
     }
 
     /// The selector as it was written.

@@ -318,3 +318,23 @@ fn length_and_nesting_are_bounded() {
     assert_eq!(like(MAX_PATTERN_BYTES), Ok(()));
     assert_eq!(like(MAX_PATTERN_BYTES + 1).unwrap_err().position, 7);
 }
+
+#[test]
+fn subscriptions_say_it_in_an_argument() {
+    let of = |name: &str, value: Value| Selector::of_arguments(&Table(vec![(name.into(), value)]));
+    let text = |text: &str| Value::Text(text.into());
+    for name in ["x-apache-selector", "x-filter-jms-selector"] {
+        let found = of(name, text("a = 1")).unwrap().expect(name);
+        assert_eq!(found.text(), "a = 1");
+        assert_eq!(of(name, text(" ")), Ok(None));
+        for (wrong, reason) in [
+            (text("a ="), "illegal selector: expected a literal or an identifier at character 4"),
+            (Value::I8(1), "not a text"),
+            (Value::Bytes(Name::from(&b"\xff"[..])), "not a text"),
+        ] {
+            let refusal = Refusal::InvalidArgument { argument: name.into(), reason: reason.to_owned() };
+            assert_eq!(of(name, wrong), Err(refusal));
+        }
+    }
+    assert_eq!(of("selector", text("a ='")), Ok(None));
+}

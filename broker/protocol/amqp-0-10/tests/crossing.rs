@@ -159,12 +159,19 @@ impl World {
     }
 
     fn consume_by_new(&mut self, queue: &str) {
+        self.select_by_new(queue, &[]);
+    }
+
+    fn select_by_new(&mut self, queue: &str, arguments: &[(&str, Core)]) {
+        let mut map = Vec::new();
+        encode_table(&table_of(arguments), &mut map);
         let destination = Some(queue.as_bytes());
         self.command(MessageSubscribe {
             queue: destination,
             destination,
             accept_mode: Some(AcceptMode::None),
             acquire_mode: Some(AcquireMode::PreAcquired),
+            arguments: Some(MapRef::new(&map)),
             ..Default::default()
         });
         for unit in [CreditUnit::Message, CreditUnit::Byte] {
@@ -173,6 +180,12 @@ impl World {
     }
 
     fn consume_by_old(&mut self, queue: &str) {
+        self.select_by_old(queue, &[]);
+    }
+
+    fn select_by_old(&mut self, queue: &str, arguments: &[(&str, Core)]) {
+        let mut table = Vec::new();
+        encode_table_0_9_1(&table_of(arguments), &mut table);
         self.method(
             1,
             Method::BasicConsume {
@@ -182,7 +195,7 @@ impl World {
                 no_ack: true,
                 exclusive: false,
                 no_wait: true,
-                arguments: TableRef::EMPTY,
+                arguments: TableRef::new(&table),
             },
         );
     }
@@ -380,4 +393,37 @@ fn check_story(headers: &Table) {
     let Core::Table(death) = &deaths[0] else { panic!("{headers}") };
     assert_eq!(death.get(b"queue"), Some(&Core::Text("q".into())));
     assert_eq!(death.get(b"original-expiration"), Some(&Core::Text("1".into())));
+}
+
+#[test]
+fn subscriptions_select_what_either_protocol_publishes() {
+    let selector = |text: &str| [("x-apache-selector", Core::Text(text.into()))];
+    let mut headers = Vec::new();
+    encode_table(&table_of(&[("n", Core::U16(7))]), &mut headers);
+    let numbered =
+        MessageProperties { application_headers: Some(MapRef::new(&headers)), ..Default::default() };
+    let typed = of_0_9_1::Properties { type_: Some(b"greeting"), ..Default::default() };
+    let mut world = World::new();
+    world.declare("q", &[]);
+    world.publish_by_old("q", typed, b"typed");
+    world.publish_by_new(to("q"), MessageProperties::default(), b"neither");
+    world.publish_by_new(to("q"), numbered, b"numbered");
+    world.select_by_old("q", &selector("n > 6.5"));
+    assert_eq!(world.got_by_old().2, b"numbered");
+    world.select_by_new("q", &selector("JMSType LIKE 'greet%'"));
+    assert_eq!(world.got_by_new().1, b"typed");
+    world.publish_by_old("q", typed, b"typed, later");
+    assert_eq!(world.got_by_new().1, b"typed, later");
+    assert!(world.out.iter().all(Vec::is_empty), "{:?}", world.out);
+
+    let mut world = World::new();
+    world.declare("q", &[]);
+    world.out.iter_mut().for_each(Vec::clear);
+    world.select_by_old("q", &selector("n >"));
+    let reply = of_0_9_1::frame::parse(&world.out[OLD], FRAME_MAX.into()).unwrap().unwrap().0;
+    let Ok(Method::ChannelClose { reply_code: 406, reply_text, .. }) = Method::decode(reply.payload) else {
+        panic!("{:?}", Method::decode(reply.payload));
+    };
+    let reply_text = String::from_utf8_lossy(reply_text);
+    assert!(reply_text.contains("at character 4"), "{reply_text}");
 }

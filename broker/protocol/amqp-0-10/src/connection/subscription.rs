@@ -2,7 +2,7 @@
 
 use fulmar_core::request::ConsumerOptions;
 use fulmar_core::shard::{Delivery, Settlement};
-use fulmar_core::{Credit, Name, Refusal, Reply, Request};
+use fulmar_core::{Credit, Name, Refusal, Reply, Request, Selector};
 
 use super::Env;
 use super::command::{Step, decoded, is_explicit};
@@ -82,6 +82,7 @@ impl Session {
             }
         };
         let arguments = decoded(subscribe.arguments)?;
+        let selector = Selector::of_arguments(&arguments)?;
         let subscription = self.subscriptions.insert(Subscription {
             head: Head::new(self.number, destination.as_bytes(), explicit, browses),
             destination: destination.clone(),
@@ -103,6 +104,7 @@ impl Session {
                 exclusive: subscribe.exclusive,
                 credit: Some(Credit::NONE),
                 browse: browses,
+                selector,
                 arguments,
                 ..ConsumerOptions::default()
             },

@@ -2,7 +2,7 @@
 
 use fulmar_core::request::{ConsumerOptions, Got, QueueOptions};
 use fulmar_core::shard::{Delivery, Settlement};
-use fulmar_core::{Name, Request};
+use fulmar_core::{Name, Request, Selector};
 
 use super::Env;
 use super::arguments;
@@ -47,6 +47,8 @@ impl Channel {
         let arguments = decoded(arguments)?;
         let subject = Subject::queue(&queue);
         let priority = arguments::consumer_priority(&arguments, &subject.in_vhost(&env.link.vhost_name))?;
+        let selector = Selector::of_arguments(&arguments)
+            .map_err(|refusal| Exception::refused(&refusal, &env.link.vhost_name, Some(&subject)))?;
         let tag = env.consumer_tag(consumer_tag);
         let consumer = self.add_consumer(tag.clone(), no_ack);
         let request = Request::Subscribe {
@@ -59,6 +61,7 @@ impl Channel {
                 exclusive,
                 priority,
                 prefetch: self.prefetch,
+                selector,
                 arguments,
                 ..ConsumerOptions::default()
             },
