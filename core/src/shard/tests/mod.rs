@@ -12,6 +12,7 @@ mod keeping;
 mod lifetimes;
 mod moving;
 mod policies;
+mod policy_chaos;
 mod policy_model;
 mod queries;
 mod queues;
