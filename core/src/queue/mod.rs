@@ -17,6 +17,8 @@ mod model_tests;
 mod policy;
 mod ready;
 mod seek;
+#[cfg(test)]
+mod seek_tests;
 mod unsettled;
 
 use std::sync::Arc;
