@@ -1,7 +1,8 @@
 //! Exchange types and the registry that names them.
 //!
-//! A type is one implementation of [`ExchangeType`] in a file of its own and one line in [`TYPES`]. An instance holds
-//! the bindings of one exchange, arranged for routing; all else (names, identity, who may do what) is the topology's.
+//! A type is one implementation of [`ExchangeType`] in a file of its own and one line in [`TYPES`]; others may come from
+//! outside. An instance holds the bindings of one exchange, arranged for routing; all else (names, identity, who may do
+//! what) is the topology's.
 
 mod consistent_hash;
 mod delayed;
@@ -18,6 +19,9 @@ use crate::request::ExchangeOptions;
 use crate::topology::{BindingEntry, Routable};
 use crate::{Name, Refusal, Table, Value};
 
+/// The routes of a new exchange, or why it cannot be.
+pub type Made = Result<Box<dyn ExchangeType>, Refusal>;
+
 /// What a registered exchange type is.
 pub struct Registration {
     /// Its name, as clients declare it.
@@ -25,41 +29,55 @@ pub struct Registration {
     /// Arguments of the exchange that make it another exchange if they differ.
     pub arguments: &'static [&'static str],
     /// Makes the routes of a new exchange from its arguments, or refuses them.
-    make: fn(&Table) -> Result<Box<dyn ExchangeType>, Refusal>,
+    pub make: fn(&Table, &Types) -> Made,
 }
 
-/// All exchange types.
+/// The exchange types that are always there.
 pub const TYPES: &[Registration] = &[
-    Registration { name: "direct", arguments: &[], make: |_| Ok(Box::<direct::Direct>::default()) },
-    Registration { name: "fanout", arguments: &[], make: |_| Ok(Box::<fanout::Fanout>::default()) },
-    Registration { name: "topic", arguments: &[], make: |_| Ok(Box::<topic::Topic>::default()) },
-    Registration { name: "headers", arguments: &[], make: |_| Ok(Box::<headers::Headers>::default()) },
+    Registration { name: "direct", arguments: &[], make: |_, _| Ok(Box::<direct::Direct>::default()) },
+    Registration { name: "fanout", arguments: &[], make: |_, _| Ok(Box::<fanout::Fanout>::default()) },
+    Registration { name: "topic", arguments: &[], make: |_, _| Ok(Box::<topic::Topic>::default()) },
+    Registration { name: "headers", arguments: &[], make: |_, _| Ok(Box::<headers::Headers>::default()) },
     Registration {
         name: "x-consistent-hash",
         arguments: consistent_hash::ARGUMENTS,
-        make: consistent_hash::make,
+        make: |arguments, _| consistent_hash::make(arguments),
     },
-    Registration { name: "x-random", arguments: &[], make: |_| Ok(Box::<random::Random>::default()) },
+    Registration { name: "x-random", arguments: &[], make: |_, _| Ok(Box::<random::Random>::default()) },
     Registration { name: "x-delayed-message", arguments: delayed::ARGUMENTS, make: delayed::make },
 ];
 
-/// The type of that name.
-///
-/// # Errors
-/// [`Refusal::UnknownExchangeType`].
-pub fn find(kind: &Name) -> Result<&'static Registration, Refusal> {
-    TYPES
-        .iter()
-        .find(|known| known.name.as_bytes() == kind.as_bytes())
-        .ok_or_else(|| Refusal::UnknownExchangeType(kind.clone()))
+/// The exchange types that a broker has: [`TYPES`] and further ones.
+#[derive(Default)]
+pub struct Types {
+    further: Vec<&'static Registration>,
 }
 
-/// The routes of a new exchange.
-///
-/// # Errors
-/// The type is not known, or does not take the arguments.
-pub fn make(options: &ExchangeOptions) -> Result<Box<dyn ExchangeType>, Refusal> {
-    (find(&options.kind)?.make)(&options.arguments)
+impl Types {
+    /// Adds types from elsewhere. All shards of a broker get the same.
+    pub fn add(&mut self, types: &[&'static Registration]) {
+        self.further.extend_from_slice(types);
+    }
+
+    /// The type of that name.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownExchangeType`].
+    pub fn find(&self, kind: &Name) -> Result<&'static Registration, Refusal> {
+        TYPES
+            .iter()
+            .chain(self.further.iter().copied())
+            .find(|known| known.name.as_bytes() == kind.as_bytes())
+            .ok_or_else(|| Refusal::UnknownExchangeType(kind.clone()))
+    }
+
+    /// The routes of a new exchange.
+    ///
+    /// # Errors
+    /// The type is not known, or does not take the arguments.
+    pub fn make(&self, options: &ExchangeOptions) -> Made {
+        (self.find(&options.kind)?.make)(&options.arguments, self)
+    }
 }
 
 /// Where a binding leads: a slot of the topology.

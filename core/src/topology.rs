@@ -139,6 +139,7 @@ pub struct Routable<'a> {
 
 /// One shard's replica.
 pub struct Topology {
+    types: exchange::Types,
     shards: u8,
     max_route_hops: usize,
     epoch: u64,
@@ -275,6 +276,7 @@ impl Topology {
         assert!(shards > 0, "a broker has at least one shard");
         assert!(vhosts.len() <= usize::from(u16::MAX), "more virtual hosts than identifiers");
         let mut topology = Topology {
+            types: exchange::Types::default(),
             shards,
             max_route_hops: Limits::default().max_route_hops,
             epoch: 0,
@@ -312,6 +314,11 @@ impl Topology {
     /// Bounds the exchanges that one message may pass ([`Limits::max_route_hops`]).
     pub fn set_max_route_hops(&mut self, hops: usize) {
         self.max_route_hops = hops;
+    }
+
+    /// Adds exchange types. Before anything is declared, and to all replicas the same.
+    pub fn add_exchange_types(&mut self, types: &[&'static exchange::Registration]) {
+        self.types.add(types);
     }
 
     /// Applies one change.
@@ -450,7 +457,7 @@ impl Topology {
     }
 
     fn add_exchange(&mut self, entry: &Arc<ExchangeEntry>) {
-        let routes = exchange::make(&entry.options).expect("exchange options were checked when planned");
+        let routes = self.types.make(&entry.options).expect("exchange options were checked when planned");
         let slot = self.exchanges.vacant_key() as u32;
         let arguments = &entry.options.arguments;
         let (sequence, initial_value) =

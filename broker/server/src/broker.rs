@@ -360,7 +360,8 @@ impl Seat {
     ) -> io::Result<()> {
         let _ = outbox.send(FromShard::Opened { waker: transport.waker(), io, name: transport.name() });
         let Ok(ToShard::Start { mesh, asker }) = inbox.recv() else { return Ok(()) };
-        let shard = Shard::new(self.shard, mesh);
+        let mut shard = Shard::new(self.shard, mesh);
+        shard.add_exchange_types(&[&fulmar_xml_exchange::XML]);
         let mut worker =
             Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
         loop {

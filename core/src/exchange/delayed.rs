@@ -1,6 +1,6 @@
 //! `x-delayed-message`: another type's routes, for messages that the engine may have held back before.
 
-use super::{Binding, Destination, ExchangeType, Scratch};
+use super::{Binding, Destination, ExchangeType, Scratch, Types};
 use crate::request::ExchangeOptions;
 use crate::topology::{BindingEntry, Routable};
 use crate::{Name, Refusal, Table, Value};
@@ -15,7 +15,7 @@ pub(super) struct Delayed {
 
 /// # Errors
 /// `x-delayed-type` is missing, unknown, or another delay; or that type does not take the arguments.
-pub(super) fn make(arguments: &Table) -> Result<Box<dyn ExchangeType>, Refusal> {
+pub(super) fn make(arguments: &Table, types: &Types) -> Result<Box<dyn ExchangeType>, Refusal> {
     let invalid =
         |reason: &str| Refusal::InvalidArgument { argument: "x-delayed-type".into(), reason: reason.into() };
     let kind = match arguments.get(b"x-delayed-type") {
@@ -26,7 +26,7 @@ pub(super) fn make(arguments: &Table) -> Result<Box<dyn ExchangeType>, Refusal> 
         Some(_) | None => return Err(invalid("it has to name an exchange type")),
     };
     let options = ExchangeOptions { kind, arguments: arguments.clone(), ..ExchangeOptions::default() };
-    let routes = super::make(&options).map_err(|refusal| match refusal {
+    let routes = types.make(&options).map_err(|refusal| match refusal {
         Refusal::UnknownExchangeType(_) => invalid("no such exchange type"),
         refusal => refusal,
     })?;
@@ -90,7 +90,7 @@ mod tests {
     use crate::exchange::tests::{bound, entry, found_by};
 
     fn delayed(kind: &str) -> Result<Box<dyn ExchangeType>, Refusal> {
-        make(&Table(vec![("x-delayed-type".into(), Value::Text(kind.into()))]))
+        make(&Table(vec![("x-delayed-type".into(), Value::Text(kind.into()))]), &Types::default())
     }
 
     #[test]
@@ -109,7 +109,9 @@ mod tests {
 
     #[test]
     fn the_type_has_to_be_a_known_one() {
-        for bad in [make(&Table::default()), delayed("colourful"), delayed("x-delayed-message")] {
+        for bad in
+            [make(&Table::default(), &Types::default()), delayed("colourful"), delayed("x-delayed-message")]
+        {
             assert!(matches!(bad, Err(Refusal::InvalidArgument { .. })));
         }
     }

@@ -370,6 +370,11 @@ impl Shard {
         }
     }
 
+    /// Adds exchange types that are not the core's own. Before anything is declared, and to all shards the same.
+    pub fn add_exchange_types(&mut self, types: &[&'static crate::exchange::Registration]) {
+        self.topology.add_exchange_types(types);
+    }
+
     /// Tells the time. Once a turn, before anything else.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;

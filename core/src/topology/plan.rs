@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Asker, BindingEntry, Change, ExchangeEntry, Plan, QueueEntry, Topology};
-use crate::exchange::{self, Destination};
+use crate::exchange::{Destination, Types};
 use crate::hash::Map;
 use crate::request::{DestinationKind, ExchangeOptions, Overflow, QueueOptions, Rules};
 use crate::{Name, QueueId, Refusal, Request, ShardId, Table, Value, VhostId};
@@ -127,14 +127,14 @@ impl Topology {
         }
         if let Some(current) = self.exchange(vhost, name.as_bytes()) {
             match rules {
-                Rules::Amqp091 => same_exchange(name, current, options)?,
+                Rules::Amqp091 => same_exchange(name, current, options, &self.types)?,
                 Rules::Amqp010 => agreeing_exchange(name, current, options)?,
             }
             return Ok(Plan::default());
         }
-        exchange::find(&options.kind)?;
+        self.types.find(&options.kind)?;
         refuse_reserved("exchange", name, rules)?;
-        exchange::make(options)?;
+        self.types.make(options)?;
         let entry = ExchangeEntry { vhost, name: name.clone(), options: options.clone() };
         Ok(Plan { changes: vec![Change::ExchangeDeclared(Arc::new(entry))], queue: None })
     }
@@ -426,8 +426,13 @@ fn refuse_reserved(object: &str, name: &Name, rules: Rules) -> Result<(), Refusa
     Err(Refusal::Forbidden(format!("{object} name '{name}' contains reserved prefix '{prefix}*'")))
 }
 
-fn same_exchange(name: &Name, current: &ExchangeOptions, asked: &ExchangeOptions) -> Result<(), Refusal> {
-    let known = exchange::find(&asked.kind)?;
+fn same_exchange(
+    name: &Name,
+    current: &ExchangeOptions,
+    asked: &ExchangeOptions,
+    types: &Types,
+) -> Result<(), Refusal> {
+    let known = types.find(&asked.kind)?;
     let same = Sameness { object: "exchange", name };
     same.value("type", kind(asked), kind(current))?;
     same.flag("durable", asked.durable, current.durable)?;

@@ -133,7 +133,7 @@ impl Topology {
         let (vhost, to) = (binding.vhost, binding.destination.as_bytes());
         let Some(exchange) = self.exchange(vhost, binding.source.as_bytes()) else { return };
         let Some(destination) = self.destination(vhost, binding.kind, to) else { return };
-        let mut alone = exchange::make(exchange).expect("exchange options were checked when planned");
+        let mut alone = self.types.make(exchange).expect("exchange options were checked when planned");
         alone.bind(&exchange::Binding { id: 0, destination, entry: binding });
         let mut found = Vec::new();
         alone.route(message.key, message, &mut exchange::Scratch::default(), &mut found);
