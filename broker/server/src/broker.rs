@@ -438,6 +438,14 @@ fn shard_config(settings: &Settings, index: usize) -> ShardConfig {
     }
 }
 
+/// A UUID of version 4.
+fn random_uuid() -> String {
+    let bits = u128::from(random_seed()) << 64 | u128::from(random_seed());
+    let bits = bits & !(0xF << 76) & !(3 << 62) | 4 << 76 | 2 << 62;
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
 /// A seed that differs from process to process and from call to call.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
@@ -462,6 +470,7 @@ fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
             product: "Fulmar".to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             cluster_name: "fulmar".to_string(),
+            broker_id: random_uuid(),
             frame_max_bytes: settings.frame_max_bytes,
             channel_max: settings.channel_max,
             heartbeat_s: settings.heartbeat_s,

@@ -7,6 +7,7 @@ use super::moving::Taking;
 use super::sessions::Outstanding;
 use crate::mesh::Lane;
 use crate::request::Rules;
+use crate::topology::QueueEntry;
 use crate::{ConnectionId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId, VhostId};
 
 impl Shard {
@@ -34,7 +35,10 @@ impl Shard {
                 }
             }
             Request::PurgeQueue { vhost, name } => {
-                let queue = self.resolve(connection, vhost, &name);
+                let queue = match rules {
+                    Rules::Amqp091 => self.resolve(connection, vhost, &name),
+                    Rules::Amqp010 => self.resolve_any(vhost, &name),
+                };
                 self.ask(id, queue.map(|queue| Ask::Purge { queue, name }))
             }
             Request::MoveMessages { vhost, queue, to, most, filter } => {
@@ -47,7 +51,11 @@ impl Shard {
                 self.ask(id, queue.map(|queue| Ask::Get { queue, name, no_ack }))
             }
             Request::Subscribe { vhost, queue: name, consumer, mut options } => {
-                let queue = match self.resolve(connection, vhost, &name) {
+                let resolved = match options.browse {
+                    true => self.resolve_any(vhost, &name),
+                    false => self.resolve(connection, vhost, &name),
+                };
+                let queue = match resolved {
                     Ok(queue) => queue,
                     Err(refusal) => return Some(Err(refusal)),
                 };
@@ -272,11 +280,22 @@ impl Shard {
         vhost: VhostId,
         name: &Name,
     ) -> Result<QueueId, Refusal> {
-        let entry = self.topology.queue(vhost, name.as_bytes());
+        let entry = self.queue_entry(vhost, name.as_bytes());
         let entry = entry.ok_or_else(|| Refusal::NoQueue(name.clone()))?;
         if entry.owner.is_some_and(|owner| owner != connection) {
             return Err(Refusal::ExclusiveToOther(name.clone()));
         }
         Ok(entry.id)
+    }
+
+    /// The queue of that name, for who takes nothing from its owner.
+    fn resolve_any(&self, vhost: VhostId, name: &Name) -> Result<QueueId, Refusal> {
+        let entry = self.queue_entry(vhost, name.as_bytes());
+        entry.map(|entry| entry.id).ok_or_else(|| Refusal::NoQueue(name.clone()))
+    }
+
+    /// What this shard knows of the queue of that name.
+    pub fn queue_entry(&self, vhost: VhostId, name: &[u8]) -> Option<&QueueEntry> {
+        self.topology.queue(vhost, name).map(|entry| &**entry)
     }
 }

@@ -45,6 +45,7 @@ impl World {
             product: String::new(),
             version: String::new(),
             cluster_name: String::new(),
+            broker_id: String::new(),
             frame_max_bytes: FRAME_MAX.into(),
             channel_max: 9,
             heartbeat_s: 0,

@@ -70,6 +70,7 @@ impl Relay {
             product: String::new(),
             version: String::new(),
             cluster_name: String::new(),
+            broker_id: String::new(),
             frame_max_bytes: 131_072,
             channel_max: 2047,
             heartbeat_s: 0,

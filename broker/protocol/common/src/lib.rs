@@ -32,6 +32,8 @@ pub struct Config {
     pub version: String,
     /// Cluster name, told in the server properties.
     pub cluster_name: String,
+    /// Which broker this is, among all: a UUID, told to peers that are brokers themselves.
+    pub broker_id: String,
     /// Offered maximum frame size in bytes, frame header and end octet included.
     pub frame_max_bytes: u32,
     /// Offered maximum channel number.

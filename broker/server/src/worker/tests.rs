@@ -49,6 +49,7 @@ impl House {
                 product: "Fulmar".into(),
                 version: "0".into(),
                 cluster_name: "fulmar".into(),
+                broker_id: String::new(),
                 frame_max_bytes: settings.frame_max_bytes,
                 channel_max: settings.channel_max,
                 heartbeat_s: settings.heartbeat_s,

@@ -152,6 +152,7 @@ fn amqp(max_message_bytes: u64) -> ProtocolConfig {
         product: "Fulmar".into(),
         version: "0".into(),
         cluster_name: "simulation".into(),
+        broker_id: String::new(),
         frame_max_bytes: 131_072,
         channel_max: 2047,
         heartbeat_s: 0,

@@ -1,7 +1,7 @@
 //! Class `exchange`: passes on what the client asks for as requests.
 
 use fulmar_core::request::{BindingInfo, DestinationKind, ExchangeOptions};
-use fulmar_core::{Name, Reply, Request, Table};
+use fulmar_core::{Name, Reply, Request, Table, Value, VhostId};
 
 use super::Env;
 use super::command::{Step, decoded};
@@ -14,6 +14,27 @@ use crate::codec::table::{
     ExchangeUnbind,
 };
 use crate::codec::{MapRef, Struct, encode_table};
+
+/// The argument that says how long a binding is to stay, and the value for as long as its session.
+const SCOPE: &[u8] = b"x-scope";
+const SESSION: &[u8] = b"session";
+
+/// A binding that goes with its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Binding {
+    source: Name,
+    destination: Name,
+    key: Name,
+}
+
+impl Binding {
+    /// What ends it.
+    pub fn removal(self, vhost: VhostId) -> Request {
+        let Binding { source, destination, key } = self;
+        let (kind, arguments) = (DestinationKind::Queue, Table::default());
+        Request::Unbind { vhost, source, destination, kind, key, arguments }
+    }
+}
 
 impl Session {
     /// `exchange.declare`
@@ -69,28 +90,31 @@ impl Session {
 
     /// `exchange.bind`
     pub fn bind(&mut self, env: &mut Env<'_>, bind: &ExchangeBind<'_>) -> Result<Flow, Fault> {
-        let request = Request::Bind {
-            vhost: env.link.vhost,
+        let arguments = decoded(bind.arguments)?;
+        let binding = Binding {
             source: required(bind.exchange),
             destination: named_queue(bind.queue)?,
-            kind: DestinationKind::Queue,
             key: required(bind.binding_key),
-            arguments: decoded(bind.arguments)?,
         };
-        self.request(env, request, Step::Done)
+        if arguments.get(SCOPE).and_then(Value::as_bytes) == Some(SESSION)
+            && !self.bindings.contains(&binding)
+        {
+            self.bindings.push(binding.clone());
+        }
+        let Binding { source, destination, key } = binding;
+        let (vhost, kind) = (env.link.vhost, DestinationKind::Queue);
+        self.request(env, Request::Bind { vhost, source, destination, kind, key, arguments }, Step::Done)
     }
 
     /// `exchange.unbind`
     pub fn unbind(&mut self, env: &mut Env<'_>, unbind: &ExchangeUnbind<'_>) -> Result<Flow, Fault> {
-        let request = Request::Unbind {
-            vhost: env.link.vhost,
+        let binding = Binding {
             source: required(unbind.exchange),
             destination: named_queue(unbind.queue)?,
-            kind: DestinationKind::Queue,
             key: required(unbind.binding_key),
-            arguments: Table::default(),
         };
-        self.request(env, request, Step::Done)
+        self.bindings.retain(|other| *other != binding);
+        self.request(env, binding.removal(env.link.vhost), Step::Done)
     }
 
     /// `exchange.bound`

@@ -29,7 +29,7 @@ pub(super) fn start(config: &Config, out: &mut Vec<u8>) {
         text("product", &config.product),
         text("version", &config.version),
         text("platform", std::env::consts::OS),
-        text(FEDERATION_TAG, &config.cluster_name),
+        text(FEDERATION_TAG, &config.broker_id),
     ]);
     let (mut map, mut mechanisms, mut locales) = (Vec::new(), Vec::new(), Vec::new());
     encode_table(&properties, &mut map);

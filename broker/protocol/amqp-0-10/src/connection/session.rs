@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use fulmar_core::request::Rules;
 use fulmar_core::shard::Settlement;
-use fulmar_core::{ConnectionId, Name, SessionId, Shard};
+use fulmar_core::{ConnectionId, Name, SessionId, Shard, VhostId};
 use slab::Slab;
 
 use super::Env;
 use super::command::{Current, Step};
 use super::errors::Fault;
+use super::exchange::Binding;
 use super::incoming::{CommandId, Incoming};
 use super::outgoing::Outgoing;
 use super::ranges::Ranges;
@@ -64,6 +65,9 @@ pub(super) struct Session {
     pub by_destination: HashMap<Name, u32>,
     pub unsettled: Unsettled,
     pub mode: Mode,
+    /// Those that go with the session.
+    pub bindings: Vec<Binding>,
+    vhost: VhostId,
 }
 
 impl Session {
@@ -94,6 +98,8 @@ impl Session {
             by_destination: HashMap::new(),
             unsettled: Unsettled::default(),
             mode: Mode::default(),
+            bindings: Vec::new(),
+            vhost: env.link.vhost,
         }
     }
 
@@ -116,6 +122,10 @@ impl Session {
             if record.acquired && !record.settled {
                 shard.settle(self.session, record.queue, record.tag, Settlement::Requeue);
             }
+        }
+        for binding in self.bindings.drain(..) {
+            // Nobody waits for the answer.
+            let _ = shard.request(self.session, binding.removal(self.vhost));
         }
         shard.close_session(self.session);
         shard.close_connection(self.connection);

@@ -81,6 +81,10 @@ impl Session {
                 return Err(Fault::new(ErrorCode::InvalidArgument, format!("unknown acquire mode {mode}")));
             }
         };
+        let vhost = env.link.vhost;
+        // From a queue that is only for looking, nobody takes, whatever they ask for.
+        let browses = browses
+            || env.shard.queue_entry(vhost, queue.as_bytes()).is_some_and(|entry| entry.options.browse_only);
         let arguments = decoded(subscribe.arguments)?;
         let selector = Selector::of_arguments(&arguments)?;
         let subscription = self.subscriptions.insert(Subscription {
@@ -95,7 +99,7 @@ impl Session {
         }) as u32;
         self.by_destination.insert(destination.clone(), subscription);
         let request = Request::Subscribe {
-            vhost: env.link.vhost,
+            vhost,
             queue,
             consumer: subscription,
             options: ConsumerOptions {

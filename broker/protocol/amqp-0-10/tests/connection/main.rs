@@ -5,4 +5,5 @@ mod bench;
 mod handshake;
 mod receiving;
 mod sending;
+mod topology;
 mod transactions;

@@ -129,6 +129,7 @@ impl Broker {
             product: "Fulmar".to_owned(),
             version: "0".to_owned(),
             cluster_name: "fuzz".to_owned(),
+            broker_id: String::new(),
             frame_max_bytes: FRAME_MAX_BYTES,
             channel_max: 16,
             heartbeat_s: 10,

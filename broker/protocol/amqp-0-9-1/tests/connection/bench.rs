@@ -126,6 +126,7 @@ impl World {
             product: "Fulmar".to_owned(),
             version: "0.1.0".to_owned(),
             cluster_name: "test".to_owned(),
+            broker_id: String::new(),
             frame_max_bytes: 131_072,
             channel_max: 2047,
             heartbeat_s: 60,
