@@ -4,8 +4,10 @@
 //! costs a search. Whoever looks at them one after the other keeps his own place.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::NS_PER_MS;
 use super::fairshare::{Fairshare, Occupied};
 use crate::MessageId;
 
@@ -44,6 +46,16 @@ pub struct Item {
 const _: () = assert!(size_of::<Item>() == 32);
 
 impl Item {
+    /// How long it has left, in milliseconds, if it expires; one that is about to, one.
+    #[inline]
+    pub(crate) fn ttl_left_ms(&self, now_ns: u64) -> Option<NonZeroU32> {
+        if self.expires_ns == NEVER_NS {
+            return None;
+        }
+        let left_ms = self.expires_ns.saturating_sub(now_ns) / NS_PER_MS;
+        NonZeroU32::new(u32::try_from(left_ms).unwrap_or(u32::MAX).max(1))
+    }
+
     /// How many messages it stands for.
     #[inline]
     pub(crate) fn messages(&self) -> usize {
@@ -464,6 +476,18 @@ mod tests {
 
     fn drain(ready: &mut Ready) -> Vec<u64> {
         std::iter::from_fn(|| ready.pop()).map(|item| item.sequence).collect()
+    }
+
+    #[test]
+    fn what_is_about_to_expire_has_some_time_left() {
+        let left_ms = |expires_ns, now_ns| {
+            let item = Item { expires_ns, ..item(0, 0) };
+            item.ttl_left_ms(now_ns).map(NonZeroU32::get)
+        };
+        assert_eq!(left_ms(NEVER_NS, 0), None);
+        assert_eq!(left_ms(7 * NS_PER_MS, 5 * NS_PER_MS), Some(2));
+        assert_eq!((left_ms(7, 5), left_ms(7, 7), left_ms(7, 9)), (Some(1), Some(1), Some(1)));
+        assert_eq!(left_ms(u64::MAX - 1, 0), Some(u32::MAX));
     }
 
     #[test]

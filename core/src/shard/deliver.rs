@@ -252,6 +252,7 @@ impl Shard {
                 owner,
                 channel,
                 redelivered,
+                ttl_left_ms: None,
                 consumer: number,
                 queue: from,
                 tag,
@@ -289,8 +290,16 @@ impl Shard {
             bytes += (item.messages() * self.store.get(item.message).total_bytes()) as u64;
             let message = self.store.extract_batch(item.message, messages);
             let redelivered = item.redelivered;
-            let delivery =
-                RemoteDelivery { session, connection, consumer, queue: from, tag: 0, redelivered, message };
+            let delivery = RemoteDelivery {
+                session,
+                connection,
+                consumer,
+                queue: from,
+                tag: 0,
+                redelivered,
+                ttl_left_ms: None,
+                message,
+            };
             self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
             count += usize::from(messages);
         }
@@ -337,6 +346,7 @@ impl Shard {
             note_gone(queue, &item, &mut self.thinned);
         }
         let (queue, message, redelivered) = (queue.id(), item.message, item.redelivered);
+        let ttl_left_ms = item.ttl_left_ms(self.clock.monotonic_ns);
         self.deliver(Handed {
             session,
             connection,
@@ -346,6 +356,7 @@ impl Shard {
             message,
             followers: 0,
             redelivered,
+            ttl_left_ms,
         });
         true
     }
@@ -360,9 +371,11 @@ impl Shard {
             }
             return self.hand_over(handed);
         }
-        let Handed { session, connection, consumer, queue, tag, message, redelivered, .. } = handed;
+        let Handed { session, connection, consumer, queue, tag, message, redelivered, ttl_left_ms, .. } =
+            handed;
         let message = if stays { self.store.copy(message) } else { self.store.extract(message) };
-        let delivery = RemoteDelivery { session, connection, consumer, queue, tag, redelivered, message };
+        let delivery =
+            RemoteDelivery { session, connection, consumer, queue, tag, redelivered, ttl_left_ms, message };
         self.send(session.shard, Lane::Data, Letter::Delivery(delivery));
     }
 }

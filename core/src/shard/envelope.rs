@@ -1,5 +1,6 @@
 //! What shards tell each other.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::keeping::Passage;
@@ -58,6 +59,7 @@ pub(super) struct RemoteDelivery {
     pub(super) consumer: u32,
     pub(super) queue: QueueId,
     pub(super) redelivered: bool,
+    pub(super) ttl_left_ms: Option<NonZeroU32>,
 }
 
 /// Something that a queue's home is asked by a session.

@@ -32,6 +32,7 @@ mod tests;
 mod transaction;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use slab::Slab;
 
@@ -119,6 +120,8 @@ pub struct Delivery {
     pub channel: u16,
     /// May have been delivered before.
     pub redelivered: bool,
+    /// How long it has left in its queue, in milliseconds, if it expires there.
+    pub ttl_left_ms: Option<NonZeroU32>,
     /// Consumer, as chosen at subscription.
     pub consumer: u32,
     /// Where it came from, for settling.

@@ -1,6 +1,7 @@
 //! What waits to be told to connections.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use super::envelope::Letter;
 use super::{Delivery, Output, Shard};
@@ -21,6 +22,7 @@ pub(super) struct Handed {
     /// How many of its batch follow it, none of which needs settlement.
     pub(super) followers: u16,
     pub(super) redelivered: bool,
+    pub(super) ttl_left_ms: Option<NonZeroU32>,
 }
 
 /// What waits to be told, and the session that it is for. A session that closes takes its outputs out, so that none

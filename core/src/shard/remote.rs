@@ -198,6 +198,7 @@ impl Shard {
                     message,
                     followers,
                     redelivered: delivery.redelivered,
+                    ttl_left_ms: delivery.ttl_left_ms,
                 });
             }
             Letter::Answer(answer) => {

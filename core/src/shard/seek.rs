@@ -76,6 +76,7 @@ impl Shard {
             message: found.message,
             followers: 0,
             redelivered: found.redelivered,
+            ttl_left_ms: found.ttl_left_ms(self.clock.monotonic_ns),
         });
         true
     }

@@ -374,12 +374,23 @@ impl Shard {
     /// Has a delivery told, which counts as taken by its connection.
     #[inline]
     fn tell_delivery(&mut self, owner: u32, channel: u16, handed: Handed) {
-        let Handed { session, connection, consumer, queue, tag, message, followers, redelivered } = handed;
+        let Handed {
+            session,
+            connection,
+            consumer,
+            queue,
+            tag,
+            message,
+            followers,
+            redelivered,
+            ttl_left_ms,
+        } = handed;
         let messages = usize::from(followers) + 1;
         let bytes = self.store.get(message).total_bytes() * messages;
         self.note_taken(connection, queue.home, bytes);
         self.stats.delivered += messages as u64;
-        let delivery = Delivery { owner, channel, redelivered, consumer, queue, tag, message, followers };
+        let delivery =
+            Delivery { owner, channel, redelivered, ttl_left_ms, consumer, queue, tag, message, followers };
         self.outputs.push_back((session, Output::Delivery(delivery)));
     }
 

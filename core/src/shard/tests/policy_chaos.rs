@@ -178,8 +178,17 @@ impl Chaos {
             let client = self.actors[at].client;
             let Got { queue, tag, message, redelivered, .. } = got;
             let owner = client.owner;
-            let delivery =
-                Delivery { owner, channel: 1, redelivered, consumer: 0, queue, tag, message, followers: 0 };
+            let delivery = Delivery {
+                owner,
+                channel: 1,
+                redelivered,
+                ttl_left_ms: None,
+                consumer: 0,
+                queue,
+                tag,
+                message,
+                followers: 0,
+            };
             let shard = &mut self.broker.shards[client.shard];
             let received = look(shard, &delivery);
             shard.release(message);

@@ -85,6 +85,31 @@ fn messages_expire_at_the_head() {
 }
 
 #[test]
+fn a_delivery_tells_how_long_it_has_left() {
+    for (shards, home) in [(1, 0), (2, 1)] {
+        let mut broker = Broker::new(shards);
+        let client = broker.client(0);
+        broker.declare(client, "q", at_home(home));
+        for ttl_ms in [None, Some(100), Some(u64::MAX - 1)] {
+            let message = broker.message_with(client, "", "q", "a", &[], |header| header.ttl_ms = ttl_ms);
+            broker.send(client, message);
+        }
+        broker.run();
+        broker.pass(60);
+        broker.subscribe(client, "q", 1, ConsumerOptions { browse: true, ..ConsumerOptions::default() });
+        let left = |received: Vec<Received>| -> Vec<_> {
+            received.iter().map(|received| received.ttl_left_ms).collect()
+        };
+        let seen = left(broker.take(client));
+        assert_eq!(seen[..2], [None, Some(40)]);
+        broker.pass(30);
+        broker.subscribe(client, "q", 2, ConsumerOptions { no_ack: true, ..ConsumerOptions::default() });
+        assert_eq!(left(broker.take(client))[..2], [None, Some(10)]);
+        broker.end(&[client]);
+    }
+}
+
+#[test]
 fn no_time_to_live_means_now_or_never() {
     let mut broker = Broker::new(1);
     let client = broker.client(0);

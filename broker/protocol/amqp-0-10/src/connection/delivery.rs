@@ -35,7 +35,7 @@ pub(super) struct Head {
 struct Shape {
     exchange_bytes: usize,
     routing_key_bytes: usize,
-    redelivered: bool,
+    delivery: Delivery,
     /// Where the encoding is, which tells one from another.
     encoding: usize,
 }
@@ -57,12 +57,12 @@ impl Head {
 
     /// Makes it fit a message.
     #[inline]
-    pub fn fit(&mut self, message: &MessageView<'_>, redelivered: bool, frame_max: u16) {
+    pub fn fit(&mut self, message: &MessageView<'_>, delivery: Delivery, frame_max: u16) {
         let &MessageView { encoding, exchange, routing_key, properties, .. } = message;
         let shape = Shape {
             exchange_bytes: exchange.len(),
             routing_key_bytes: routing_key.len(),
-            redelivered,
+            delivery,
             encoding: std::ptr::from_ref(encoding).cast::<()>().addr(),
         };
         let key_at = exchange.len();
@@ -85,8 +85,7 @@ impl Head {
         self.source.extend_from_slice(message.properties);
         self.bytes.truncate(self.command_bytes);
         let mut header = Vec::new();
-        let delivery = Delivery { redelivered: shape.redelivered, ttl_left_ms: None };
-        properties::write_header(message, &delivery, &mut header);
+        properties::write_header(message, &shape.delivery, &mut header);
         let place = (false, false);
         segment::encode(SegmentType::Header, self.channel, place, &header, frame_max, &mut self.bytes);
         // An empty body has a segment too: whether the publisher's had one is not known, and clients tell no body from
@@ -134,6 +133,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::table::DeliveryProperties;
     use crate::codec::transfer::{self, Transfer};
 
     fn view<'a>(exchange: &'a [u8], properties: &'a [u8], body: &'a [u8]) -> MessageView<'a> {
@@ -141,8 +141,10 @@ mod tests {
     }
 
     fn stored(exchange: &[u8]) -> Vec<u8> {
-        let (header, mut out) = (b"\0\0\0\x06\x04\x01\0\x02\x01k", Vec::new());
-        properties::store(header, &properties::scan(header).unwrap(), exchange, None, &mut out);
+        let (mut header, mut out) = (Vec::new(), Vec::new());
+        DeliveryProperties { ttl: Some(10), routing_key: Some(b"k"), ..Default::default() }
+            .encode(&mut header);
+        properties::store(&header, &properties::scan(&header).unwrap(), exchange, None, &mut out);
         out
     }
 
@@ -150,24 +152,25 @@ mod tests {
     fn the_short_way_writes_what_the_codec_writes() {
         let body = vec![7; 10_000];
         let mut head = Head::new(2047, b"destination", true, false);
-        for (exchange, body_bytes, redelivered) in [
-            (&b""[..], 1, false),
-            (b"x", 2, false),
-            (b"x", 1, false),
-            (b"x", 1, false),
-            (b"y", 1, true),
-            (b"y", 4084, true),
-            (b"y", 4085, true),
-            (b"y", 10_000, false),
+        for (exchange, body_bytes, redelivered, ttl_left_ms) in [
+            (&b""[..], 1, false, None),
+            (b"x", 2, false, None),
+            (b"x", 1, false, None),
+            (b"x", 1, false, Some(9)),
+            (b"x", 1, false, Some(8)),
+            (b"y", 1, true, None),
+            (b"y", 4084, true, None),
+            (b"y", 4085, true, None),
+            (b"y", 10_000, false, None),
         ] {
             let properties = stored(exchange);
             let view = view(exchange, &properties, &body[..body_bytes]);
             let mut header = Vec::new();
-            let delivery = Delivery { redelivered, ttl_left_ms: None };
+            let delivery = Delivery { redelivered, ttl_left_ms };
             properties::write_header(&view, &delivery, &mut header);
-            assert_eq!(header == properties, !redelivered);
+            assert_eq!(header == properties, !redelivered && ttl_left_ms.is_none());
             let (mut written, mut expected) = (b"before".to_vec(), b"before".to_vec());
-            head.fit(&view, redelivered, 4096);
+            head.fit(&view, delivery, 4096);
             head.write(view.body, 4096, &mut written);
             let transfer = Transfer {
                 destination: b"destination",
@@ -189,7 +192,7 @@ mod tests {
             let properties = stored(b"x");
             let mut head = Head::new(7, b"d", false, false);
             let (mut written, mut expected) = (b"before".to_vec(), b"before".to_vec());
-            head.fit(&view(b"x", &properties, &bodies[0]), false, 4096);
+            head.fit(&view(b"x", &properties, &bodies[0]), Delivery::default(), 4096);
             bodies.iter().for_each(|body| head.write(body, 4096, &mut expected));
             head.write(&bodies[0], 4096, &mut written);
             head.write_followers(body_bytes, bodies[1..].iter().map(Vec::as_slice), 4096, &mut written);

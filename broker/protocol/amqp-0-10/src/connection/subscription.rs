@@ -14,6 +14,7 @@ use crate::codec::SequenceSet;
 use crate::codec::table::{
     AcquireMode, CreditUnit, ErrorCode, FlowMode, MessageFlow, MessageSetFlowMode, MessageSubscribe,
 };
+use crate::properties::Delivery as Manner;
 
 /// Stands in records for a subscription that is no more.
 const NONE: u32 = u32::MAX;
@@ -254,11 +255,14 @@ impl Session {
             return env.shard.release_all(delivered.message, delivered.followers);
         };
         let view = env.shard.message(delivered.message);
-        let redelivered = delivered.redelivered;
+        let delivery = Manner {
+            redelivered: delivered.redelivered,
+            ttl_left_ms: delivered.ttl_left_ms.map(|left_ms| left_ms.get().into()),
+        };
         let frame_max = env.link.frame_max;
         let messages = u64::from(delivered.followers) + 1;
         let first = self.outgoing.begin_many(messages);
-        subscription.head.fit(&view, redelivered, frame_max);
+        subscription.head.fit(&view, delivery, frame_max);
         subscription.head.write(view.body, frame_max, env.out);
         if delivered.followers > 0 {
             let bodies = env.shard.bodies_after(delivered.message, delivered.followers);
