@@ -153,6 +153,7 @@ impl Queue {
         let depth = self.depth();
         let Some(policy) = self.policy.as_deref_mut() else { return Enqueued::default() };
         let (stopped, alerts) = policy.enqueued(depth, now_ns);
+        self.note_watchers();
         Enqueued { stopped, alerts }
     }
 
@@ -178,7 +179,9 @@ impl Queue {
         let Some(policy) = self.policy.as_deref_mut() else { return (Vec::new(), [None; 2]) };
         policy.noted = false;
         let alerts = policy.observe(depth);
-        (policy.flow.as_mut().map(|flow| flow.take_released()).unwrap_or_default(), alerts)
+        let released = policy.flow.as_mut().map(|flow| flow.take_released()).unwrap_or_default();
+        self.note_watchers();
+        (released, alerts)
     }
 
     /// The confirms that wait, when the queue ends.

@@ -58,8 +58,8 @@ pub(crate) struct Queue {
     lowest_priority: u8,
     /// While it holds fewer bytes, it takes whatever comes and nobody has to be told: always if it is plain.
     unwatched_bytes: u64,
-    /// The same while no consumer has to be told of what comes.
-    usually_unwatched_bytes: u64,
+    /// It looks at each message since it has limits of RabbitMQ's kinds.
+    is_bounded: bool,
     policy: Option<Box<Policy>>,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
@@ -99,7 +99,7 @@ impl Queue {
             message_ttl_ms: options.message_ttl_ms,
             lowest_priority: options.lowest_priority,
             unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
-            usually_unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
+            is_bounded,
             policy: None,
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
@@ -116,9 +116,8 @@ impl Queue {
     /// Gives a queue that is empty the policy that it is declared with.
     pub(crate) fn with_policy(mut self, limits: &Limits) -> Self {
         if let Some(policy) = Policy::new(self.options(), limits) {
-            self.unwatched_bytes = self.unwatched_bytes.min(policy.unwatched_bytes());
-            self.usually_unwatched_bytes = self.unwatched_bytes;
             self.policy = Some(Box::new(policy));
+            self.note_watchers();
         }
         self
     }
@@ -305,9 +304,11 @@ impl Queue {
         consumer
     }
 
+    /// Somebody has to be told of what comes, or no longer.
     fn note_watchers(&mut self) {
-        let is_watched = self.consumers.watchers() > 0;
-        self.unwatched_bytes = if is_watched { 0 } else { self.usually_unwatched_bytes };
+        let is_watched = self.is_bounded || self.consumers.watchers() > 0;
+        let by_policy = self.policy.as_ref().map_or(u64::MAX, |policy| policy.unwatched_bytes());
+        self.unwatched_bytes = if is_watched { 0 } else { by_policy };
     }
 
     /// Those who wait for groups learn which have lost their owner.

@@ -388,10 +388,16 @@ fn a_queue_without_limits_stops_at_the_broker_s() {
             }
             broker.run();
             assert_eq!(told(&mut broker, client, 9), None);
-            broker.get(client, queue, true).unwrap();
+            // Below where it stopped, and not yet below where it resumes.
+            assert_eq!(confirmed(&mut broker, client, queue, &body, 10), expected);
+            for _ in 0..2 {
+                broker.get(client, queue, true).unwrap();
+            }
             broker.run();
-            assert_eq!(told(&mut broker, client, 9), Some(true).filter(|_| stops));
-            assert_eq!(confirmed(&mut broker, client, queue, &body, 10), Some(true));
+            for n in [9, 10] {
+                assert_eq!(told(&mut broker, client, n), Some(true).filter(|_| stops));
+            }
+            assert_eq!(confirmed(&mut broker, client, queue, &body, 11), Some(true));
         }
         broker.end(&[client]);
     }
