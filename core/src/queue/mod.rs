@@ -61,6 +61,8 @@ pub(crate) struct Queue {
     /// It looks at each message since it has limits of RabbitMQ's kinds.
     is_bounded: bool,
     policy: Option<Box<Policy>>,
+    /// The policy is told of each message that is handed out, comes back, or goes.
+    is_watched: bool,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
     /// The earliest deadline set for messages that expire, or [`NEVER_NS`].
@@ -101,6 +103,7 @@ impl Queue {
             unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
             is_bounded,
             policy: None,
+            is_watched: false,
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
@@ -177,7 +180,7 @@ impl Queue {
     /// Whether somebody has to be told of each message that leaves it for good.
     #[inline]
     pub(crate) fn watches_leaving(&self) -> bool {
-        self.policy.as_ref().is_some_and(|policy| policy.watches_leaving())
+        self.is_watched
     }
 
     /// Whether anything in it expires at some time.
@@ -240,8 +243,8 @@ impl Queue {
     #[inline]
     pub(crate) fn hand_out(&mut self, item: Item, consumer: Option<ConsumerKey>) -> u64 {
         let tag = self.unsettled.insert(Unsettled { item, consumer });
-        if let Some(policy) = &mut self.policy {
-            policy.handed_out(&item, tag);
+        if self.is_watched {
+            self.note_handed_out(item, tag);
         }
         tag
     }
@@ -250,8 +253,8 @@ impl Queue {
     #[inline]
     pub(crate) fn take_back(&mut self, tag: u64) -> Option<(Item, bool)> {
         let held = self.unsettled.remove(tag)?;
-        if let Some(policy) = &mut self.policy {
-            policy.taken_back(&held.item);
+        if self.is_watched {
+            self.note_taken_back(held.item);
         }
         let able = held.consumer.is_some_and(|key| self.consumers.settled(key));
         Some((held.item, able))
@@ -306,9 +309,24 @@ impl Queue {
 
     /// Somebody has to be told of what comes, or no longer.
     fn note_watchers(&mut self) {
-        let is_watched = self.is_bounded || self.consumers.watchers() > 0;
         let by_policy = self.policy.as_ref().map_or(u64::MAX, |policy| policy.unwatched_bytes());
-        self.unwatched_bytes = if is_watched { 0 } else { by_policy };
+        self.is_watched = by_policy == 0;
+        let looks_at_all = self.is_bounded || self.consumers.watchers() > 0;
+        self.unwatched_bytes = if looks_at_all { 0 } else { by_policy };
+    }
+
+    #[cold]
+    fn note_handed_out(&mut self, item: Item, tag: u64) {
+        if let Some(policy) = &mut self.policy {
+            policy.handed_out(&item, tag);
+        }
+    }
+
+    #[cold]
+    fn note_taken_back(&mut self, item: Item) {
+        if let Some(policy) = &mut self.policy {
+            policy.taken_back(&item);
+        }
     }
 
     /// Those who wait for groups learn which have lost their owner.

@@ -80,15 +80,11 @@ impl Policy {
         (policy.flow.is_some() || !policy.is_for_depth_alone()).then_some(policy)
     }
 
-    /// The bytes below which nothing has to be looked at when a message comes: none while publishers are stopped.
+    /// The bytes below which nobody has to be told of what comes: none while publishers are stopped. If there are none,
+    /// what leaves has to be noted too.
     pub(crate) fn unwatched_bytes(&self) -> u64 {
         let alone = self.flow.as_ref().filter(|flow| !flow.is_stopped() && self.is_for_depth_alone());
         alone.and_then(Flow::stops_by_bytes_alone).unwrap_or(0)
-    }
-
-    /// Whether what leaves the queue has to be noted.
-    pub(crate) fn watches_leaving(&self) -> bool {
-        self.unwatched_bytes() == 0
     }
 
     /// Whether flow control is all that there may be.

@@ -396,7 +396,14 @@ pub(super) fn note_push(queue: &mut Queue, line: &mut VecDeque<u32>, timers: &mu
 /// ends.
 #[inline]
 pub(super) fn note_gone(queue: &mut Queue, item: &Item, thinned: &mut Vec<QueueId>) {
-    if queue.watches_leaving() && queue.gone(item) {
+    if queue.watches_leaving() {
+        note_gone_from_watched(queue, *item, thinned);
+    }
+}
+
+#[cold]
+fn note_gone_from_watched(queue: &mut Queue, item: Item, thinned: &mut Vec<QueueId>) {
+    if queue.gone(&item) {
         thinned.push(queue.id());
     }
 }
