@@ -111,6 +111,15 @@ impl Shard {
         }
     }
 
+    /// Takes back what [`Shard::settle_in_transaction`] noted of a message: the session holds it as before.
+    pub fn unsettle_in_transaction(&mut self, id: SessionId, queue: QueueId, tag: u64) {
+        if let Some(work) = self.work_mut(id)
+            && let Some(at) = work.settlements.iter().rposition(|one| (one.queue, one.tag) == (queue, tag))
+        {
+            work.settlements.remove(at);
+        }
+    }
+
     /// Forgets what the session did in transaction since the last commit. What it settled it still holds.
     pub fn rollback(&mut self, id: SessionId) {
         let Some(work) = self.session_work(id) else { return };

@@ -99,8 +99,12 @@ impl Session {
             let Some((first, last)) = self.outgoing.numbers(first, last) else { continue };
             let session = self.session;
             self.unsettled.change_back(first, last, |record| {
-                if record.settled || record.waits_for_commit {
+                if record.settled {
                     return;
+                }
+                // Clients release what they have accepted before they roll back.
+                if std::mem::take(&mut record.waits_for_commit) && record.acquired {
+                    env.shard.unsettle_in_transaction(session, record.queue, record.tag);
                 }
                 if record.acquired {
                     env.shard.settle(session, record.queue, record.tag, settlement);
