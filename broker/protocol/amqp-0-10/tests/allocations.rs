@@ -1,13 +1,15 @@
 //! What runs per message allocates nothing: a transfer is parsed, looked into and written, and the commands that go
-//! with it, counted by the allocator.
+//! with it; a connection takes one in, a shard hands it on, another one writes it. Counted by the allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use fulmar_amqp_0_10::codec::segment::Limits;
 use fulmar_amqp_0_10::codec::table::{
-    DeliveryMode, DeliveryProperties, MessageAccept, MessageFlow, MessageProperties, ReplyTo,
-    SessionCompleted, SessionHeader, Track,
+    AcceptMode, ConnectionOpen, ConnectionStartOk, ConnectionTuneOk, CreditUnit, DeliveryMode,
+    DeliveryProperties, ExecutionSync, MessageAccept, MessageFlow, MessageProperties, MessageSubscribe,
+    QueueDeclare, ReplyTo, SessionAttach, SessionCommandPoint, SessionCompleted, SessionHeader, Track,
 };
 use fulmar_amqp_0_10::codec::transfer::{self, Transfer};
 use fulmar_amqp_0_10::codec::{
@@ -16,7 +18,11 @@ use fulmar_amqp_0_10::codec::{
 };
 use fulmar_amqp_0_10::properties::{self, Delivery, ENCODING};
 
-use fulmar_core::{Encoding, MessageView, Selector};
+use fulmar_amqp_0_10::connection::Connection;
+use fulmar_core::mesh::Wake;
+use fulmar_core::shard::mesh_for;
+use fulmar_core::{Clock, Encoding, MessageView, Name, Selector, Shard, ShardConfig, ShardId};
+use fulmar_protocol::{Action, Config, Connection as _, Context};
 
 struct Counting;
 
@@ -202,4 +208,140 @@ fn a_message_of_this_protocol_is_stored_looked_into_and_delivered_without_alloca
         }
     });
     assert_eq!(counted, 0, "allocations in {MESSAGES} messages");
+}
+
+struct Deaf;
+
+impl Wake for Deaf {
+    fn wake(&self) {}
+}
+
+/// One shard, and a client that publishes and receives in one session.
+struct Relay {
+    shard: Shard,
+    connection: Connection,
+    out: Vec<u8>,
+    delivered: usize,
+}
+
+impl Relay {
+    fn new() -> Self {
+        let limits = fulmar_core::Limits::default();
+        let mesh = mesh_for(vec![Arc::new(Deaf) as Arc<dyn Wake>], &limits).remove(0);
+        let vhosts = vec![Name::from("/")];
+        let mut shard = Shard::new(ShardConfig { id: ShardId(0), shards: 1, limits, vhosts, seed: 1 }, mesh);
+        shard.set_clock(Clock { monotonic_ns: 1, wall_ms: 1 });
+        let config = Arc::new(Config {
+            product: String::new(),
+            version: String::new(),
+            cluster_name: String::new(),
+            broker_id: String::new(),
+            frame_max_bytes: FRAME_MAX.into(),
+            channel_max: 1,
+            heartbeat_s: 0,
+            handshake_timeout_ms: 10_000,
+            mechanisms: vec!["ANONYMOUS".to_owned()],
+            max_consumers_per_channel: 10,
+            max_message_bytes: 1 << 20,
+        });
+        let mut out = Vec::with_capacity(1 << 20);
+        let mut cx = Context { shard: &mut shard, out: &mut out, now_ns: 1 };
+        let connection = Connection::new(config, &mut cx, 0, true, String::new());
+        let mut relay = Relay { shard, connection, out, delivered: 0 };
+        relay.control(0, ConnectionStartOk { mechanism: Some(b"ANONYMOUS"), ..Default::default() });
+        relay.control(0, ConnectionTuneOk::default());
+        relay.control(0, ConnectionOpen::default());
+        relay.control(1, SessionAttach { name: Some(b"s"), force: false });
+        let point = SessionCommandPoint { command_id: Some(SequenceNo(0)), command_offset: Some(0) };
+        relay.control(1, point);
+        relay
+    }
+
+    fn control<'a>(&mut self, channel: u16, control: impl Into<Control<'a>>) {
+        let mut bytes = Vec::new();
+        control.into().encode_frames(channel, FRAME_MAX, &mut bytes);
+        self.send(&bytes);
+    }
+
+    fn command<'a>(&mut self, command: impl Into<Command<'a>>) {
+        let mut bytes = Vec::new();
+        command.into().encode_frames(SessionHeader { sync: false }, 1, FRAME_MAX, &mut bytes);
+        self.send(&bytes);
+    }
+
+    /// Input arrives; the world turns until nothing happens any more.
+    fn send(&mut self, input: &[u8]) {
+        let Relay { shard, connection, out, delivered } = self;
+        out.clear();
+        let mut cx = Context { shard, out, now_ns: 1 };
+        assert_eq!(connection.receive(&mut cx, input), input.len());
+        while let Some(action) = connection.next_action() {
+            match action {
+                Action::Authenticate(_) => connection.authenticated(&mut cx, Ok("guest".to_owned())),
+                Action::Close { reason, .. } => panic!("{reason}"),
+            }
+        }
+        while cx.shard.turn() || cx.shard.has_work() {
+            while let Some(output) = cx.shard.next_output() {
+                match output {
+                    fulmar_core::Output::Delivery(delivery) => {
+                        *delivered += connection.deliver(&mut cx, delivery) as usize;
+                    }
+                    output => connection.output(&mut cx, output),
+                }
+            }
+            cx.shard.publish_lanes();
+        }
+        connection.end_of_turn(&mut cx);
+    }
+}
+
+#[test]
+fn a_message_is_relayed_without_allocating() {
+    for accept_mode in [AcceptMode::None, AcceptMode::Explicit] {
+        let mut relay = Relay::new();
+        let (queue, destination) = (Some(&b"q"[..]), Some(&b"d"[..]));
+        relay.command(QueueDeclare { queue, ..Default::default() });
+        let accept_mode = Some(accept_mode);
+        relay.command(MessageSubscribe { queue, destination, accept_mode, ..Default::default() });
+        for unit in [CreditUnit::Message, CreditUnit::Byte] {
+            let value = Some(1_000_000);
+            relay.command(MessageFlow { destination, unit: Some(unit), value });
+        }
+        // Many alike, and some that differ from the one before in their headers.
+        let mut input = Vec::new();
+        for n in 0..64u64 {
+            let mut header = Vec::new();
+            let ttl = (n % 8 == 7).then_some(100_000 + n);
+            DeliveryProperties { routing_key: Some(b"q"), ttl, ..Default::default() }.encode(&mut header);
+            let accept_mode = AcceptMode::None;
+            let transfer = Transfer { accept_mode, header: &header, body: b"a body", ..Default::default() };
+            transfer::encode(&transfer, 1, FRAME_MAX, &mut input);
+        }
+        Command::from(ExecutionSync {}).encode_frames(SessionHeader { sync: true }, 1, FRAME_MAX, &mut input);
+        let round = |relay: &mut Relay, number: u32, answer: &mut Vec<u8>, ranges: &mut Vec<u8>| {
+            relay.send(&input);
+            let first = SequenceNo(number * 64);
+            ranges.clear();
+            sequence::encode_sequence_set([(first, first.plus(63))], ranges);
+            let commands = Some(SequenceSet::new(ranges).unwrap());
+            answer.clear();
+            let accept = Command::from(MessageAccept { transfers: commands });
+            accept.encode_frames(SessionHeader { sync: false }, 1, FRAME_MAX, answer);
+            let completed = Control::from(SessionCompleted { commands, timely_reply: false });
+            completed.encode_frames(1, FRAME_MAX, answer);
+            relay.send(answer);
+        };
+        let (mut answer, mut ranges) = (Vec::with_capacity(4096), Vec::with_capacity(64));
+        for number in 0..50 {
+            round(&mut relay, number, &mut answer, &mut ranges);
+        }
+        let counted = allocations(|| {
+            for number in 50..100 {
+                round(&mut relay, number, &mut answer, &mut ranges);
+            }
+        });
+        assert_eq!(relay.delivered, 6400);
+        assert_eq!(counted, 0, "allocations in 3200 messages, {accept_mode:?}");
+    }
 }

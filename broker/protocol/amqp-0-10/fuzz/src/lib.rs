@@ -4,3 +4,4 @@
 //! well-formed inputs. The same entry points serve libFuzzer (`fuzz_targets/`) and the plain runner (`src/plain.rs`).
 
 pub mod codec;
+pub mod connection;

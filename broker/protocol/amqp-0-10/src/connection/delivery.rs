@@ -28,6 +28,8 @@ pub(super) struct Head {
     source: Vec<u8>,
     /// The frames of command and header, and room for the head of the body's.
     bytes: Vec<u8>,
+    /// The header of the message; kept for its memory.
+    header: Vec<u8>,
 }
 
 /// What else the frames are made of.
@@ -52,7 +54,14 @@ impl Head {
         // A name of 255 bytes fits the smallest frame.
         Command::from(transfer).encode_frames(SessionHeader { sync: false }, channel, 0, &mut bytes);
         bytes[0] &= !LAST_SEGMENT;
-        Head { channel, command_bytes: bytes.len(), shape: None, source: Vec::new(), bytes }
+        Head {
+            channel,
+            command_bytes: bytes.len(),
+            shape: None,
+            source: Vec::new(),
+            bytes,
+            header: Vec::new(),
+        }
     }
 
     /// Makes it fit a message.
@@ -84,10 +93,10 @@ impl Head {
         self.source.extend_from_slice(message.routing_key);
         self.source.extend_from_slice(message.properties);
         self.bytes.truncate(self.command_bytes);
-        let mut header = Vec::new();
-        properties::write_header(message, &shape.delivery, &mut header);
-        let place = (false, false);
-        segment::encode(SegmentType::Header, self.channel, place, &header, frame_max, &mut self.bytes);
+        self.header.clear();
+        properties::write_header(message, &shape.delivery, &mut self.header);
+        let (kind, place) = (SegmentType::Header, (false, false));
+        segment::encode(kind, self.channel, place, &self.header, frame_max, &mut self.bytes);
         // An empty body has a segment too: whether the publisher's had one is not known, and clients tell no body from
         // an empty one.
         let ([flags, kind], [c1, c0]) = (BODY, self.channel.to_be_bytes());
