@@ -16,7 +16,7 @@ use fulmar_bench::load::ClientWait;
 use fulmar_bench::measure::{Extras, Measured, measure, measure_with};
 use fulmar_bench::result::ResultFile;
 use fulmar_bench::target::Target;
-use fulmar_bench::url::Url;
+use fulmar_bench::url::{Protocol, Url};
 use fulmar_bench::workload::Workload;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -56,10 +56,20 @@ fn assert_sound(run: &Measured) {
 
 #[test]
 fn every_built_in_workload_runs_and_loses_nothing() {
+    runs_and_loses_nothing(Protocol::Amqp091);
+}
+
+#[test]
+fn every_built_in_workload_runs_over_amqp_0_10_and_loses_nothing() {
+    runs_and_loses_nothing(Protocol::Amqp010);
+}
+
+fn runs_and_loses_nothing(protocol: Protocol) {
     for (io, shards) in common::kinds().into_iter().filter(|(_, shards)| *shards == 2) {
         let broker = common::start(io, shards, |_| {});
         for workload in builtin::all().map(shortened) {
-            let run = measure(&Target::Broker(at(broker.addr().port())), &workload).unwrap();
+            let url = Url { protocol, ..at(broker.addr().port()) };
+            let run = measure(&Target::Broker(url), &workload).unwrap();
             assert_sound(&run);
             let copies = match workload.name.as_str() {
                 "fan-out" => 10,

@@ -63,6 +63,41 @@ fn a_message_there_and_back() {
     }
 }
 
+/// Runs a tool with a last argument that has spaces in it.
+fn run_at(url: &str, line: &str, address: &str) -> Ran {
+    let output = command(url, line).arg(address).output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn addresses_over_amqp_0_10() {
+    let broker = start(IoChoice::Auto, 1, |_| {});
+    let url = format!("amqp0-10://guest:guest@{}/", broker.addr());
+    let ran = run_with(&url, "send work/urgent;{create:always} -p priority=3 -H n=1 --confirm hello", "");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let ran = run_with(&url, "send work --persistent", "one\ntwo\n");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+
+    assert_eq!(run(&url, "receive work;{mode:browse} -c 3 -t 10"), "hello\none\ntwo\n");
+    let selected = run_at(&url, "receive -c 1 -t 10", "work; {mode: browse, link: {selector: \"n = 1\"}}");
+    assert_eq!((selected.code, selected.out.as_str()), (Some(0), "hello\n"), "{}", selected.err);
+    let printed = run(&url, "receive work --print-all -c 1 -t 10");
+    for line in ["routing-key: \"work\"", "priority: 3", "header n: 1", "header qpid.subject: \"urgent\""] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} is not in {printed}");
+    }
+    assert_eq!(run(&url, "receive -q work -c 2 -a none -t 10"), "one\ntwo\n");
+    let ran = run_at(&url, "receive -t 0.1", "work; {delete: always}");
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let ran = run_with(&url, "receive work -t 0.1", "");
+    assert!(ran.code == Some(5) && ran.err.contains("create: always"), "{:?} {}", ran.code, ran.err);
+    let ran = run_with(&url, "receive work;{mode:look} -t 0.1", "");
+    assert!(ran.code == Some(2) && ran.err.contains("at character 12"), "{:?} {}", ran.code, ran.err);
+}
+
 #[test]
 fn lines_of_standard_input_and_what_becomes_of_them() {
     let broker = start(IoChoice::Auto, 1, |_| {});

@@ -419,8 +419,10 @@ fn refuse_default(exchange: &Name) -> Result<(), Refusal> {
 
 fn refuse_reserved(object: &str, name: &Name, rules: Rules) -> Result<(), Refusal> {
     let prefix = match rules {
+        // Clients of Qpid's messaging API name the queue of a subscription after its exchange.
+        Rules::Amqp010 if object == "queue" => return Ok(()),
         _ if name.as_bytes().starts_with(RESERVED) => "amq.",
-        Rules::Amqp010 if object == "exchange" && name.as_bytes().starts_with(RESERVED_QPID) => "qpid.",
+        Rules::Amqp010 if name.as_bytes().starts_with(RESERVED_QPID) => "qpid.",
         _ => return Ok(()),
     };
     Err(Refusal::Forbidden(format!("{object} name '{name}' contains reserved prefix '{prefix}*'")))
