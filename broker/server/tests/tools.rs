@@ -74,6 +74,16 @@ fn run_at(url: &str, line: &str, address: &str) -> Ran {
 }
 
 #[test]
+fn addresses_name_queues_where_the_protocol_has_no_queries() {
+    let broker = start(IoChoice::Auto, 1, |_| {});
+    let url = url(broker.addr());
+    run(&url, "send work;{create:always} hello");
+    assert_eq!(run(&url, "receive work -c 1 -t 10"), "hello\n");
+    let ran = run_with(&url, "receive work;{mode:browse} -t 0.1", "");
+    assert!(ran.code == Some(2) && ran.err.contains("cannot browse"), "{:?} {}", ran.code, ran.err);
+}
+
+#[test]
 fn addresses_over_amqp_0_10() {
     let broker = start(IoChoice::Auto, 1, |_| {});
     let url = format!("amqp0-10://guest:guest@{}/", broker.addr());
@@ -155,7 +165,8 @@ fn failures_have_a_code_and_a_reason() {
         (url.clone(), "receive -q q -c 2 -t 0.2", 6, "1 of 2 messages"),
         (url.clone(), "send -q q -c 100 -r 1 -t 0.3 x", 6, "sending"),
         (url.clone(), "send -q q -p colour=red hello", 2, "colour"),
-        (url.clone(), "send hello", 2, "--queue"),
+        (url.clone(), "send", 2, "--queue"),
+        (url.clone(), "send hello", 5, "no queue 'hello'"),
         (format!("amqp://guest:wrong@{addr}/"), "send -q q hello", 4, "refused the login of user \"guest\""),
         (format!("amqp://{addr}/nowhere"), "send -q q hello", 5, "nowhere"),
         ("amqp://127.0.0.1:1/".into(), "send -q q hello", 3, "fulmar serve"),

@@ -198,10 +198,16 @@ async fn find(channel: &Channel, address: &Address) -> Result<Found, Error> {
         }
     };
     match found {
-        // Declaring what is there changes nothing; using what is not is refused by the broker.
         Err(Error::Unsupported(_)) => {
             let kind = address.node.kind.unwrap_or(NodeKind::Queue);
-            Ok(Found { kind, exists: address.create == Policy::Never })
+            let exists = address.create == Policy::Never;
+            // Declaring what is there changes nothing; what has to be there is looked for at the cost of the channel.
+            match kind {
+                NodeKind::Queue if exists => drop(channel.check_queue(name).await?),
+                NodeKind::Topic if exists => channel.check_exchange(name).await?,
+                _ => {}
+            }
+            Ok(Found { kind, exists })
         }
         found => found,
     }
