@@ -9,6 +9,7 @@ use super::transaction::{BranchLetter, RemotePart, TransactionId, Verdict};
 use super::{Settlement, ShardConfig};
 use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
+use crate::queue::Consumer;
 use crate::request::{ConsumerOptions, Rules};
 use crate::topology::Change;
 use crate::{ConnectionId, Credit, Limits, Name, QueueId, Refusal, Reply, Request, SessionId};
@@ -135,6 +136,21 @@ pub(super) struct Answer {
     pub(super) message: Option<Message>,
 }
 
+/// A consumer whose queue is gone.
+pub(super) struct Bereft {
+    pub(super) session: SessionId,
+    pub(super) consumer: u32,
+    /// It could have been sent something.
+    pub(super) waited: bool,
+}
+
+impl Bereft {
+    pub(super) fn of(consumer: &Consumer) -> Self {
+        let waited = consumer.credit.is_none_or(|credit| credit.covers(1));
+        Bereft { session: consumer.session, consumer: consumer.id, waited }
+    }
+}
+
 // Two cache lines.
 const _: () = assert!(size_of::<Letter>() <= 128);
 
@@ -183,8 +199,7 @@ pub(super) enum Letter {
     Delivery(RemoteDelivery),
     Answer(Box<Answer>),
     ConsumerCancelled {
-        session: SessionId,
-        consumer: u32,
+        bereft: Bereft,
         queue: QueueId,
     },
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::deadletter::Reason;
 use super::deliver::note_gone;
-use super::envelope::{Answer, Ask, Letter, Query};
+use super::envelope::{Answer, Ask, Bereft, Letter, Query};
 use super::{Due, Output, Shard};
 use crate::mesh::Lane;
 
@@ -190,7 +190,7 @@ impl Shard {
     }
 
     /// Ends what the home has of a queue, and returns its consumers. `None`: it was gone.
-    pub(super) fn bury_queue(&mut self, id: QueueId) -> Option<Vec<(SessionId, u32)>> {
+    pub(super) fn bury_queue(&mut self, id: QueueId) -> Option<Vec<Bereft>> {
         let mut queue = self.queues.remove(id)?;
         self.answer_flushed(queue.consumers.take_flushed(true));
         for consumer in queue.consumers.iter() {
@@ -208,27 +208,28 @@ impl Shard {
             self.throw_away(Trash::new(ready));
             self.throw_away(Trash::new(unsettled));
         }
-        Some(queue.consumers.iter().map(|consumer| (consumer.session, consumer.id)).collect())
+        Some(queue.consumers.iter().map(Bereft::of).collect())
     }
 
     /// Tells the consumers of a queue that is gone.
-    pub(super) fn tell_cancelled(&mut self, queue: QueueId, consumers: Vec<(SessionId, u32)>) {
-        for (session, consumer) in consumers {
-            if session.shard == self.config.id {
-                self.consumer_cancelled(session, consumer, queue);
+    pub(super) fn tell_cancelled(&mut self, queue: QueueId, consumers: Vec<Bereft>) {
+        for bereft in consumers {
+            let home = bereft.session.shard;
+            if home == self.config.id {
+                self.consumer_cancelled(bereft, queue);
             } else {
-                let letter = Letter::ConsumerCancelled { session, consumer, queue };
-                self.send(session.shard, Lane::Data, letter);
+                self.send(home, Lane::Data, Letter::ConsumerCancelled { bereft, queue });
             }
         }
     }
 
     /// Tells a session that its consumer is over.
-    pub(super) fn consumer_cancelled(&mut self, id: SessionId, consumer: u32, queue: QueueId) {
+    pub(super) fn consumer_cancelled(&mut self, bereft: Bereft, queue: QueueId) {
+        let Bereft { session: id, consumer, waited } = bereft;
         let Some(session) = self.session_mut(id) else { return };
         if session.unsubscribed(consumer, queue) {
             let (owner, channel) = (session.owner, session.channel);
-            self.outputs.push_back((id, Output::ConsumerCancelled { owner, channel, consumer }));
+            self.outputs.push_back((id, Output::ConsumerCancelled { owner, channel, consumer, waited }));
         }
     }
 

@@ -39,8 +39,8 @@ use slab::Slab;
 use accounts::Accounts;
 use control::Control;
 use deadletter::Dead;
+use envelope::{Bereft, Letter, Query};
 pub use envelope::{Envelope, mesh_for};
-use envelope::{Letter, Query};
 use home::{Queues, Trash};
 use keeping::Kept;
 use moving::Moving;
@@ -167,6 +167,8 @@ pub enum Output {
         channel: u16,
         /// Consumer, as chosen at subscription.
         consumer: u32,
+        /// Whether it could have been sent something: it had credit, or needs none.
+        waited: bool,
     },
 }
 /// What a shard has counted since it started, and what it holds now.
@@ -298,7 +300,7 @@ pub struct Shard {
     /// Answers that wait until a queue that ended here is forgotten everywhere.
     ending: Vec<(QueueId, SessionId, Reply)>,
     /// Consumers that are told when the queue that ended here is forgotten everywhere.
-    cancelled: Vec<(QueueId, Vec<(SessionId, u32)>)>,
+    cancelled: Vec<(QueueId, Vec<Bereft>)>,
     /// Exclusive queues whose connection was gone when they came to be.
     orphans: Vec<QueueId>,
     settles_sent: Vec<u64>,

@@ -206,9 +206,7 @@ impl Shard {
                 let result = self.take_in_answer(*answer);
                 self.answered(session, result);
             }
-            Letter::ConsumerCancelled { session, consumer, queue } => {
-                self.consumer_cancelled(session, consumer, queue);
-            }
+            Letter::ConsumerCancelled { bereft, queue } => self.consumer_cancelled(bereft, queue),
             // Only says how far the sender was.
             Letter::Version(_) => {}
             _ => unreachable!("this does not travel in the data lane"),

@@ -327,7 +327,9 @@ impl fulmar_protocol::Connection for Connection {
                 }
                 result
             }
-            Output::ConsumerCancelled { consumer, .. } => session.consumer_cancelled(consumer),
+            Output::ConsumerCancelled { consumer, waited, .. } => {
+                session.consumer_cancelled(consumer, waited)
+            }
             Output::Delivery(_) => return,
         };
         self.finish(cx, number, result);

@@ -37,6 +37,8 @@ pub(super) struct Subscription {
     unlimited_bytes: bool,
     /// How often its credit was cancelled: what was sent before gives none back.
     epoch: u32,
+    /// Its queue is gone.
+    bereft: bool,
 }
 
 impl Subscription {
@@ -44,6 +46,11 @@ impl Subscription {
     #[inline]
     fn forgets(&self) -> bool {
         !self.explicit && !self.browses && !self.returns_credit()
+    }
+
+    fn queue_deleted(&self) -> Fault {
+        let text = format!("the queue of subscription '{}' was deleted", self.destination);
+        Fault::new(ErrorCode::ResourceDeleted, text)
     }
 
     fn returns_credit(&self) -> bool {
@@ -97,6 +104,7 @@ impl Session {
             unlimited_messages: false,
             unlimited_bytes: false,
             epoch: 0,
+            bereft: false,
         }) as u32;
         self.by_destination.insert(destination.clone(), subscription);
         let request = Request::Subscribe {
@@ -129,6 +137,10 @@ impl Session {
     /// `message.cancel`
     pub fn cancel(&mut self, env: &mut Env<'_>, destination: &[u8]) -> Result<Flow, Fault> {
         let subscription = self.find(destination)?;
+        if self.subscriptions[subscription as usize].bereft {
+            self.forget(subscription);
+            return Ok(Flow::Done);
+        }
         let request = Request::Cancel { consumer: subscription };
         self.request(env, request, Step::Cancelled { subscription })
     }
@@ -138,15 +150,19 @@ impl Session {
         self.forget(subscription);
     }
 
-    /// The broker has ended a subscription, because its queue is gone. The peer is told nothing until it uses it.
-    pub fn consumer_cancelled(&mut self, subscription: u32) -> Result<Flow, Fault> {
+    /// The broker has ended a subscription, because its queue is gone. A peer that does not wait for its messages is told
+    /// when it wants some.
+    pub fn consumer_cancelled(&mut self, subscription: u32, waited: bool) -> Result<Flow, Fault> {
         // A client that is just cancelling it gets its answer first.
         let pending = matches!(self.pending, Some(Step::Cancelled { subscription: pending }) if pending == subscription);
-        if !pending && let Some(subscription) = self.subscriptions.get(subscription as usize) {
-            let text = format!("the queue of subscription '{}' was deleted", subscription.destination);
-            return Err(Fault::new(ErrorCode::ResourceDeleted, text));
+        match self.subscriptions.get_mut(subscription as usize) {
+            Some(subscription) if waited && !pending => Err(subscription.queue_deleted()),
+            Some(subscription) => {
+                subscription.bereft = true;
+                Ok(Flow::Done)
+            }
+            None => Ok(Flow::Done),
         }
-        Ok(Flow::Done)
     }
 
     fn forget(&mut self, subscription: u32) {
@@ -179,6 +195,9 @@ impl Session {
     pub fn flow(&mut self, env: &mut Env<'_>, flow: &MessageFlow<'_>) -> Result<Flow, Fault> {
         let consumer = self.find(flow.destination.unwrap_or_default())?;
         let subscription = &mut self.subscriptions[consumer as usize];
+        if subscription.bereft {
+            return Err(subscription.queue_deleted());
+        }
         let value = flow.value.unwrap_or(0);
         let unlimited = value == Credit::UNLIMITED;
         let credit = match flow.unit.unwrap_or_default() {
@@ -201,12 +220,18 @@ impl Session {
     /// `message.flush`
     pub fn flush(&mut self, env: &mut Env<'_>, destination: &[u8]) -> Result<Flow, Fault> {
         let consumer = self.find(destination)?;
+        if self.subscriptions[consumer as usize].bereft {
+            return Ok(Flow::Done);
+        }
         self.request(env, Request::FlushConsumer { consumer }, Step::Stopped { subscription: consumer })
     }
 
     /// `message.stop`
     pub fn stop(&mut self, env: &mut Env<'_>, destination: &[u8]) -> Result<Flow, Fault> {
         let consumer = self.find(destination)?;
+        if self.subscriptions[consumer as usize].bereft {
+            return Ok(Flow::Done);
+        }
         self.request(env, Request::StopConsumer { consumer }, Step::Stopped { subscription: consumer })
     }
 
