@@ -19,6 +19,7 @@ mod queues;
 mod selectors;
 mod transaction_chaos;
 mod transactions;
+mod watchers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
