@@ -26,6 +26,8 @@ pub(super) struct Head {
     shape: Option<Shape>,
     /// Exchange, routing key and properties of the message that they are made of.
     source: Vec<u8>,
+    /// Whether the message has a body segment, be it empty.
+    has_body: bool,
     /// The frames of command and header, and room for the head of the body's.
     bytes: Vec<u8>,
     /// The header of the message; kept for its memory.
@@ -59,6 +61,7 @@ impl Head {
             command_bytes: bytes.len(),
             shape: None,
             source: Vec::new(),
+            has_body: true,
             bytes,
             header: Vec::new(),
         }
@@ -95,10 +98,12 @@ impl Head {
         self.bytes.truncate(self.command_bytes);
         self.header.clear();
         properties::write_header(message, &shape.delivery, &mut self.header);
-        let (kind, place) = (SegmentType::Header, (false, false));
+        self.has_body = !properties::is_without_body(message);
+        let (kind, place) = (SegmentType::Header, (false, !self.has_body));
         segment::encode(kind, self.channel, place, &self.header, frame_max, &mut self.bytes);
-        // An empty body has a segment too: whether the publisher's had one is not known, and clients tell no body from
-        // an empty one.
+        if !self.has_body {
+            return;
+        }
         let ([flags, kind], [c1, c0]) = (BODY, self.channel.to_be_bytes());
         self.bytes.extend_from_slice(&[flags, kind, 0, 0, 0, COMMAND_TRACK, c1, c0, 0, 0, 0, 0]);
     }
@@ -106,6 +111,9 @@ impl Head {
     /// Appends the frames of a delivery of a message which the head fits.
     #[inline]
     pub fn write(&self, body: &[u8], frame_max: u16, out: &mut Vec<u8>) {
+        if !self.has_body {
+            return out.extend_from_slice(&self.bytes);
+        }
         out.reserve(self.bytes.len() + body.len());
         let frame_bytes = HEAD_BYTES + body.len();
         if frame_bytes > usize::from(frame_max) {
@@ -192,6 +200,30 @@ mod tests {
             transfer::encode(&transfer, 2047, 4096, &mut expected);
             assert_eq!(written, expected, "{exchange:?} {body_bytes}");
         }
+    }
+
+    #[test]
+    fn a_message_without_a_body_segment_is_delivered_without_one() {
+        let properties = stored(b"x");
+        let with = view(b"x", &properties, b"");
+        let without = MessageView { encoding: &properties::ENCODING_WITHOUT_BODY, ..with };
+        let mut head = Head::new(1, b"d", true, false);
+        let segments = |head: &mut Head, view: &MessageView<'_>| {
+            let mut written = Vec::new();
+            head.fit(view, Delivery::default(), 4096);
+            head.write(view.body, 4096, &mut written);
+            let mut last = Vec::new();
+            while !written.is_empty() {
+                last.push((written[1], written[0] & LAST_SEGMENT != 0));
+                let bytes = usize::from(u16::from_be_bytes([written[2], written[3]]));
+                written.drain(..bytes);
+            }
+            last
+        };
+        let [command, header, body] = [1, 2, 3];
+        assert_eq!(segments(&mut head, &with), [(command, false), (header, false), (body, true)]);
+        assert_eq!(segments(&mut head, &without), [(command, false), (header, true)]);
+        assert_eq!(segments(&mut head, &with), [(command, false), (header, false), (body, true)]);
     }
 
     #[test]

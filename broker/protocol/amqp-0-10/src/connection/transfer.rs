@@ -11,7 +11,7 @@ use super::incoming::CommandId;
 use super::session::{Flow, Session};
 use crate::codec::SequenceSet;
 use crate::codec::table::{ErrorCode, MessageReject, MessageTransfer, RejectCode};
-use crate::properties::{self, ENCODING};
+use crate::properties::{self, ENCODING, ENCODING_WITHOUT_BODY};
 
 /// Class and command.
 const TRANSFER: (u8, u8) = (4, 1);
@@ -47,6 +47,8 @@ pub(super) struct Arriving {
     /// The content header as it will be stored.
     properties: Vec<u8>,
     facts: Facts,
+    /// A body segment came, or is to come.
+    has_body: bool,
     /// The message, while its body arrives in parts.
     message: Option<MessageId>,
 }
@@ -70,7 +72,7 @@ impl Arriving {
         let (exchange, routing_key) = self.address.split_at(self.exchange_bytes);
         let Facts { priority, ttl_ms, persistent, has_headers } = self.facts;
         MessageHeader {
-            encoding: &ENCODING,
+            encoding: if self.has_body { &ENCODING } else { &ENCODING_WITHOUT_BODY },
             exchange,
             routing_key,
             properties: &self.properties,
@@ -145,6 +147,7 @@ impl Session {
         // For a message without a header.
         arriving.properties.clear();
         arriving.facts = Facts::default();
+        arriving.has_body = !is_last;
         if is_last { self.whole_body(env, b"") } else { Ok(Flow::Done) }
     }
 
@@ -160,6 +163,7 @@ impl Session {
             return Ok(Flow::Done);
         }
         arriving.read(payload, &env.link.user)?;
+        arriving.has_body = !is_last;
         if is_last { self.whole_body(env, b"") } else { Ok(Flow::Done) }
     }
 

@@ -9,6 +9,9 @@ use crate::codec::{ContentHeader, MapRef, Value, encode_table, transfer};
 /// The encoding of the properties that this protocol's messages have in the core.
 pub static ENCODING: Amqp010 = Amqp010 { _address: 0 };
 
+/// The same, for a message that came without a body segment: clients tell that from an empty body.
+pub static ENCODING_WITHOUT_BODY: Amqp010 = Amqp010 { _address: 1 };
+
 /// The structs of a header segment, as they came.
 #[derive(Debug)]
 pub struct Amqp010 {

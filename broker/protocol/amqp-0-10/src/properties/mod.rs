@@ -12,7 +12,7 @@ mod translate;
 use fulmar_core::MessageView;
 use fulmar_core::message::MessageHeader;
 
-pub use encoding::{Amqp010, ENCODING};
+pub use encoding::{Amqp010, ENCODING, ENCODING_WITHOUT_BODY};
 
 use crate::codec::table::{DeliveryMode, DeliveryProperties, MessageProperties};
 use crate::codec::{CodecError, ContentHeader, StructRef, transfer};
@@ -96,11 +96,17 @@ pub struct Delivery {
 /// Appends the header segment's payload for a delivery of a message of any encoding. It does not depend on the body.
 #[inline]
 pub fn write_header(message: &MessageView<'_>, delivery: &Delivery, out: &mut Vec<u8>) {
-    if message.is_encoded_by(&ENCODING) {
+    if message.is_encoded_by(&ENCODING) || is_without_body(message) {
         write_own(message, delivery, out);
     } else {
         translate::write(message, delivery, out);
     }
+}
+
+/// Whether a message came without a body segment.
+#[inline]
+pub fn is_without_body(message: &MessageView<'_>) -> bool {
+    message.is_encoded_by(&ENCODING_WITHOUT_BODY)
 }
 
 fn write_own(message: &MessageView<'_>, delivery: &Delivery, out: &mut Vec<u8>) {
