@@ -71,6 +71,10 @@ impl Encoding for Plain {
         decode(properties).0.map(|text| Value::Text(Name::from(text.as_slice())))
     }
 
+    fn has_further_keys(&self) -> bool {
+        true
+    }
+
     fn edit(&self, properties: &[u8], edit: &Edit) -> Vec<u8> {
         let (mut expiration, mut table) =
             if properties.is_empty() { (None, Table::default()) } else { decode(properties) };

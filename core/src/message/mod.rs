@@ -64,6 +64,12 @@ pub trait Encoding: Sync {
         self.properties(properties).get(name)
     }
 
+    /// Whether the headers `CC` and `BCC` are further routing keys: RabbitMQ's sender-selected distribution, which those
+    /// who publish by another protocol do not ask for.
+    fn has_further_keys(&self) -> bool {
+        false
+    }
+
     /// The properties with the edit applied, encoded anew.
     fn edit(&self, properties: &[u8], edit: &Edit) -> Vec<u8>;
 }

@@ -554,6 +554,9 @@ fn delay_ms(content: &Message) -> Option<u64> {
 
 /// The routing keys in an array under a header.
 pub(super) fn keys(view: &MessageView<'_>, header: &[u8]) -> Vec<Name> {
+    if !view.encoding.has_further_keys() {
+        return Vec::new();
+    }
     match view.encoding.header(view.properties, header) {
         Some(Value::Array(values)) => {
             values.iter().filter_map(|value| value.as_bytes().map(Name::from)).collect()

@@ -398,6 +398,23 @@ fn check_story(headers: &Table) {
 }
 
 #[test]
+fn further_routing_keys_are_those_of_0_9_1_alone() {
+    let copies = table_of(&[("CC", Core::Array(vec![Core::Text("copy".into())]))]);
+    let (mut map, mut table) = (Vec::new(), Vec::new());
+    encode_table(&copies, &mut map);
+    encode_table_0_9_1(&copies, &mut table);
+    let mut world = World::new();
+    world.declare("q", &[]);
+    world.declare("copy", &[]);
+    let message = MessageProperties { application_headers: Some(MapRef::new(&map)), ..Default::default() };
+    world.publish_by_new(to("q"), message, b"of 0-10");
+    let properties = of_0_9_1::Properties { headers: Some(TableRef::new(&table)), ..Default::default() };
+    world.publish_by_old("q", properties, b"of 0-9-1");
+    world.consume_by_new("copy");
+    assert_eq!(world.got_by_new().1, b"of 0-9-1");
+}
+
+#[test]
 fn subscriptions_select_what_either_protocol_publishes() {
     let selector = |text: &str| [("x-apache-selector", Core::Text(text.into()))];
     let mut headers = Vec::new();

@@ -240,6 +240,10 @@ impl Encoding for Amqp091 {
         Properties::decode(properties).ok()?.get(name)
     }
 
+    fn has_further_keys(&self) -> bool {
+        true
+    }
+
     fn edit(&self, properties: &[u8], edit: &Edit) -> Vec<u8> {
         let Ok(mut decoded) = Properties::decode(properties) else {
             return properties.to_vec();
