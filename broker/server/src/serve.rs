@@ -52,7 +52,7 @@ fn announce(settings: &Settings, running: &Running) {
     if settings.print_port {
         say(format_args!("{}\n", running.addr().port()));
     }
-    say(format_args!("fulmar is ready on {} (AMQP 0-9-1)\n", addresses.join(", ")));
+    say(format_args!("fulmar is ready on {} (AMQP 0-9-1, AMQP 0-10)\n", addresses.join(", ")));
 }
 
 /// Writes to standard output. That nobody reads it is no reason to stop.

@@ -277,7 +277,7 @@ impl Program {
         let port: u16 = line.trim().parse().expect("the first line is the port");
         line.clear();
         stdout.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), format!("fulmar is ready on 127.0.0.1:{port} (AMQP 0-9-1)"));
+        assert_eq!(line.trim(), format!("fulmar is ready on 127.0.0.1:{port} (AMQP 0-9-1, AMQP 0-10)"));
         Program { child, addr: SocketAddr::from(([127, 0, 0, 1], port)), _stdout: stdout }
     }
 

@@ -2,20 +2,17 @@
 
 use std::collections::HashMap;
 
-use fulmar_amqp_0_9_1::codec::Method;
-use fulmar_amqp_0_9_1::codec::table::TableRef;
-
 use crate::ledger::Key;
 use crate::publisher::sender;
 use crate::run::{DEAD, Env, QUEUES};
-use crate::wire::{Heard, Line, Wire};
+use crate::talk::{Heard, Line, Settling, Talk, connect};
 
 pub struct Consumer {
     queue: usize,
     /// Asks for messages one by one.
     gets: bool,
     prefetch: u16,
-    wire: Option<Wire>,
+    wire: Option<Box<dyn Talk>>,
     life: u32,
     ready: bool,
     asked: bool,
@@ -53,7 +50,7 @@ impl Consumer {
             return;
         }
         let Some(wire) = &mut self.wire else {
-            self.wire = Some(Wire::connect(env.network, env.address, env.random));
+            self.wire = Some(connect(env.network, env.address, env.random));
             self.life = env.ledger.life();
             return;
         };
@@ -87,9 +84,6 @@ impl Consumer {
     fn hear(&mut self, heard: Heard, env: &mut Env<'_>) {
         match heard {
             Heard::Ready => {
-                let wire = self.wire.as_mut().unwrap();
-                let qos = Method::BasicQos { prefetch_size: 0, prefetch_count: self.prefetch, global: false };
-                wire.write(&qos);
                 self.ready = true;
                 if !self.gets {
                     self.subscribe();
@@ -151,20 +145,20 @@ impl Consumer {
         let multiple = env.random.chance(300_000);
         let taken: Vec<_> =
             if multiple { self.held.drain(..=at).collect() } else { vec![self.held.remove(at)] };
-        let delivery_tag = taken.last().unwrap().0;
+        let tags: Vec<u64> = taken.iter().map(|(tag, _)| *tag).collect();
         let dead = self.queue == DEAD;
         let choice = if env.chaos { env.random.below(10) } else { 9 };
         if env.trace {
-            println!("life {} settles up to {delivery_tag}, multiple {multiple}, choice {choice}", self.life);
+            println!("life {} settles {tags:?}, multiple {multiple}, choice {choice}", self.life);
         }
         match choice {
-            0 | 1 => wire.write(&Method::BasicNack { delivery_tag, multiple, requeue: true }),
+            0 | 1 => wire.settle(&tags, multiple, Settling::Requeue),
             2 if QUEUES[self.queue].dead_letters => {
-                wire.write(&Method::BasicNack { delivery_tag, multiple, requeue: false });
+                wire.settle(&tags, multiple, Settling::Reject);
                 taken.iter().for_each(|(_, key)| env.ledger.settled(*key, dead, false, self.life));
             }
             _ => {
-                wire.write(&Method::BasicAck { delivery_tag, multiple });
+                wire.settle(&tags, multiple, Settling::Accept);
                 taken.iter().for_each(|(_, key)| env.ledger.settled(*key, dead, true, self.life));
             }
         }
@@ -178,24 +172,16 @@ impl Consumer {
         if self.gets {
             if !self.asked {
                 self.asked = true;
-                wire.write(&Method::BasicGet { queue: QUEUES[self.queue].name.as_bytes(), no_ack: false });
+                wire.fetch(QUEUES[self.queue].name);
             }
         } else if env.chaos && !self.cancelling && env.random.chance(3_000) {
             self.cancelling = true;
-            wire.write(&Method::BasicCancel { consumer_tag: b"c", no_wait: false });
+            wire.cancel();
         }
     }
 
     fn subscribe(&mut self) {
-        self.wire.as_mut().unwrap().write(&Method::BasicConsume {
-            queue: QUEUES[self.queue].name.as_bytes(),
-            consumer_tag: b"c",
-            no_local: false,
-            no_ack: false,
-            exclusive: false,
-            no_wait: false,
-            arguments: TableRef::EMPTY,
-        });
+        self.wire.as_mut().unwrap().subscribe(QUEUES[self.queue].name, self.prefetch);
     }
 
     fn lose(&mut self, env: &mut Env<'_>) {

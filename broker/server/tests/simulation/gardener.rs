@@ -8,7 +8,8 @@ use fulmar_core::{Table, Value};
 use fulmar_transport::sim::Random;
 
 use crate::run::Env;
-use crate::wire::{Heard, Line, Wire};
+use crate::talk::{Heard, Line, Talk as _};
+use crate::wire::Wire;
 
 const QUEUES: [&[u8]; 5] = [b"g0", b"g1", b"g2", b"g3", b"g4"];
 const EXCHANGES: [&[u8]; 2] = [b"ge0", b"ge1"];
@@ -225,7 +226,7 @@ impl Gardener {
 
     fn lose(&mut self, random: &mut Random) {
         if let Some(wire) = self.wire.take() {
-            wire.reset();
+            Box::new(wire).reset();
         }
         (self.ready, self.closing, self.expelled, self.waiting) = (false, false, false, 0);
         self.rest_steps = random.below(20) as u32;

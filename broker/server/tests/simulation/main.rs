@@ -10,7 +10,9 @@ mod gardener;
 mod ledger;
 mod publisher;
 mod run;
+mod talk;
 mod wire;
+mod wire_0_10;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,19 +2,20 @@
 
 use std::collections::VecDeque;
 
-use fulmar_amqp_0_9_1::codec::Method;
 use fulmar_transport::sim::Random;
 
 use crate::ledger::{Key, Promise};
 use crate::run::{Env, QUEUES, Route};
-use crate::wire::{Heard, Line, Wire};
+use crate::talk::{Heard, Line, Talk, connect};
 
 /// Publishes under way at most.
 const WINDOW: usize = 64;
+/// What AMQP 0-10 answers to a publish that a full queue refuses.
+const RESOURCE_LIMIT_EXCEEDED: u16 = 506;
 
 pub struct Publisher {
     transactional: bool,
-    wire: Option<Wire>,
+    wire: Option<Box<dyn Talk>>,
     life: u32,
     ready: bool,
     /// Number of the next message of this life; the publish's confirm tag, too.
@@ -22,6 +23,8 @@ pub struct Publisher {
     /// Not answered yet: tag and keys.
     open: VecDeque<(u64, Vec<Key>)>,
     committing: Option<bool>,
+    /// The broker has ended the session.
+    refused: bool,
     left: u32,
     rest_steps: u32,
     /// Where the next messages go, their length, and how many: some publishers repeat themselves.
@@ -38,6 +41,7 @@ impl Publisher {
             next: 0,
             open: VecDeque::new(),
             committing: None,
+            refused: false,
             left: messages,
             rest_steps: 0,
             habit: (Route::Queue(0), 0, 0),
@@ -56,7 +60,7 @@ impl Publisher {
         }
         let Some(wire) = &mut self.wire else {
             if !self.is_done() {
-                self.wire = Some(Wire::connect(env.network, env.address, env.random));
+                self.wire = Some(connect(env.network, env.address, env.random));
                 self.life = env.ledger.life();
                 self.next = 0;
             }
@@ -67,7 +71,7 @@ impl Publisher {
         for heard in heard {
             self.hear(heard, env);
         }
-        if line == Line::Down || (env.chaos && env.random.chance(2_000)) {
+        if line == Line::Down || self.refused || (env.chaos && env.random.chance(2_000)) {
             return self.lose(env);
         }
         if self.ready {
@@ -87,8 +91,14 @@ impl Publisher {
     fn hear(&mut self, heard: Heard, env: &mut Env<'_>) {
         let wire = self.wire.as_mut().expect("somebody was heard");
         match heard {
-            Heard::Ready if self.transactional => wire.write(&Method::TxSelect),
-            Heard::Ready => wire.write(&Method::ConfirmSelect { no_wait: false }),
+            Heard::Ready => wire.begin_publishing(self.transactional),
+            // A full queue, in a protocol that tells no more than that; or a transaction that is too large.
+            Heard::Refused { code: RESOURCE_LIMIT_EXCEEDED, .. } if wire.dies_of_refusals() => {
+                self.refused = true;
+            }
+            Heard::Refused { text, .. } if self.transactional && text.contains("wait for commits") => {
+                self.refused = true;
+            }
             Heard::Done => self.ready = true,
             Heard::Ack { tag, multiple } => self.answered(tag, multiple, Promise::Owed, env),
             Heard::Nack { tag, multiple } => self.answered(tag, multiple, Promise::Void, env),
@@ -129,8 +139,7 @@ impl Publisher {
         if self.transactional && !self.open.is_empty() && (self.left == 0 || env.random.chance(200_000)) {
             let commit = env.random.chance(700_000);
             self.committing = Some(commit);
-            let wire = self.wire.as_mut().unwrap();
-            wire.write(if commit { &Method::TxCommit } else { &Method::TxRollback });
+            self.wire.as_mut().unwrap().end_transaction(commit);
         }
     }
 
@@ -185,6 +194,7 @@ impl Publisher {
             }
         }
         self.open.clear();
+        self.refused = false;
         self.committing = None;
         self.ready = false;
         self.rest_steps = env.random.below(20) as u32;

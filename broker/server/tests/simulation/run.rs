@@ -12,7 +12,8 @@ use crate::consumer::Consumer;
 use crate::gardener::Gardener;
 use crate::ledger::Ledger;
 use crate::publisher::Publisher;
-use crate::wire::{Heard, Line, Wire};
+use crate::talk::{Heard, Line, Talk as _};
+use crate::wire::Wire;
 
 /// A run that has not ended by then hangs.
 const MOST_STEPS: u32 = 400_000;

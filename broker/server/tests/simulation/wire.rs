@@ -1,4 +1,4 @@
-//! A client's connection: handshake, frames out and in, contents put together.
+//! A client's connection in AMQP 0-9-1: handshake, frames out and in, contents put together.
 
 use std::net::SocketAddr;
 
@@ -6,66 +6,15 @@ use fulmar_amqp_0_9_1::codec::frame::{self, ContentHeader, FrameKind, encode_con
 use fulmar_amqp_0_9_1::codec::properties::{EMPTY, Properties};
 use fulmar_amqp_0_9_1::codec::table::TableRef;
 use fulmar_amqp_0_9_1::codec::{Method, PROTOCOL_HEADER};
-use fulmar_transport::sim::{Network, Random, SimClient, SimClientState};
+use fulmar_transport::sim::{Network, Random};
+
+use crate::talk::{Heard, Line, Settling, Socket, Talk};
 
 /// The channel that every client uses.
 pub const CHANNEL: u16 = 1;
 
-/// What a client hears.
-#[derive(Debug)]
-pub enum Heard {
-    /// The channel is open.
-    Ready,
-    Ack {
-        tag: u64,
-        multiple: bool,
-    },
-    Nack {
-        tag: u64,
-        multiple: bool,
-    },
-    /// A delivery, or the answer to a `get`. `died_in`: the first queue that it was dead-lettered from.
-    Message {
-        fetched: bool,
-        tag: u64,
-        redelivered: bool,
-        body: Vec<u8>,
-        died_in: Option<String>,
-    },
-    GetEmpty,
-    Cancelled,
-    /// The channel is closed, as was asked.
-    Closed,
-    /// The broker closes the channel.
-    Refused {
-        code: u16,
-        text: String,
-    },
-    /// The broker closes the connection.
-    Expelled {
-        code: u16,
-        text: String,
-    },
-    Committed,
-    RolledBack,
-    /// A declaration or subscription was answered.
-    Done,
-    /// The broker says goodbye in order.
-    Goodbye,
-}
-
-/// How a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
-    Up,
-    /// Nothing more will come.
-    Down,
-}
-
 pub struct Wire {
-    client: SimClient,
-    input: Vec<u8>,
-    output: Vec<u8>,
+    socket: Socket,
     frame_max: u32,
     partial: Option<Partial>,
 }
@@ -82,34 +31,19 @@ struct Partial {
 impl Wire {
     pub fn connect(network: &Network, address: SocketAddr, random: &mut Random) -> Self {
         Wire {
-            client: network.connect(address),
-            input: Vec::new(),
-            output: PROTOCOL_HEADER.to_vec(),
+            socket: Socket::connect(network, address, &PROTOCOL_HEADER),
             frame_max: if random.chance(500_000) { 4096 } else { 131_072 },
             partial: None,
         }
     }
 
     pub fn write(&mut self, method: &Method<'_>) {
-        method.encode(CHANNEL, &mut self.output);
+        method.encode(CHANNEL, &mut self.socket.output);
     }
 
-    pub fn publish(&mut self, exchange: &str, key: &str, body: &[u8]) {
-        let (exchange, routing_key) = (exchange.as_bytes(), key.as_bytes());
-        self.write(&Method::BasicPublish { exchange, routing_key, mandatory: false, immediate: false });
-        encode_content(CHANNEL, &EMPTY, body, self.frame_max, &mut self.output);
-    }
-
-    /// Bytes that the network has not taken.
-    pub fn unsent(&self) -> usize {
-        self.output.len()
-    }
-
-    /// Moves bytes; takes at most `most` in. Everything heard is appended.
-    pub fn pump(&mut self, most: usize, heard: &mut Vec<Heard>) -> Line {
-        let arrived = self.client.receive(most);
-        self.input.extend_from_slice(&arrived);
-        let input = std::mem::take(&mut self.input);
+    /// Takes every whole frame of the input.
+    fn understand(&mut self, heard: &mut Vec<Heard>) {
+        let input = std::mem::take(&mut self.socket.input);
         let mut rest = &input[..];
         while let Some((frame, taken)) =
             frame::parse(rest, self.frame_max).expect("the broker sends well-formed frames")
@@ -128,22 +62,7 @@ impl Wire {
                 FrameKind::Heartbeat => {}
             }
         }
-        self.input = rest.to_vec();
-        self.send();
-        match self.client.state() {
-            SimClientState::Connecting | SimClientState::Open => Line::Up,
-            SimClientState::Ended | SimClientState::Broken(_) => Line::Down,
-        }
-    }
-
-    /// Sends what the network takes. What stays behind is noticed by nobody but this client.
-    pub fn send(&mut self) {
-        let sent = self.client.send(&self.output);
-        self.output.drain(..sent);
-    }
-
-    pub fn reset(self) {
-        self.client.reset();
+        self.socket.input = rest.to_vec();
     }
 
     fn method(&mut self, method: Method<'_>, heard: &mut Vec<Heard>) {
@@ -154,11 +73,11 @@ impl Wire {
                 response: b"\0guest\0guest",
                 locale: b"en_US",
             }
-            .encode(0, &mut self.output),
+            .encode(0, &mut self.socket.output),
             Method::ConnectionTune { channel_max, heartbeat, .. } => {
                 Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat }
-                    .encode(0, &mut self.output);
-                Method::ConnectionOpen { virtual_host: b"/" }.encode(0, &mut self.output);
+                    .encode(0, &mut self.socket.output);
+                Method::ConnectionOpen { virtual_host: b"/" }.encode(0, &mut self.socket.output);
             }
             Method::ConnectionOpenOk => self.write(&Method::ChannelOpen),
             Method::ChannelOpenOk => heard.push(Heard::Ready),
@@ -180,7 +99,7 @@ impl Wire {
             Method::TxCommitOk => heard.push(Heard::Committed),
             Method::TxRollbackOk => heard.push(Heard::RolledBack),
             Method::ConnectionClose { reply_code: 320, .. } => {
-                Method::ConnectionCloseOk.encode(0, &mut self.output);
+                Method::ConnectionCloseOk.encode(0, &mut self.socket.output);
                 heard.push(Heard::Goodbye);
             }
             Method::ConnectionClose { reply_code, reply_text, .. } => {
@@ -217,5 +136,77 @@ impl Wire {
         {
             heard.push(Heard::Message { fetched, tag, redelivered, body, died_in });
         }
+    }
+}
+
+impl Talk for Wire {
+    fn pump(&mut self, most: usize, heard: &mut Vec<Heard>) -> Line {
+        self.socket.receive(most);
+        self.understand(heard);
+        self.socket.send();
+        self.socket.line()
+    }
+
+    fn send(&mut self) {
+        self.socket.send();
+    }
+
+    fn unsent(&self) -> usize {
+        self.socket.output.len()
+    }
+
+    fn reset(self: Box<Self>) {
+        self.socket.reset();
+    }
+
+    fn begin_publishing(&mut self, transactional: bool) {
+        match transactional {
+            true => self.write(&Method::TxSelect),
+            false => self.write(&Method::ConfirmSelect { no_wait: false }),
+        }
+    }
+
+    fn publish(&mut self, exchange: &str, key: &str, body: &[u8]) {
+        let (exchange, routing_key) = (exchange.as_bytes(), key.as_bytes());
+        self.write(&Method::BasicPublish { exchange, routing_key, mandatory: false, immediate: false });
+        encode_content(CHANNEL, &EMPTY, body, self.frame_max, &mut self.socket.output);
+    }
+
+    fn end_transaction(&mut self, commit: bool) {
+        self.write(if commit { &Method::TxCommit } else { &Method::TxRollback });
+    }
+
+    fn subscribe(&mut self, queue: &str, prefetch: u16) {
+        self.write(&Method::BasicQos { prefetch_size: 0, prefetch_count: prefetch, global: false });
+        self.write(&Method::BasicConsume {
+            queue: queue.as_bytes(),
+            consumer_tag: b"c",
+            no_local: false,
+            no_ack: false,
+            exclusive: false,
+            no_wait: false,
+            arguments: TableRef::EMPTY,
+        });
+    }
+
+    fn fetch(&mut self, queue: &str) {
+        self.write(&Method::BasicGet { queue: queue.as_bytes(), no_ack: false });
+    }
+
+    fn cancel(&mut self) {
+        self.write(&Method::BasicCancel { consumer_tag: b"c", no_wait: false });
+    }
+
+    fn settle(&mut self, tags: &[u64], multiple: bool, how: Settling) {
+        let Some(&delivery_tag) = tags.last() else { return };
+        match how {
+            Settling::Accept => self.write(&Method::BasicAck { delivery_tag, multiple }),
+            Settling::Requeue => self.write(&Method::BasicNack { delivery_tag, multiple, requeue: true }),
+            Settling::Reject => self.write(&Method::BasicNack { delivery_tag, multiple, requeue: false }),
+        }
+    }
+
+    fn dies_of_refusals(&self) -> bool {
+        false
     }
 }
