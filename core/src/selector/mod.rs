@@ -42,7 +42,7 @@ pub const ARGUMENTS: [&str; 2] = ["x-apache-selector", "x-filter-jms-selector"];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("illegal selector: {reason} at character {}", .position + 1)]
 pub struct SelectorError {
-    /// Where, in bytes from the start.
+    /// Where, in characters from the start.
     pub position: usize,
     /// What is wrong there.
     pub reason: &'static str,
@@ -69,7 +69,11 @@ impl Selector {
     /// # Errors
     /// What is not a selector, or is longer or nested more deeply than the limits of this module.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        Ok(Selector { text: text.into(), expression: parse::parse(text)? })
+        let in_characters = |error: SelectorError| {
+            let before = text.char_indices().take_while(|(at, _)| *at < error.position);
+            SelectorError { position: before.count(), ..error }
+        };
+        Ok(Selector { text: text.into(), expression: parse::parse(text).map_err(in_characters)? })
     }
 
     /// The selector among the arguments of a subscription, if there is one; an empty one is none.

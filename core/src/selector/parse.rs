@@ -20,7 +20,7 @@ use super::{MAX_BYTES, MAX_DEPTH, MAX_PATTERN_BYTES, SelectorError, number};
 
 type Parsed = Result<Expression, SelectorError>;
 
-/// Compiles a selector; one without any token holds.
+/// Compiles a selector; one without any token holds. Positions of errors are in bytes.
 pub(super) fn parse(text: &str) -> Parsed {
     if text.len() > MAX_BYTES {
         return Err(SelectorError { position: MAX_BYTES, reason: "a selector of more than 65,535 bytes" });

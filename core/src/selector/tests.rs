@@ -291,6 +291,7 @@ fn what_is_no_selector_is_refused_at_its_place() {
         ("0X_34 = 1", 2, "a number without digits"),
         ("019 = 1", 2, "something after the end"),
         ("grün = 1", 2, "an illegal character"),
+        ("'grün' ^ 1", 7, "an illegal character"),
     ] {
         let error = Selector::parse(text).expect_err(text);
         assert_eq!((error.position, error.reason), (position, reason), "{text}");
