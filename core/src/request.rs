@@ -305,9 +305,14 @@ pub enum Reply {
     Messages(u32),
     /// To [`Request::Get`].
     Got(Option<Got>),
-    /// To [`Request::Acquire`]: for each tag another one, by which the message is now to be settled. `None`: it is gone,
-    /// or somebody else has it.
-    Acquired(Vec<Option<u64>>),
+    /// To [`Request::Acquire`].
+    Acquired {
+        /// Where the messages are.
+        queue: QueueId,
+        /// For each tag asked for another one, by which the message is now to be settled. `None`: it is gone, or somebody
+        /// else has it.
+        tags: Vec<Option<u64>>,
+    },
     /// To [`Request::Commit`].
     Committed {
         /// Mandatory messages that no queue takes. They are the caller's again: return them to the client, then release

@@ -105,7 +105,8 @@ impl Shard {
             }
             Ask::Flush { queue, consumer } => self.flush_at_home(queue, session, consumer),
             Ask::Acquire { queue, tags } => {
-                Some(Ok(Reply::Acquired(self.acquire_at_home(session, queue, &tags))))
+                let tags = self.acquire_at_home(session, queue, &tags);
+                Some(Ok(Reply::Acquired { queue, tags }))
             }
             Ask::Delete { queue, name, if_unused, if_empty } => {
                 match self.check_deletable(queue, name, if_unused, if_empty) {
@@ -144,6 +145,11 @@ impl Shard {
             }
             Ok(Reply::Committed { unroutable }) => {
                 unroutable.into_iter().for_each(|message| self.store.release(message));
+            }
+            Ok(Reply::Acquired { queue, tags }) => {
+                for tag in tags.into_iter().flatten() {
+                    self.settle_anywhere(queue, tag, super::Settlement::Release);
+                }
             }
             _ => {}
         }

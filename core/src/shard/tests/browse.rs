@@ -18,7 +18,7 @@ fn acquire(broker: &mut Broker, client: Client, browsed: &[Received]) -> Vec<Opt
     let queue = browsed[0].queue;
     let tags = browsed.iter().map(|received| received.tag).collect();
     match broker.ask(client, Request::Acquire { queue, tags }) {
-        Ok(Reply::Acquired(tags)) => tags,
+        Ok(Reply::Acquired { tags, .. }) => tags,
         other => panic!("acquire was answered with {other:?}"),
     }
 }

@@ -21,6 +21,12 @@ struct Actor {
     is_gated: bool,
     /// The consumer whose credit is to end.
     ending: Option<u32>,
+    /// Consumers that browse, and the numbers that they saw last of each publisher.
+    browsers: BTreeMap<u32, BTreeMap<String, u32>>,
+    /// What was browsed and may be acquired.
+    browsed: Vec<Received>,
+    /// What is being acquired.
+    acquiring: Option<Received>,
     next_consumer: u32,
     next_confirm: u64,
     open_confirms: BTreeSet<u64>,
@@ -72,6 +78,9 @@ impl Chaos {
             consumers: Vec::new(),
             credit: BTreeMap::new(),
             ending: None,
+            browsers: BTreeMap::new(),
+            browsed: Vec::new(),
+            acquiring: None,
             next_consumer: 0,
             next_confirm: 0,
             open_confirms: BTreeSet::new(),
@@ -100,7 +109,7 @@ impl Chaos {
         let client = self.actors[at].client;
         let queue = self.below(QUEUES);
         let name = Name::from(format!("q{queue}"));
-        match self.below(22) {
+        match self.below(23) {
             0..=7 => self.publish(at, queue),
             8 => self.publish(at, QUEUES),
             9..=12 => self.settle(at),
@@ -114,7 +123,11 @@ impl Chaos {
                 if let Some(credit) = credit {
                     self.actors[at].credit.insert(consumer, credit);
                 }
-                let options = ConsumerOptions { prefetch, credit, ..ConsumerOptions::default() };
+                let browse = self.below(3) == 0;
+                if browse {
+                    self.actors[at].browsers.insert(consumer, BTreeMap::new());
+                }
+                let options = ConsumerOptions { prefetch, credit, browse, ..ConsumerOptions::default() };
                 self.ask(at, Request::Subscribe { vhost: VHOST, queue: name, consumer, options });
             }
             14 => {
@@ -148,6 +161,12 @@ impl Chaos {
                         Request::StopConsumer { consumer }
                     },
                 );
+            }
+            21 => {
+                let Some(browsed) = self.actors[at].browsed.pop() else { return };
+                let (queue, tags) = (browsed.queue, vec![browsed.tag]);
+                self.actors[at].acquiring = Some(browsed);
+                self.ask(at, Request::Acquire { queue, tags });
             }
             _ => {
                 self.leave(at);
@@ -221,7 +240,15 @@ impl Chaos {
         if let Some(consumer) = self.actors[at].ending.take() {
             self.actors[at].credit.insert(consumer, Credit::NONE);
         }
-        if let Reply::Got(Some(got)) = result.expect("every request is good") {
+        let acquired = self.actors[at].acquiring.take();
+        let reply = result.expect("every request is good");
+        if let (Reply::Acquired { tags, .. }, Some(browsed)) = (&reply, acquired) {
+            if let Some(tag) = tags[0] {
+                // It may have been marked since it was browsed.
+                self.hold(at, Received { tag, redelivered: true, ..browsed });
+            }
+        }
+        if let Reply::Got(Some(got)) = reply {
             let client = self.actors[at].client;
             let Got { queue, tag, message, redelivered, .. } = got;
             let owner = client.owner;
@@ -251,6 +278,16 @@ impl Chaos {
         self.actors[at].held.push(received);
     }
 
+    /// What is browsed is seen once and in order, and is not accepted yet unless that happened meanwhile.
+    fn browse(&mut self, at: usize, received: Received) {
+        let (from, number) = received.body.rsplit_once(':').unwrap();
+        let (from, number) = (format!("{:?} {from}", received.queue), number.parse().unwrap());
+        let actor = &mut self.actors[at];
+        let seen = actor.browsers.get_mut(&received.consumer).unwrap().insert(from, number);
+        assert!(seen.is_none_or(|seen| seen < number), "{} after {seen:?}", received.body);
+        actor.browsed.push(received);
+    }
+
     /// Notes what the clients have been told.
     fn look(&mut self) {
         for at in 0..self.actors.len() {
@@ -260,7 +297,11 @@ impl Chaos {
                     // Panics if there is none.
                     credit.spend(1, received.body.len());
                 }
-                self.hold(at, received);
+                if self.actors[at].browsers.contains_key(&received.consumer) {
+                    self.browse(at, received);
+                } else {
+                    self.hold(at, received);
+                }
             }
             for told in std::mem::take(&mut self.broker.told[owner]) {
                 match told {

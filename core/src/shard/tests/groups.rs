@@ -173,7 +173,7 @@ fn browsers_do_not_mind_groups_but_acquiring_does() {
     assert_eq!(seen.iter().map(|r| r.body.as_str()).collect::<Vec<_>>(), ["B1", "A2"]);
     let tags = seen.iter().map(|received| received.tag).collect();
     let acquired = broker.ask(two, Request::Acquire { queue: seen[0].queue, tags });
-    let Ok(Reply::Acquired(tags)) = acquired else { panic!("{acquired:?}") };
+    let Ok(Reply::Acquired { tags, .. }) = acquired else { panic!("{acquired:?}") };
     assert!(matches!(tags[..], [Some(_), None]), "{tags:?}");
     broker.settle(two, &Received { tag: tags[0].unwrap(), ..seen[0].clone() }, Settlement::Accept);
     accept(&mut broker, one, &a0);

@@ -149,7 +149,7 @@ impl Session {
         mut acquiring: Box<Acquiring>,
         reply: Reply,
     ) -> Result<Flow, Fault> {
-        if let Reply::Acquired(tags) = reply {
+        if let Reply::Acquired { tags, .. } = reply {
             for (&number, tag) in acquiring.asked.iter().zip(tags) {
                 let Some(tag) = tag else { continue };
                 acquiring.acquired.add_range(SequenceNo(number as u32), SequenceNo(number as u32));
