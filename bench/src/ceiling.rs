@@ -18,8 +18,10 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::driver::amqp::batch::{Batch, Contents};
-use crate::driver::amqp::{Amqp, Consumer, FRAME_MAX_BYTES, Publisher};
+use crate::driver::Bare;
+use crate::driver::amqp::Amqp;
+use crate::driver::amqp::batch::Batch;
+use crate::driver::amqp_0_10::Amqp010;
 use crate::driver::stream::Stream;
 use crate::load::{self, ClientWait, Crew, Recorder, Shared, Window};
 use crate::measure::{dress_consumers, dress_publishers};
@@ -28,6 +30,7 @@ use crate::plan::{Plan, unique_prefix};
 use crate::report::Report;
 use crate::stamp::Stamp;
 use crate::tracker::Tracker;
+use crate::url::Protocol;
 use crate::workload::{Ack, Client, Pattern, Workload};
 use crate::{BenchError, processes};
 
@@ -37,6 +40,9 @@ pub struct CeilingArgs {
     /// A built-in workload, or a file with one.
     #[arg(default_value = "small-flood")]
     workload: String,
+    /// Protocol that it speaks.
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     #[command(flatten)]
     overrides: Overrides,
 }
@@ -62,7 +68,7 @@ pub struct Ceiling {
 /// The system refused a socket.
 pub fn run(args: &CeilingArgs, json: bool) -> Result<ExitCode, BenchError> {
     let workload = args.overrides.workload(&args.workload)?;
-    let ceiling = of_processes(&workload, workload.seconds)?;
+    let ceiling = of_processes(args.protocol, &workload, workload.seconds)?;
     if json {
         println!("{}", serde_json::to_string(&ceiling).expect("it has no keys but text"));
         return Ok(ExitCode::SUCCESS);
@@ -83,14 +89,17 @@ pub fn run(args: &CeilingArgs, json: bool) -> Result<ExitCode, BenchError> {
 ///
 /// # Errors
 /// The system refused a socket or a process.
-pub fn of_processes(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError> {
+pub fn of_processes(protocol: Protocol, workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError> {
     match workload.client.processes {
-        1 => of_workload(workload, seconds),
-        _ => processes::ceiling(workload, seconds),
+        1 => match protocol {
+            Protocol::Amqp091 => of_workload::<Amqp>(workload, seconds),
+            Protocol::Amqp010 => of_workload::<Amqp010>(workload, seconds),
+        },
+        _ => processes::ceiling(protocol, workload, seconds),
     }
 }
 
-fn of_workload(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError> {
+fn of_workload<D: Bare>(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError> {
     // A flood of the same messages: what waits for a broker or a clock is left out.
     let plain = Workload {
         rate_hz: None,
@@ -108,8 +117,8 @@ fn of_workload(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError>
     };
     let threads = workload.threads();
     let plan = Plan::new(plain, unique_prefix());
-    let (publish_hz, publish_reached_hz) = publishing(&plan, threads, seconds)?;
-    let (consume_hz, consume_reached_hz) = consuming(&plan, threads, seconds)?;
+    let (publish_hz, publish_reached_hz) = publishing::<D>(&plan, threads, seconds)?;
+    let (consume_hz, consume_reached_hz) = consuming::<D>(&plan, threads, seconds)?;
     let copies_hz = consume_hz / plan.routes.mean_copies().max(f64::MIN_POSITIVE);
     let both_hz = match threads {
         1 => 1.0 / (1.0 / publish_hz + 1.0 / copies_hz),
@@ -119,19 +128,19 @@ fn of_workload(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError>
 }
 
 /// Publishers into a sink; what they can do, and what they reached.
-fn publishing(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), BenchError> {
+fn publishing<D: Bare>(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), BenchError> {
     let server = Server::start(plan.workload.publishers as usize, |_, socket| swallow(&socket))?;
     let link = |n| {
         let stream = Stream::Tcp(connect(server.address)?);
-        Ok(Publisher::new(stream, &[], Contents::of_plan(plan, n, FRAME_MAX_BYTES)))
+        Ok(D::publisher(stream, D::contents(plan, n)))
     };
-    let links: Vec<Publisher> =
+    let links: Vec<D::Publisher> =
         (0..plan.workload.publishers as usize).map(link).collect::<io::Result<_>>()?;
     let shared = shared(plan, links.len(), 0, seconds);
     // As many threads as publish beside consumers.
     let threads = threads.div_ceil(2);
     let recorder = |_| Recorder::new(shared.window, false, Vec::new(), None);
-    let crews = Crew::<Amqp>::deal(dress_publishers(plan, links), Vec::new(), Vec::new(), threads, recorder);
+    let crews = Crew::<D>::deal(dress_publishers(plan, links), Vec::new(), Vec::new(), threads, recorder);
     let outcome = load::run(&shared, crews, |wait| while !wait(std::time::Duration::from_secs(1)) {})?;
     // More threads than connections would do nothing.
     let busy = threads.min(plan.workload.publishers as usize);
@@ -139,18 +148,18 @@ fn publishing(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), B
 }
 
 /// Consumers from a source; what they can do, and what they reached.
-fn consuming(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), BenchError> {
+fn consuming<D: Bare>(plan: &Plan, threads: usize, seconds: f64) -> Result<(f64, f64), BenchError> {
     let source = plan.clone();
-    let server = Server::start(plan.consumers(), move |n, socket| pour(&source, n, socket))?;
-    let link = |_| Ok(Consumer::new(Stream::Tcp(connect(server.address)?), &[], false));
-    let links: Vec<Consumer> = (0..plan.consumers()).map(link).collect::<io::Result<_>>()?;
+    let server = Server::start(plan.consumers(), move |n, socket| pour::<D>(&source, n, socket))?;
+    let link = |_| Ok(D::consumer(Stream::Tcp(connect(server.address)?)));
+    let links: Vec<D::Consumer> = (0..plan.consumers()).map(link).collect::<io::Result<_>>()?;
     let shared = shared(plan, 0, u64::MAX, seconds);
     let threads = if threads == 1 { 1 } else { threads - threads.div_ceil(2) };
     let recorder = |_| {
         let trackers = vec![Tracker::default(); plan.measured_queues().len()];
         Recorder::new(shared.window, false, trackers, None)
     };
-    let crews = Crew::<Amqp>::deal(Vec::new(), dress_consumers(plan, links), Vec::new(), threads, recorder);
+    let crews = Crew::<D>::deal(Vec::new(), dress_consumers(plan, links), Vec::new(), threads, recorder);
     let outcome = load::run(&shared, crews, |wait| while !wait(std::time::Duration::from_secs(1)) {})?;
     let busy = threads.min(plan.consumers());
     Ok((by_processor_time(outcome.received, outcome.cpu_ns, busy), outcome.consumed_hz))
@@ -213,9 +222,8 @@ fn swallow(socket: &TcpStream) -> io::Result<()> {
 }
 
 /// Writes deliveries of the messages that the consumer would get.
-fn pour(plan: &Plan, consumer: usize, mut socket: TcpStream) -> io::Result<()> {
-    let contents = Contents::of_plan(plan, plan.queue_of_consumer(consumer), FRAME_MAX_BYTES).as_deliveries();
-    let mut batch = Batch::new(contents);
+fn pour<D: Bare>(plan: &Plan, consumer: usize, mut socket: TcpStream) -> io::Result<()> {
+    let mut batch = Batch::new(D::deliveries(plan, plan.queue_of_consumer(consumer)));
     for sequence in 0.. {
         batch.put(Stamp { publisher: consumer as u16, sequence, due_ns: 0, sent_ns: 0 });
         if (sequence + 1) % batch.capacity() as u64 == 0 {
@@ -246,12 +254,15 @@ mod tests {
         ] {
             let workload = Workload::from_toml(text).unwrap();
             // A busy machine may give it no time at all.
-            let mut tries = (0..20).map(|_| of_workload(&workload, 0.1).unwrap());
-            let ceiling = tries.find(|ceiling| ceiling.publish_hz > 0.0 && ceiling.consume_hz > 0.0).unwrap();
-            let slower_hz = ceiling.publish_hz.min(ceiling.consume_hz);
-            match threads {
-                1 => assert!(ceiling.both_hz < slower_hz),
-                _ => assert_eq!(ceiling.both_hz, slower_hz),
+            for protocol in [Protocol::Amqp091, Protocol::Amqp010] {
+                let mut tries = (0..20).map(|_| of_processes(protocol, &workload, 0.1).unwrap());
+                let is_measured = |ceiling: &Ceiling| ceiling.publish_hz > 0.0 && ceiling.consume_hz > 0.0;
+                let ceiling = tries.find(is_measured).unwrap();
+                let slower_hz = ceiling.publish_hz.min(ceiling.consume_hz);
+                match threads {
+                    1 => assert!(ceiling.both_hz < slower_hz),
+                    _ => assert_eq!(ceiling.both_hz, slower_hz),
+                }
             }
         }
     }

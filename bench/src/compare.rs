@@ -27,7 +27,7 @@ use crate::recipe::{self, Greeting, RECIPES, Recipe, Running, greeting};
 use crate::result::{ResultFile, RunResult, TargetFacts};
 use crate::run::run_against;
 use crate::target::Target;
-use crate::url::Url;
+use crate::url::{Protocol, Url};
 use crate::workload::Workload;
 
 /// How long a broker that runs already may take to greet.
@@ -84,6 +84,22 @@ impl FromStr for Contender {
     }
 }
 
+impl Contender {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Contender::Recipe(recipe) => recipe.protocol,
+            Contender::Url(url) => url.protocol,
+        }
+    }
+}
+
+/// What the load generator can do at most with a workload over a protocol.
+struct CeilingOf<'w> {
+    protocol: Protocol,
+    workload: &'w Workload,
+    both_hz: f64,
+}
+
 /// A broker during its turn.
 #[derive(Debug)]
 struct Turn {
@@ -106,7 +122,7 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
         }
     }
     args.warn_of_idlers();
-    let ceilings_hz = args.ceilings_hz(&workloads)?;
+    let ceilings = args.ceilings(&workloads)?;
     let mut result = ResultFile::new(Vec::new());
     let talks = std::io::stderr().is_terminal();
     let done = interleave(
@@ -123,8 +139,10 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
                     clean(&workload.name)
                 );
             }
-            let place = workloads.iter().position(|other| other == workload);
-            let ceiling_hz = place.and_then(|place| ceilings_hz[place]);
+            let protocol = turn.url.protocol;
+            let is_it =
+                |ceiling: &&CeilingOf<'_>| ceiling.protocol == protocol && ceiling.workload == workload;
+            let ceiling_hz = ceilings.iter().find(is_it).map(|ceiling| ceiling.both_hz);
             Ok(RunResult { ceiling_hz, ..measured(turn, workload, round)? })
         },
         |run| {
@@ -154,13 +172,19 @@ impl CompareArgs {
         }
     }
 
-    /// What the load generator can do at most with each workload, where that bears on its figures.
-    fn ceilings_hz(&self, workloads: &[Workload]) -> Result<Vec<Option<f64>>, BenchError> {
-        let ceiling_hz = |workload: &Workload| match workload.rate_hz {
-            None if self.ceiling > 0.0 => Ok(Some(ceiling::of_processes(workload, self.ceiling)?.both_hz)),
-            _ => Ok(None),
-        };
-        workloads.iter().map(ceiling_hz).collect()
+    /// What the load generator can do at most with each workload and protocol, where that bears on its figures.
+    fn ceilings<'w>(&self, workloads: &'w [Workload]) -> Result<Vec<CeilingOf<'w>>, BenchError> {
+        let mut ceilings: Vec<CeilingOf<'_>> = Vec::new();
+        for workload in workloads.iter().filter(|workload| workload.rate_hz.is_none() && self.ceiling > 0.0) {
+            for protocol in self.with.iter().map(Contender::protocol) {
+                let is_it = |known: &CeilingOf<'_>| known.protocol == protocol && known.workload == workload;
+                if !ceilings.iter().any(is_it) {
+                    let both_hz = ceiling::of_processes(protocol, workload, self.ceiling)?.both_hz;
+                    ceilings.push(CeilingOf { protocol, workload, both_hz });
+                }
+            }
+        }
+        Ok(ceilings)
     }
 
     fn warn_of_idlers(&self) {

@@ -10,6 +10,7 @@ use crate::BenchError;
 use crate::broker::{Broker, BrokerOptions};
 use crate::ceiling::Ceiling;
 use crate::result::{Distribution, ResultFile, RunResult};
+use crate::url::Protocol;
 use crate::workload::Workload;
 
 /// Runs a workload on its processes and adds up.
@@ -53,12 +54,12 @@ pub fn run(workload: &Workload, options: &BrokerOptions, broker: &Broker) -> Res
 ///
 /// # Errors
 /// A process failed.
-pub fn ceiling(workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError> {
+pub fn ceiling(protocol: Protocol, workload: &Workload, seconds: f64) -> Result<Ceiling, BenchError> {
     let folder = Folder::new()?;
     let file = folder.workload(&Workload { seconds, ..workload.clone() })?;
     let start = |_| {
         let mut command = Command::new(std::env::current_exe()?);
-        Process::start(command.args(["bench", "ceiling", "--json"]).arg(&file))
+        Process::start(command.args(["bench", "ceiling", "--json", "--protocol", protocol.name()]).arg(&file))
     };
     let running: Vec<Process> =
         (0..workload.client.processes).map(start).collect::<Result<_, BenchError>>()?;

@@ -96,7 +96,7 @@ impl RunArgs {
         if workload.rate_hz.is_some() || self.ceiling <= 0.0 || self.broker.uses_tls() {
             return Ok(None);
         }
-        Ok(Some(ceiling::of_processes(workload, self.ceiling)?.both_hz))
+        Ok(Some(ceiling::of_processes(self.broker.url.protocol, workload, self.ceiling)?.both_hz))
     }
 }
 

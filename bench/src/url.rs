@@ -7,12 +7,14 @@ use std::str::FromStr;
 use crate::driver::tls::Trust;
 
 /// What a broker is spoken to in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Protocol {
     /// AMQP 0-9-1.
     #[default]
+    #[value(name = "amqp-0-9-1")]
     Amqp091,
     /// AMQP 0-10.
+    #[value(name = "amqp-0-10")]
     Amqp010,
 }
 

@@ -4,9 +4,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fulmar_bench::driver::Bare;
+use fulmar_bench::driver::amqp::batch::Batch;
+use fulmar_bench::driver::amqp_0_10::Amqp010;
+use fulmar_bench::driver::amqp_0_10::wire::Walker;
 use fulmar_bench::floor::Floor;
 use fulmar_bench::measure::measure;
 use fulmar_bench::options::{FloorIo, FloorMode, FloorOptions};
+use fulmar_bench::plan::Plan;
+use fulmar_bench::stamp::Stamp;
 use fulmar_bench::workload::Workload;
 use fulmar_transport::IdleStrategy;
 
@@ -78,4 +84,29 @@ fn a_flood_of_mixed_sizes() {
 #[test]
 fn a_schedule() {
     allocates_nothing_per_message("rate_hz = 20000\narrival = 'poisson'", 500);
+}
+
+/// What a publisher of AMQP 0-10 writes and a consumer reads, which no floor speaks.
+#[test]
+fn transfers_of_amqp_0_10() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for text in ["", "size = { min = 24, max = 2000 }"] {
+        let plan = Plan::new(Workload::from_toml(text).unwrap(), "run".into());
+        let mut batch = Batch::new(Amqp010::contents(&plan, 0));
+        let mut walker = Walker::new(0);
+        let (mut seen, mut sequence) = (0, 0);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            for _ in 0..batch.capacity().min(100) {
+                batch.put(Stamp { publisher: 0, sequence, due_ns: 0, sent_ns: 0 });
+                sequence += 1;
+            }
+            walker.walk(batch.bytes(), u64::MAX, |_| seen += 1).unwrap();
+            batch.clear();
+        }
+        let after = ALLOCATIONS.load(Ordering::Relaxed);
+        assert_eq!(seen, sequence, "{text}");
+        // Whoever runs the tests makes a few.
+        assert!(after - before < 50, "{text}: {} allocations for {seen} messages", after - before);
+    }
 }

@@ -14,6 +14,9 @@ pub mod tls;
 
 use std::os::fd::AsRawFd;
 
+use amqp::batch::Contents;
+use stream::Stream;
+
 use crate::BenchError;
 use crate::load::LoadError;
 use crate::plan::Plan;
@@ -63,6 +66,21 @@ pub trait Driver {
     /// # Errors
     /// The server refused or failed.
     fn remove(&mut self) -> Result<(), BenchError>;
+}
+
+/// A protocol whose links do without a broker: those of [`crate::ceiling`], against servers that do nothing.
+pub trait Bare: Driver {
+    /// The messages of the `publisher`th publisher of a plan.
+    fn contents(plan: &Plan, publisher: usize) -> Contents;
+
+    /// The same messages as a broker sends them.
+    fn deliveries(plan: &Plan, publisher: usize) -> Contents;
+
+    /// A publisher on a connection that nobody has set up.
+    fn publisher(stream: Stream, contents: Contents) -> Self::Publisher;
+
+    /// A consumer on such a connection.
+    fn consumer(stream: Stream) -> Self::Consumer;
 }
 
 /// What every link can be asked.

@@ -10,7 +10,8 @@ pub mod session;
 pub(super) mod socket;
 pub mod wire;
 
-use super::Driver;
+use super::stream::Stream;
+use super::{Bare, Driver};
 use crate::BenchError;
 use crate::plan::Plan;
 use crate::url::Url;
@@ -139,6 +140,24 @@ impl Driver for Amqp {
             self.control()?.delete_exchange(&exchange)?;
         }
         Ok(())
+    }
+}
+
+impl Bare for Amqp {
+    fn contents(plan: &Plan, publisher: usize) -> Contents {
+        Contents::of_plan(plan, publisher, FRAME_MAX_BYTES)
+    }
+
+    fn deliveries(plan: &Plan, publisher: usize) -> Contents {
+        Self::contents(plan, publisher).as_deliveries()
+    }
+
+    fn publisher(stream: Stream, contents: Contents) -> Publisher {
+        Publisher::new(stream, &[], contents)
+    }
+
+    fn consumer(stream: Stream) -> Consumer {
+        Consumer::new(stream, &[], false)
     }
 }
 

@@ -14,8 +14,10 @@ mod responder;
 pub mod session;
 pub mod wire;
 
-use super::Driver;
 use super::amqp::DriverError;
+use super::amqp::batch::Contents;
+use super::stream::Stream;
+use super::{Bare, Driver};
 use crate::BenchError;
 use crate::plan::Plan;
 use crate::url::Url;
@@ -23,7 +25,7 @@ use crate::workload::{Ack, ExchangeKind};
 
 pub use links::{Consumer, Publisher};
 pub use responder::Responder;
-pub use session::Session;
+pub use session::{Session, Traffic};
 
 /// The channel that everything runs on.
 pub const CHANNEL: u16 = 1;
@@ -131,6 +133,25 @@ impl Driver for Amqp010 {
             self.control()?.delete_exchange(&exchange)?;
         }
         Ok(())
+    }
+}
+
+impl Bare for Amqp010 {
+    fn contents(plan: &Plan, publisher: usize) -> Contents {
+        contents::of_plan(plan, publisher, u16::MAX)
+    }
+
+    /// Transfers are the same in both directions.
+    fn deliveries(plan: &Plan, publisher: usize) -> Contents {
+        Self::contents(plan, publisher)
+    }
+
+    fn publisher(stream: Stream, contents: Contents) -> Publisher {
+        Publisher::new(Traffic::bare(stream), contents, false)
+    }
+
+    fn consumer(stream: Stream) -> Consumer {
+        Consumer::new(Traffic::bare(stream), false, true)
     }
 }
 

@@ -61,6 +61,13 @@ pub struct Traffic {
     pub frame_max: u16,
 }
 
+impl Traffic {
+    /// On a connection that nobody has set up.
+    pub fn bare(stream: Stream) -> Self {
+        Traffic { stream, input: Vec::new(), sent: 0, received: Received::default(), frame_max: u16::MAX }
+    }
+}
+
 /// Something that came from the broker.
 enum Came<'a> {
     Control(Control<'a>),
