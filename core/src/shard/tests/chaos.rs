@@ -36,6 +36,8 @@ struct Chaos {
     broker: Broker,
     random: Random,
     actors: Vec<Actor>,
+    /// The exchange that leads to all queues; of some seeds one that numbers messages at its home.
+    to_all: String,
     published: Vec<u32>,
     seen: HashSet<String>,
     accepted: HashSet<String>,
@@ -45,14 +47,20 @@ impl Chaos {
     fn new(seed: u64, shards: u8) -> Self {
         let mut broker = Broker::with_limits(shards, Limits::tiny());
         let client = broker.client(0);
+        let to_all = if seed % 2 == 0 { "amq.fanout".to_owned() } else { format!("numbered{seed}") };
+        if seed % 2 != 0 {
+            let arguments = Table(vec![(Name::from("qpid.msg_sequence"), Value::Bool(true))]);
+            broker.exchange(client, &to_all, "fanout", arguments);
+        }
         for queue in 0..QUEUES {
             broker.declare(client, &format!("q{queue}"), at_home(queue as u8 % shards));
-            broker.bind(client, "amq.fanout", &format!("q{queue}"), "");
+            broker.bind(client, &to_all, &format!("q{queue}"), "");
         }
         let mut chaos = Chaos {
             broker,
             random: Random::new(seed),
             actors: Vec::new(),
+            to_all,
             published: vec![0; QUEUES + 1],
             seen: HashSet::new(),
             accepted: HashSet::new(),
@@ -200,8 +208,10 @@ impl Chaos {
         self.published[queue] += 1;
         let client = self.actors[at].client;
         let body = format!("{queue}:{}:{number}", client.owner);
-        let (exchange, key) =
-            if queue == QUEUES { ("amq.fanout", String::new()) } else { ("", format!("q{queue}")) };
+        let (exchange, key) = match queue {
+            QUEUES => (self.to_all.as_str(), String::new()),
+            _ => ("", format!("q{queue}")),
+        };
         let id = self.broker.message(client, exchange, &key, &body);
         let sequence = self.actors[at].next_confirm;
         self.actors[at].next_confirm += 1;
@@ -350,6 +360,7 @@ impl Chaos {
         let client = self.broker.client(0);
         for queue in 0..QUEUES {
             let mut next = BTreeMap::new();
+            let mut last_number = 0;
             while let Some((got, _)) = self.broker.get(client, &format!("q{queue}"), true) {
                 let (from, number) = got.body.rsplit_once(':').unwrap();
                 let number: u32 = number.parse().unwrap();
@@ -359,6 +370,10 @@ impl Chaos {
                 self.accepted.insert(name);
                 let least = next.insert(from.to_owned(), number + 1).unwrap_or(0);
                 assert!(number >= least, "{} is out of order", got.body);
+                if let Some(number) = got.headers.get(b"qpid.msg_sequence").and_then(Value::as_i64) {
+                    assert!(number > last_number, "{} is not in the order of its number", got.body);
+                    last_number = number;
+                }
             }
         }
         let all = self.published.iter().take(QUEUES).sum::<u32>() + self.published[QUEUES] * QUEUES as u32;
