@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use common::{Client, PATIENCE, eventually, publish, start, with_brokers};
-use fulmar_amqp_0_9_1::codec::{Method, PROTOCOL_HEADER};
+use fulmar_amqp_0_9_1::codec::{Method, PROTOCOL_HEADER, TableRef, frame};
 use fulmar_server::broker::{Broker, StartError};
 use fulmar_server::settings::Settings;
 use fulmar_transport::IoChoice;
@@ -58,6 +58,52 @@ fn a_stream_keeps_its_order() {
             assert_eq!(consumer.delivery(), (u64::from(number) + 1, number.to_be_bytes().to_vec()));
         }
         publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn messages_are_selected_by_their_bodies() {
+    with_brokers(|broker| {
+        let mut client = Client::open(broker.addr());
+        client.declare(b"cheap");
+        let declare = Method::ExchangeDeclare {
+            exchange: b"orders",
+            type_: b"xml",
+            passive: false,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            no_wait: false,
+            arguments: TableRef::default(),
+        };
+        client.send(1, &declare);
+        assert_eq!(client.frame().method(), Method::ExchangeDeclareOk);
+        let bind = |client: &mut Client, query: &str| {
+            let length = (query.len() as u32).to_be_bytes();
+            let entries = [&b"\x06xqueryS"[..], &length, query.as_bytes()].concat();
+            let (queue, exchange, routing_key) = (&b"cheap"[..], &b"orders"[..], &b"order"[..]);
+            let arguments = TableRef::new(&entries);
+            client.send(1, &Method::QueueBind { queue, exchange, routing_key, no_wait: false, arguments });
+        };
+        bind(&mut client, "./order/price < 5");
+        assert_eq!(client.frame().method(), Method::QueueBindOk);
+        client.consume(b"cheap");
+        for body in [&b"<order><price>9</price></order>"[..], b"none", b"<order><price>3</price></order>"] {
+            let (exchange, routing_key) = (&b"orders"[..], &b"order"[..]);
+            let publish = Method::BasicPublish { exchange, routing_key, mandatory: false, immediate: false };
+            let mut out = Vec::new();
+            publish.encode(1, &mut out);
+            frame::encode_content(1, &[0, 0], body, 131_072, &mut out);
+            client.send_bytes(&out);
+        }
+        assert_eq!(client.delivery(), (1, b"<order><price>3</price></order>".to_vec()));
+        bind(&mut client, "./order/price <");
+        let answer = client.frame();
+        let Method::ChannelClose { reply_code, reply_text, .. } = answer.method() else {
+            panic!("expected the channel to be closed: {:?}", answer.method());
+        };
+        let text = String::from_utf8_lossy(reply_text);
+        assert!(reply_code == 406 && text.contains("line 1, column 16"), "{reply_code} {text}");
     });
 }
 
