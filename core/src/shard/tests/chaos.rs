@@ -47,8 +47,8 @@ impl Chaos {
     fn new(seed: u64, shards: u8) -> Self {
         let mut broker = Broker::with_limits(shards, Limits::tiny());
         let client = broker.client(0);
-        let to_all = if seed % 2 == 0 { "amq.fanout".to_owned() } else { format!("numbered{seed}") };
-        if seed % 2 != 0 {
+        let to_all = if seed.is_multiple_of(2) { "amq.fanout".to_owned() } else { format!("numbered{seed}") };
+        if !seed.is_multiple_of(2) {
             let arguments = Table(vec![(Name::from("qpid.msg_sequence"), Value::Bool(true))]);
             broker.exchange(client, &to_all, "fanout", arguments);
         }
