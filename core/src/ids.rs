@@ -30,7 +30,7 @@ pub struct ConnectionId {
 }
 
 /// A session: an AMQP 0-9-1 channel, an AMQP 0-10 session, a STOMP connection. Orders what is sent through it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
     /// Where the session's connection lives.
     pub shard: ShardId,

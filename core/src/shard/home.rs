@@ -170,7 +170,7 @@ impl Shard {
         if self.timers.len() < SPARED + 2 * most_in_use {
             return;
         }
-        let (queues, branches) = (&mut self.queues, &self.branches);
+        let (queues, branches, attic) = (&mut self.queues, &self.branches, &self.attic);
         self.timers.retain(|deadline_ns, due| match due {
             Due::Expiry(id) => queues.get_mut(*id).is_some_and(|queue| queue.expiry_timer_ns == deadline_ns),
             Due::AutoDelete(id) => {
@@ -179,6 +179,7 @@ impl Shard {
             Due::Unused(id) => queues.get_mut(*id).is_some_and(|queue| queue.unused_timer),
             Due::HeldBack(_) => true,
             Due::Branch(slot) => branches.awaits(*slot, deadline_ns),
+            Due::Resumption(session) => attic.awaits(*session, deadline_ns),
         });
     }
 

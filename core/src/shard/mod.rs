@@ -9,6 +9,7 @@
 //! to connections).
 
 mod accounts;
+mod attic;
 mod control;
 mod deadletter;
 mod deliver;
@@ -37,6 +38,8 @@ use std::num::NonZeroU32;
 use slab::Slab;
 
 use accounts::Accounts;
+use attic::Attic;
+pub use attic::Resumable;
 use control::Control;
 use deadletter::Dead;
 use envelope::{Bereft, Letter, Query};
@@ -237,6 +240,8 @@ enum Due {
     HeldBack(u32),
     /// A branch of a distributed transaction has had its time.
     Branch(u32),
+    /// Nobody has come back for a session.
+    Resumption(SessionId),
 }
 
 /// One shard: the queues at home here, the sessions of the connections that live here, a replica of the topology.
@@ -277,6 +282,7 @@ pub struct Shard {
     /// What exchanges at home here keep, by their slots in the topology.
     kept: Map<u32, Kept>,
     trash: Vec<Trash>,
+    attic: Attic,
     /// Transactions that this shard carries out.
     rounds: Table<Round>,
     /// What it has to do for transactions.
@@ -347,6 +353,7 @@ impl Shard {
             timers: Timers::default(),
             kept: Map::default(),
             trash: Vec::new(),
+            attic: Attic::default(),
             rounds: Table::new(),
             parts: Parts::default(),
             branches: Branches::default(),
@@ -482,6 +489,7 @@ impl Shard {
                     self.publish_held_back(vhost, message);
                 }
                 Due::Branch(slot) => self.time_branch_out(slot, deadline_ns),
+                Due::Resumption(session) => self.expire_kept(session, deadline_ns),
             }
         }
         worked

@@ -33,6 +33,9 @@ impl Shard {
     /// The next thing to tell a connection.
     #[inline]
     pub fn next_output(&mut self) -> Option<Output> {
+        if !self.attic.is_empty() {
+            return self.next_output_of_those_driven();
+        }
         self.outputs.pop_front().map(|(_, output)| output)
     }
 

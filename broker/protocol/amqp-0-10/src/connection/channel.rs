@@ -14,6 +14,9 @@ use crate::codec::table::{
 };
 use crate::codec::{ArrayRef, Control};
 
+/// How long a session waits for the end of its move from one channel to another.
+const MOVE_MS: u64 = 60_000;
+
 /// What has come in on a channel, and the session attached to it.
 #[derive(Default)]
 pub(super) struct Channel {
@@ -47,6 +50,36 @@ impl Channel {
     pub fn release(&mut self, shard: &mut Shard) {
         if let Some(mut session) = self.session.take() {
             session.release(shard);
+        }
+    }
+
+    /// The peer has gone, or goes: the session is kept for it if it wants that.
+    pub fn let_go(&mut self, shard: &mut Shard) {
+        if let Some(session) = self.session.take() {
+            session.let_go(shard);
+        }
+    }
+
+    /// Detaches the session of that name, because the peer attaches it elsewhere.
+    pub fn move_out(&mut self, env: &mut Env<'_>, name: &[u8]) {
+        if self.session.as_ref().is_some_and(|session| session.name.as_bytes() == name && !session.failed)
+            && let Some(session) = self.session.take()
+        {
+            let code = Some(DetachCode::SessionBusy);
+            env.control(session.number, SessionDetached { name: Some(name), code });
+            session.keep_for(env.shard, MOVE_MS);
+        }
+    }
+
+    /// Detaches the session if somebody else has attached it.
+    pub fn drop_lost(&mut self, env: &mut Env<'_>) {
+        let is_lost = |session: &mut Box<Session>| {
+            !session.failed && !env.shard.holds_name(&session.key, session.claim)
+        };
+        if let Some(mut session) = self.session.take_if(is_lost) {
+            let code = Some(DetachCode::SessionBusy);
+            env.control(session.number, SessionDetached { name: Some(session.name.as_bytes()), code });
+            session.release(env.shard);
         }
     }
 
@@ -101,18 +134,20 @@ impl Channel {
             Control::SessionDetach(detach) => {
                 session.check_name(detach.name)?;
                 env.control(number, SessionDetached { name: detach.name, code: Some(DetachCode::Normal) });
-                self.release(env.shard);
+                self.let_go(env.shard);
                 Ok(())
             }
-            Control::SessionRequestTimeout(_) => {
-                env.control(number, SessionTimeout { timeout: Some(session.timeout_s) });
+            Control::SessionRequestTimeout(request) => {
+                let timeout = Some(session.set_timeout(request.timeout.unwrap_or(0)));
+                env.control(number, SessionTimeout { timeout });
                 Ok(())
             }
             Control::SessionTimeout(_) => Ok(()),
             Control::SessionCommandPoint(point) => command_point(session, point),
             Control::SessionExpected(expected) => expect(env, session, expected),
             Control::SessionConfirmed(SessionConfirmed { commands, .. }) => {
-                session.confirmed_to(commands.unwrap_or_default())
+                session.peer_received(commands.unwrap_or_default());
+                Ok(())
             }
             Control::SessionCompleted(completed) => {
                 let commands = completed.commands.unwrap_or_default();
@@ -148,10 +183,24 @@ impl Channel {
             None => {}
         }
         self.commands = None;
-        let session = Session::new(env, number, Name::from(name));
+        let key = super::resume::key(env, name);
+        let Some(claim) = env.shard.claim_name(&key, attach.force) else {
+            return Err(Fault::Detach(DetachCode::SessionBusy));
+        };
+        let kept = Session::resume(env, number, &key, claim);
         env.control(number, SessionAttached { name: Some(name) });
-        send_command_point(env, &session);
-        self.session = Some(Box::new(session));
+        let session = match kept {
+            Some(session) => {
+                env.control(number, SessionFlush { expected: true, confirmed: true, completed: true });
+                session
+            }
+            None => {
+                let session = Session::new(env, number, Name::from(name), key, claim);
+                send_command_point(env, &session);
+                Box::new(session)
+            }
+        };
+        self.session = Some(session);
         Ok(())
     }
 
@@ -190,9 +239,13 @@ fn command_point(session: &mut Session, point: SessionCommandPoint) -> Result<()
 }
 
 /// The peer tells which commands it expects next.
-fn expect(env: &mut Env<'_>, session: &Session, _expected: SessionExpected<'_>) -> Result<(), Fault> {
-    send_command_point(env, session);
-    Ok(())
+fn expect(env: &mut Env<'_>, session: &mut Session, expected: SessionExpected<'_>) -> Result<(), Fault> {
+    if session.send_ready {
+        send_command_point(env, session);
+        return Ok(());
+    }
+    let first = expected.commands.unwrap_or_default().iter().next();
+    session.send_again(env, first.map(|(first, _)| first))
 }
 
 /// The peer asks for the books.

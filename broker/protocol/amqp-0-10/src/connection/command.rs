@@ -12,6 +12,9 @@ use super::settle::Acquiring;
 use crate::codec::table::{AcceptMode, ErrorCode};
 use crate::codec::{CodecError, Command, MapRef};
 
+/// The session header of a command whose completion the peer waits for.
+const SYNC: &[u8] = &[1, 1];
+
 /// The command that came last.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Current {
@@ -58,8 +61,11 @@ impl Session {
     /// The segment of a command. Content follows it if it is not the last.
     pub fn command(&mut self, env: &mut Env<'_>, payload: &[u8], is_last: bool) -> Result<Flow, Fault> {
         let Some(command) = self.incoming.begin() else {
-            // Repeated, and known already.
+            // Repeated, and known already; that the peer was told may have been lost.
             self.arriving.skip(!is_last);
+            if payload.get(2..4) == Some(SYNC) {
+                self.tell_completion(env);
+            }
             return Ok(Flow::Done);
         };
         self.arriving.skip(false);

@@ -67,6 +67,13 @@ impl Head {
         }
     }
 
+    /// Makes it one for another channel.
+    pub fn set_channel(&mut self, channel: u16) {
+        self.channel = channel;
+        self.bytes[6..8].copy_from_slice(&channel.to_be_bytes());
+        self.shape = None;
+    }
+
     /// Makes it fit a message.
     #[inline]
     pub fn fit(&mut self, message: &MessageView<'_>, delivery: Delivery, frame_max: u16) {

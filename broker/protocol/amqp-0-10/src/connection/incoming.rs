@@ -108,6 +108,14 @@ impl Incoming {
         self.expected
     }
 
+    /// The command that began last will not come to its end, and is expected anew.
+    pub fn abort(&mut self, command: CommandId) {
+        if command.number + 1 == self.received {
+            self.received = command.number;
+            self.expected = command.number;
+        }
+    }
+
     /// Whether the next command was not seen before.
     #[inline]
     pub fn is_new(&self) -> bool {

@@ -7,7 +7,7 @@ use super::errors::Fault;
 use super::{Connection, Env, Phase};
 use crate::codec::frame::{self, FrameError};
 use crate::codec::segment::{Assembler, Limits, Piece};
-use crate::codec::table::{SegmentType, Track};
+use crate::codec::table::{SegmentType, SessionAttach, Track};
 use crate::codec::{Control, Frame};
 
 /// Longest control, command or content header, in bytes.
@@ -20,6 +20,9 @@ impl Connection {
     pub(super) fn take(&mut self, cx: &mut Context<'_>, input: &[u8]) -> usize {
         let mut taken = 0;
         self.transfer_begins = None;
+        if cx.shard.evictions() != self.evictions {
+            self.drop_lost_sessions(cx);
+        }
         while !self.is_parked() {
             if self.phase == Phase::Closed {
                 return input.len();
@@ -43,6 +46,14 @@ impl Connection {
             }
         }
         taken
+    }
+
+    /// Detaches sessions that others have attached.
+    #[cold]
+    pub(super) fn drop_lost_sessions(&mut self, cx: &mut Context<'_>) {
+        self.evictions = cx.shard.evictions();
+        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        self.channels.iter_mut().flatten().for_each(|channel| channel.drop_lost(&mut env));
     }
 
     /// Notes where a transfer begins whose frames may all be here, one for each segment.
@@ -138,8 +149,15 @@ impl Connection {
             Phase::Closing => return Ok(()),
             _ => return Err(Fault::framing(format!("{} before the connection is open", control.name()))),
         }
-        let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) else { return Ok(()) };
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        if let Control::SessionAttach(SessionAttach { name: Some(name), force: true }) = control {
+            let others =
+                self.channels.iter_mut().enumerate().filter(|(other, _)| *other != usize::from(number));
+            others
+                .filter_map(|(_, channel)| channel.as_mut())
+                .for_each(|channel| channel.move_out(&mut env, name));
+        }
+        let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) else { return Ok(()) };
         channel.control(&mut env, number, control)
     }
 

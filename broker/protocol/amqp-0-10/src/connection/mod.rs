@@ -20,6 +20,8 @@ mod outgoing;
 mod queue;
 mod quick;
 mod ranges;
+mod replay;
+mod resume;
 mod session;
 mod settle;
 mod subscription;
@@ -131,6 +133,8 @@ pub struct Connection {
     blocked: bool,
     /// Whether sessions and connection were given back to the shard.
     released: bool,
+    /// How often names of sessions had been lost on the shard when it was last looked at.
+    evictions: u64,
 }
 
 impl Connection {
@@ -162,6 +166,7 @@ impl Connection {
             reading: true,
             blocked: false,
             released: false,
+            evictions: cx.shard.evictions(),
             link: Link {
                 owner,
                 id: cx.shard.open_connection(owner),
@@ -234,7 +239,7 @@ impl Connection {
             return;
         }
         for mut channel in std::mem::take(&mut self.channels).into_iter().flatten() {
-            channel.release(shard);
+            channel.let_go(shard);
         }
         shard.close_connection(self.link.id);
     }
@@ -369,6 +374,9 @@ impl fulmar_protocol::Connection for Connection {
             } else {
                 self.close(cx.shard, format!("handshake timed out while {}", self.phase.name()), true);
             }
+        }
+        if cx.shard.evictions() != self.evictions {
+            self.drop_lost_sessions(cx);
         }
         if self.heartbeat_ns > 0 && self.phase == Phase::Open {
             self.beat(cx);

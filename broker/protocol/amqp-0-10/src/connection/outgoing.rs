@@ -22,6 +22,11 @@ impl Outgoing {
         self.next - count
     }
 
+    /// The number of the next command.
+    pub fn next_number(&self) -> u64 {
+        self.next
+    }
+
     /// The id of the next command.
     pub fn next_id(&self) -> SequenceNo {
         SequenceNo(self.next as u32)

@@ -14,6 +14,7 @@ use super::exchange::Binding;
 use super::incoming::{CommandId, Incoming};
 use super::outgoing::Outgoing;
 use super::ranges::Ranges;
+use super::replay::Replay;
 use super::subscription::Subscription;
 use super::transfer::Arriving;
 use super::tx::Mode;
@@ -48,6 +49,15 @@ pub(super) struct Session {
     pub has_point: bool,
     /// It was attached before.
     pub is_resumed: bool,
+    /// Where the broker's commands go on is clear.
+    pub send_ready: bool,
+    /// A queue has refused a message while nobody was there to be told.
+    pub refused: bool,
+    /// By what the shard knows the session's name, and that it is this one's.
+    pub key: Name,
+    pub claim: u64,
+    /// What has to be sent again if the session is resumed; only if it may be.
+    pub replay: Option<Box<Replay>>,
     /// How long it stays when it is detached without a word, in seconds.
     pub timeout_s: u32,
     pub incoming: Incoming,
@@ -71,7 +81,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(env: &mut Env<'_>, number: u16, name: Name) -> Self {
+    pub fn new(env: &mut Env<'_>, number: u16, name: Name, key: Name, claim: u64) -> Self {
         let connection = env.shard.open_connection(env.link.owner);
         if !env.link.writable {
             env.shard.set_writable(connection, false);
@@ -86,6 +96,11 @@ impl Session {
             failed: false,
             has_point: false,
             is_resumed: false,
+            send_ready: true,
+            refused: false,
+            key,
+            claim,
+            replay: None,
             timeout_s: 0,
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
@@ -116,6 +131,7 @@ impl Session {
     /// Gives everything back to the shard.
     pub fn release(&mut self, shard: &mut Shard) {
         self.pending = None;
+        shard.give_up_name(&self.key, self.claim);
         self.arriving.release(shard);
         // Newest first: each goes back to its place at the head of its queue without a search.
         for record in self.unsettled.take_all() {
@@ -138,7 +154,7 @@ impl Session {
     pub fn piece(&mut self, env: &mut Env<'_>, piece: Piece<'_>) -> Result<Flow, Fault> {
         match piece {
             Piece::Segment { kind: SegmentType::Command, payload, is_last } => {
-                if !self.has_point {
+                if !(self.has_point && self.send_ready) {
                     return Err(Fault::illegal_state(format!(
                         "session '{}' is not ready to receive commands",
                         self.name
@@ -172,7 +188,7 @@ impl Session {
     }
 
     /// `session.completed`.
-    fn tell_completion(&mut self, env: &mut Env<'_>) {
+    pub fn tell_completion(&mut self, env: &mut Env<'_>) {
         let mut buffer = std::mem::take(&mut env.link.scratch);
         let number = self.number;
         let (unknown, timely_reply) = self.incoming.tell(false);
@@ -203,7 +219,11 @@ impl Session {
     /// Sends a command.
     pub fn send<'c>(&mut self, env: &mut Env<'_>, command: impl Into<Command<'c>>, sync: bool) {
         self.outgoing.begin();
+        let start = env.out.len();
         command.into().encode_frames(SessionHeader { sync }, self.number, env.link.frame_max, env.out);
+        if self.replay.is_some() {
+            self.record(env, start);
+        }
     }
 
     /// `execution.result` of the current command.
@@ -244,11 +264,6 @@ impl Session {
         }
         let text = format!("session '{}' instead of '{}'", String::from_utf8_lossy(name), self.name);
         Err(Fault::new(ErrorCode::InvalidArgument, text))
-    }
-
-    /// The peer has received commands for good.
-    pub fn confirmed_to(&mut self, _commands: SequenceSet<'_>) -> Result<(), Fault> {
-        Ok(())
     }
 
     /// The peer leaves commands out.

@@ -42,6 +42,11 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    /// The session goes on on another channel.
+    pub fn set_channel(&mut self, channel: u16) {
+        self.head.set_channel(channel);
+    }
+
     /// Whether it is a matter of course that a message is settled and its credit is gone for good.
     #[inline]
     fn forgets(&self) -> bool {
@@ -165,7 +170,7 @@ impl Session {
         }
     }
 
-    fn forget(&mut self, subscription: u32) {
+    pub fn forget(&mut self, subscription: u32) {
         let Some(forgotten) = self.subscriptions.try_remove(subscription as usize) else { return };
         self.by_destination.remove(&forgotten.destination);
         // Nobody is left to get credit back; and its key may be another's soon.
@@ -245,6 +250,7 @@ impl Session {
 
     /// `session.completed`: the peer is done with commands; windows move.
     pub fn peer_completed(&mut self, env: &mut Env<'_>, commands: SequenceSet<'_>) -> Result<(), Fault> {
+        self.peer_received(commands);
         let Session { subscriptions, unsettled, outgoing, session, .. } = self;
         // Credit of neighbours goes back together.
         let mut due: (u32, Credit) = (NONE, Credit::NONE);
@@ -287,6 +293,7 @@ impl Session {
         let frame_max = env.link.frame_max;
         let messages = u64::from(delivered.followers) + 1;
         let first = self.outgoing.begin_many(messages);
+        let start = env.out.len();
         subscription.head.fit(&view, delivery, frame_max);
         subscription.head.write(view.body, frame_max, env.out);
         if delivered.followers > 0 {
@@ -315,6 +322,9 @@ impl Session {
         }
         env.shard.release_all(delivered.message, delivered.followers);
         env.link.counters.delivered += messages;
+        if self.replay.is_some() {
+            self.record(env, start);
+        }
     }
 
     /// The subscription of that name.

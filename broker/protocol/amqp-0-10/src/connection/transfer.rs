@@ -62,6 +62,13 @@ impl Arriving {
         self.command = None;
     }
 
+    /// What has begun comes to no end; the command, if one had.
+    pub fn abandon(&mut self, shard: &mut Shard) -> Option<CommandId> {
+        let command = self.command;
+        self.release(shard);
+        command
+    }
+
     /// Whether the content that follows is passed over.
     pub fn skip(&mut self, skipped: bool) {
         self.skipped = skipped;
@@ -307,6 +314,6 @@ impl Session {
 }
 
 /// A queue refuses a message because it is full.
-fn over_limit() -> Fault {
+pub(super) fn over_limit() -> Fault {
     Fault::new(ErrorCode::ResourceLimitExceeded, "a queue that the message is for is full")
 }

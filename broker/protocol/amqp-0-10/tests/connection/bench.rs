@@ -628,6 +628,8 @@ impl World {
         for index in 0..self.slots.len() {
             self.drop_client(Client(index));
         }
+        // So long no session is kept.
+        self.advance_ms(4_000_000);
         for shard in &self.shards {
             let stats = shard.stats();
             assert_eq!((stats.connections, stats.sessions, stats.unsettled), (0, 0, 0), "{:?}", self.setup);
@@ -677,6 +679,11 @@ impl Slot {
 }
 
 impl Book {
+    /// One that goes on with these commands.
+    pub fn at(next: SequenceNo, expected: SequenceNo) -> Self {
+        Book { next, expected, ..Book::default() }
+    }
+
     pub fn is_complete(&self, id: SequenceNo) -> bool {
         self.completed.iter().any(|&(first, last)| !id.is_before(first) && !last.is_before(id))
     }

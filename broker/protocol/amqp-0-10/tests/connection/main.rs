@@ -5,5 +5,6 @@ mod bench;
 mod handshake;
 mod receiving;
 mod sending;
+mod sessions;
 mod topology;
 mod transactions;
