@@ -69,8 +69,8 @@ pub enum Request {
         /// Name of the queue.
         name: Name,
     },
-    /// Take messages that nobody has been handed out of a queue, the oldest first of each priority. Answered with
-    /// [`Reply::Messages`].
+    /// Take messages that nobody has been handed out of a queue, the oldest first. What a full queue then refuses is lost.
+    /// Answered with [`Reply::Messages`].
     MoveMessages {
         /// Virtual host.
         vhost: VhostId,

@@ -312,10 +312,10 @@ fn what_a_queue_gives_up_goes_by_its_alternate_exchange_as_it_is() {
         let client = broker.client(0);
         broker.declare(client, "lost", at_home(0));
         broker.bind(client, "amq.direct", "lost", "q");
-        let options = QueueOptions { alternate: Some("amq.direct".into()), ..at_home(shards - 1) };
+        let alternate = Some("amq.direct".into());
+        let options = QueueOptions { alternate, message_ttl_ms: Some(10), ..at_home(shards - 1) };
         broker.declare(client, "q", options);
-        let id = broker.message_with(client, "", "q", "late", &[], |header| header.ttl_ms = Some(10));
-        broker.send(client, id);
+        broker.publish(client, "", "q", "late");
         broker.run();
         broker.pass(10);
         for body in ["a", "b", "c", "d"] {
