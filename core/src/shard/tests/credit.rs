@@ -246,6 +246,26 @@ fn a_flush_sends_what_was_published_before_and_nothing_after() {
 }
 
 #[test]
+fn a_flush_does_not_overtake_what_was_granted_before() {
+    for home in [0, 1] {
+        // With lanes so short that grants wait in a backlog.
+        let mut broker = Broker::with_limits(2, Limits::tiny());
+        let client = broker.client(0);
+        broker.declare(client, "q", at_home(home));
+        broker.subscribe(client, "q", 1, dry(true));
+        for _ in 0..25 {
+            broker.publish(client, "", "q", "x");
+        }
+        broker.run();
+        (0..20).for_each(|_| grant(&mut broker, client, 1, 1, 1));
+        assert!(broker.shards[0].request(client.session, Request::FlushConsumer { consumer: 1 }).is_none());
+        let seen = told_in_order(&mut broker, client);
+        assert_eq!((seen.len(), seen[20].as_str()), (21, "reply"), "home {home}");
+        broker.end(&[client]);
+    }
+}
+
+#[test]
 fn a_flush_waits_for_a_connection_that_does_not_read() {
     for home in [0, 1] {
         let limits = Limits { delivery_window_bytes: 100, ..Limits::default() };
