@@ -260,6 +260,7 @@ fn functions() {
             "insert-before((1, 3), 2, 2)[2] = 2 and count(remove((1, 2), 1)) = 1",
             "exists((1)) and empty(()) and boolean('a') and not(boolean(''))",
             "count(data(//n)) = 3 and string(//t) = '  two   words ' and number(//n[1]) = 3",
+            "insert-before(1, -9223372036854775807 - 1, 2)[1] = 2 and remove(1, -9223372036854775807 - 1) = 1",
             "zero-or-one(()) or true()",
             "exactly-one(5) = 5 and one-or-more((1, 2)) = 2",
             "deep-equal((1, 'a'), (1, 'a')) and not(deep-equal((1, 2), (1)))",

@@ -121,7 +121,7 @@ fn insert_before<'d>(mut call: Call<'_, '_, '_, 'd>) -> Answer<'d> {
     let mut items = call.take(0);
     let at = call.take(1);
     let at = call.evaluation.optional_integer(&at)?.ok_or(Fault::Type)?;
-    let at = usize::try_from(at - 1).unwrap_or(0).min(items.len());
+    let at = usize::try_from(at.saturating_sub(1)).unwrap_or(0).min(items.len());
     let inserted = call.take(2);
     items.splice(at..at, inserted);
     Ok(items)
