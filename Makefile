@@ -7,13 +7,16 @@ MAKEFLAGS   += --no-print-directory
 
 PYTHON := .cache/venv/bin/python
 
+# What `make qpid` runs the suites with.
+PYTHON2 := python2.7
+
 # How many seeds `make sim` simulates.
 SEEDS ?= 1000
 
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
-.PHONY: help run build test $(STEPS) microbench book clean
+.PHONY: help run build test $(STEPS) microbench book qpid clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -80,6 +83,12 @@ interop: ## Run RabbitMQ's clients in Python and JavaScript against the broker, 
 	cargo build --profile checked --bin fulmar
 	@$(PYTHON) -m pytest -q -p no:cacheprovider --timeout 60 broker/server/tests/interop/python
 	@NODE_PATH=.cache/node/node_modules node --test --test-timeout=60000 broker/server/tests/interop/node/
+
+qpid: ## Run Apache Qpid's Python suites (QPID_PYTHON=…, QPID_CPP=…: checkouts; PYTHON2=…: interpreter)
+	@scripts/install build
+	cargo build --profile checked --bin fulmar
+	scripts/qpid-suites --qpid-python $(QPID_PYTHON) --qpid-cpp $(QPID_CPP) --python $(PYTHON2) \
+	    --fulmar target/checked/fulmar --log .cache/qpid-suites.log
 
 clean: ## Remove everything that was built or installed here
 	cargo clean
