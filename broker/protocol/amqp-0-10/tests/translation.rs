@@ -157,6 +157,13 @@ fn a_message_of_0_9_1_in_0_10() {
 }
 
 #[test]
+fn an_empty_user_is_none() {
+    let message = MessageProperties { user_id: Some(b""), ..Default::default() };
+    let raw = of_0_10(DeliveryProperties::default(), message, &Table::default());
+    assert_eq!(decoded_0_9_1(&to_0_9_1(&raw)).0.user_id, None);
+}
+
+#[test]
 fn headers_that_fit_no_frame_are_left_out() {
     let long = table(&[("long", text(&"x".repeat(5000)))]);
     let message = MessageProperties { correlation_id: Some(b"c"), ..Default::default() };
@@ -323,7 +330,7 @@ proptest! {
             reply_to: Some(reply_to).filter(|parts| *parts != ReplyTo::default()),
             content_type: text(0),
             content_encoding: text(1),
-            user_id: user_id.as_deref(),
+            user_id: user_id.as_deref().filter(|user| !user.is_empty()),
             app_id: long[1].as_deref(),
             ..Default::default()
         };

@@ -104,7 +104,8 @@ fn neutral<'a>(delivery: &DeliveryProperties<'a>, message: &MessageProperties<'a
         message_id: message.message_id.map(Id::Uuid),
         correlation_id: message.correlation_id,
         reply_to: message.reply_to.and_then(reply_to),
-        user_id: message.user_id,
+        // The peer's C++ client names an empty user where it names none.
+        user_id: message.user_id.filter(|user| !user.is_empty()),
         app_id: message.app_id,
         message_type: None,
         cluster_id: None,
