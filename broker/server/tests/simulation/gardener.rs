@@ -8,7 +8,7 @@ use fulmar_core::{Table, Value};
 use fulmar_transport::sim::Random;
 
 use crate::run::Env;
-use crate::talk::{Heard, Line, Talk as _};
+use crate::talk::{Heard, Line, Marks, Talk as _};
 use crate::wire::Wire;
 
 const QUEUES: [&[u8]; 5] = [b"g0", b"g1", b"g2", b"g3", b"g4"];
@@ -202,7 +202,7 @@ impl Gardener {
                 self.waiting -= 1;
                 let (exchange, key) = if one { ("ge0", "k") } else { ("", str::from_utf8(queue).unwrap()) };
                 // An exchange that is not there ends the channel, unasked.
-                (0..random.below(20)).for_each(|_| wire.publish(exchange, key, b"seed"));
+                (0..random.below(20)).for_each(|_| wire.publish(exchange, key, &Marks::default(), b"seed"));
                 wire.write(&Method::BasicAck { delivery_tag: 0, multiple: true });
             }
         }

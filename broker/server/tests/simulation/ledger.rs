@@ -4,9 +4,12 @@
 //! 2. Only what was sent arrives, unchanged; what was rolled back or refused does not.
 //! 3. A second delivery of a message from one queue is marked redelivered, and none comes once a settlement of it was
 //!    seen by the broker.
-//! 4. First deliveries to a consumer keep the order of each publisher.
+//! 4. First deliveries to a consumer keep the order of each publisher, and of each priority where there are some.
+//! 5. Messages of one group are with one consumer at a time.
 
 use std::collections::HashMap;
+
+use crate::run::QUEUES;
 
 /// A message in a queue: one for each queue that a publish went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +50,8 @@ pub struct Ledger {
     /// Lives of consumers that ended otherwise than in order: their last settlements may not have arrived.
     lost_lives: std::collections::HashSet<u32>,
     next_life: u32,
+    /// Which life holds how many messages of a group.
+    groups: HashMap<String, (u32, u32)>,
     pub published: u64,
     pub consumed: u64,
     pub redelivered: u64,
@@ -66,6 +71,7 @@ impl Ledger {
     /// A client's connection broke, or was cut.
     pub fn lost(&mut self, life: u32) {
         self.lost_lives.insert(life);
+        self.groups.retain(|_, (holder, _)| *holder != life);
         self.resets += 1;
     }
 
@@ -102,6 +108,23 @@ impl Ledger {
         self.dead += u64::from(dead);
     }
 
+    /// A consumer was given a message of a group.
+    pub fn group_held(&mut self, group: String, life: u32) {
+        let (holder, held) = self.groups.entry(group.clone()).or_insert((life, 0));
+        assert_eq!(*holder, life, "group {group} is with two consumers");
+        *held += 1;
+    }
+
+    /// A consumer is done with a message of a group, in whatever way.
+    pub fn group_settled(&mut self, group: &str, life: u32) {
+        if let Some((_, held)) = self.groups.get_mut(group).filter(|(holder, _)| *holder == life) {
+            *held -= 1;
+            if *held == 0 {
+                self.groups.remove(group);
+            }
+        }
+    }
+
     /// A consumer's life settles a message for good.
     pub fn settled(&mut self, key: Key, dead: bool, accepted: bool, life: u32) {
         let entry = self.entries.get_mut(&key).expect("only what was delivered is settled");
@@ -115,7 +138,9 @@ impl Ledger {
         let mut broken: Vec<_> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.promise == Promise::Owed && !entry.accepted)
+            .filter(|(key, entry)| {
+                entry.promise == Promise::Owed && !entry.accepted && !QUEUES[key.queue].may_vanish
+            })
             .map(|(key, _)| *key)
             .collect();
         broken.sort();

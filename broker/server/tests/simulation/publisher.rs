@@ -6,7 +6,7 @@ use fulmar_transport::sim::Random;
 
 use crate::ledger::{Key, Promise};
 use crate::run::{Env, QUEUES, Route};
-use crate::talk::{Heard, Line, Talk, connect};
+use crate::talk::{Heard, Line, Marks, Talk, connect};
 
 /// Publishes under way at most.
 const WINDOW: usize = 64;
@@ -144,7 +144,7 @@ impl Publisher {
     }
 
     fn publish_one(&mut self, env: &mut Env<'_>) {
-        let (route, bytes) = self.next_like(env.random);
+        let (route, bytes) = self.next_like(env.queues, env.random);
         let number = self.next;
         self.next += 1;
         self.left -= 1;
@@ -154,21 +154,25 @@ impl Publisher {
             .collect();
         keys.iter().for_each(|key| env.ledger.sent(*key));
         let (exchange, key) = route.address();
-        self.wire.as_mut().unwrap().publish(exchange, key, &body(self.life, number, bytes));
+        let marks = Marks {
+            label: route.is_labelled().then(|| label(self.life)),
+            priority: route.has_priorities().then(|| priority(number)),
+        };
+        self.wire.as_mut().unwrap().publish(exchange, key, &marks, &body(self.life, number, bytes));
         self.open.push_back((u64::from(number) + 1, keys));
     }
 
     /// Where the next message goes, and its length.
-    fn next_like(&mut self, random: &mut Random) -> (Route, usize) {
+    fn next_like(&mut self, queues: &[usize], random: &mut Random) -> (Route, usize) {
         let (route, bytes, left) = self.habit;
         if left > 0 {
             self.habit.2 -= 1;
             return (route, bytes);
         }
-        let mut route = Route::any(random);
+        let mut route = Route::any(queues, random);
         // A full queue's refusal leaves a transaction's outcome open; the confirming publishers test it.
         while self.transactional && route.may_refuse() {
-            route = Route::any(random);
+            route = Route::any(queues, random);
         }
         let bytes = match random.below(20) {
             0 => random.below(12_000),
@@ -199,6 +203,16 @@ impl Publisher {
         self.ready = false;
         self.rest_steps = env.random.below(20) as u32;
     }
+}
+
+/// What a publisher calls its messages.
+pub fn label(publisher: u32) -> String {
+    format!("p{}", publisher % 3)
+}
+
+/// The priority of a publisher's message.
+pub fn priority(number: u32) -> u8 {
+    (number % 4) as u8
 }
 
 /// A body that tells who sent it, and whether it is whole.

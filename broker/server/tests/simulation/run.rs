@@ -18,7 +18,7 @@ use crate::wire::Wire;
 /// A run that has not ended by then hangs.
 const MOST_STEPS: u32 = 400_000;
 /// Steps after which nothing goes wrong any more.
-const MOST_CHAOS_STEPS: u32 = MOST_STEPS / 2;
+const MOST_CHAOS_STEPS: u32 = 60_000;
 /// Steps in which nothing was on its way before a run counts as stuck.
 const MOST_IDLE_STEPS: u32 = 2_000;
 /// Steps in which nothing stands in a queue before everything counts as consumed.
@@ -29,19 +29,104 @@ pub struct QueueSpec {
     pub name: &'static str,
     /// What is rejected, expired or too much goes to the queue of the dead.
     pub dead_letters: bool,
-    argument: Option<(&'static str, i32)>,
+    arguments: &'static [(&'static str, Argument)],
     refuses: bool,
+    /// Messages may give way to others.
+    pub may_vanish: bool,
+    /// Messages carry the label of their publisher.
+    pub is_labelled: bool,
+    /// One label's messages are with one consumer at a time.
+    pub is_grouped: bool,
+    /// Higher priorities overtake.
+    pub has_priorities: bool,
 }
 
+/// A declaration's argument.
+#[derive(Clone, Copy)]
+enum Argument {
+    Number(i32),
+    Text(&'static str),
+}
+
+/// A header that tells the label.
+pub const LABEL: &str = "label";
+
+const PLAIN: QueueSpec = QueueSpec {
+    name: "plain",
+    dead_letters: false,
+    arguments: &[],
+    refuses: false,
+    may_vanish: false,
+    is_labelled: false,
+    is_grouped: false,
+    has_priorities: false,
+};
+
 /// The queues; the last is that of the dead.
-pub const QUEUES: [QueueSpec; 6] = [
-    QueueSpec { name: "plain", dead_letters: false, argument: None, refuses: false },
-    QueueSpec { name: "mortal", dead_letters: true, argument: None, refuses: false },
-    QueueSpec { name: "short", dead_letters: true, argument: Some(("x-max-length", 5)), refuses: false },
-    QueueSpec { name: "brief", dead_letters: true, argument: Some(("x-message-ttl", 3)), refuses: false },
-    QueueSpec { name: "strict", dead_letters: false, argument: Some(("x-max-length", 4)), refuses: true },
-    QueueSpec { name: "dead", dead_letters: false, argument: None, refuses: false },
+pub const QUEUES: [QueueSpec; 11] = [
+    PLAIN,
+    QueueSpec { name: "mortal", dead_letters: true, ..PLAIN },
+    QueueSpec {
+        name: "short",
+        dead_letters: true,
+        arguments: &[("x-max-length", Argument::Number(5))],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "brief",
+        dead_letters: true,
+        arguments: &[("x-message-ttl", Argument::Number(3))],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "strict",
+        refuses: true,
+        arguments: &[("x-max-length", Argument::Number(4)), ("x-overflow", Argument::Text("reject-publish"))],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "ring",
+        may_vanish: true,
+        arguments: &[("qpid.policy_type", Argument::Text("ring")), ("qpid.max_count", Argument::Number(5))],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "last",
+        may_vanish: true,
+        is_labelled: true,
+        arguments: &[("qpid.last_value_queue_key", Argument::Text(LABEL))],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "grouped",
+        is_labelled: true,
+        is_grouped: true,
+        arguments: &[
+            ("qpid.group_header_key", Argument::Text(LABEL)),
+            ("qpid.shared_msg_group", Argument::Number(1)),
+        ],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "flowing",
+        arguments: &[
+            ("qpid.flow_stop_count", Argument::Number(6)),
+            ("qpid.flow_resume_count", Argument::Number(3)),
+        ],
+        ..PLAIN
+    },
+    QueueSpec {
+        name: "pressing",
+        has_priorities: true,
+        arguments: &[("x-max-priority", Argument::Number(3))],
+        ..PLAIN
+    },
+    QueueSpec { name: "dead", ..PLAIN },
 ];
+/// So many of them, from the first on, and that of the dead are in every run.
+const USUAL: usize = 5;
+/// So many of the others are in each run.
+const UNUSUAL: usize = 2;
 /// Index of the queue of the dead.
 pub const DEAD: usize = QUEUES.len() - 1;
 
@@ -57,11 +142,12 @@ pub enum Route {
 }
 
 impl Route {
-    pub fn any(random: &mut Random) -> Self {
+    /// To some of the run's queues.
+    pub fn any(queues: &[usize], random: &mut Random) -> Self {
         match random.below(8) {
             0 => Route::Fanout,
             1 => Route::Topic,
-            _ => Route::Queue(random.below(DEAD)),
+            _ => Route::Queue(queues[random.below(queues.len() - 1)]),
         }
     }
 
@@ -75,6 +161,14 @@ impl Route {
 
     pub fn may_refuse(self) -> bool {
         (0..DEAD).any(|queue| self.reaches(queue) && QUEUES[queue].refuses)
+    }
+
+    pub fn is_labelled(self) -> bool {
+        (0..DEAD).any(|queue| self.reaches(queue) && QUEUES[queue].is_labelled)
+    }
+
+    pub fn has_priorities(self) -> bool {
+        (0..DEAD).any(|queue| self.reaches(queue) && QUEUES[queue].has_priorities)
     }
 
     pub fn address(self) -> (&'static str, &'static str) {
@@ -92,6 +186,8 @@ pub struct Env<'a> {
     pub address: SocketAddr,
     pub random: &'a mut Random,
     pub ledger: &'a mut Ledger,
+    /// The run's queues, that of the dead last.
+    pub queues: &'a [usize],
     /// Clients misbehave.
     pub chaos: bool,
     pub trace: bool,
@@ -131,6 +227,7 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let mut world = World {
         broker: Broker::start(&network, shards, tiny, random.next_u64()),
         ledger: Ledger::default(),
+        queues: some_queues(&mut random),
         steps: 0,
         idle_steps: 0,
         network,
@@ -148,11 +245,19 @@ pub fn run(seed: u64, trace: bool) -> Report {
     Report { published, consumed, redelivered, dead, resets, tended, steps: u64::from(world.steps) }
 }
 
+/// The queues of a run.
+fn some_queues(random: &mut Random) -> Vec<usize> {
+    let mut unusual: Vec<usize> = (USUAL..DEAD).collect();
+    random.shuffle(&mut unusual);
+    (0..USUAL).chain(unusual.into_iter().take(UNUSUAL)).chain([DEAD]).collect()
+}
+
 struct World {
     broker: Broker,
     network: Network,
     random: Random,
     ledger: Ledger,
+    queues: Vec<usize>,
     steps: u32,
     idle_steps: u32,
     trace: bool,
@@ -174,6 +279,7 @@ impl World {
             address: self.broker.address,
             random: &mut self.random,
             ledger: &mut self.ledger,
+            queues: &self.queues,
             chaos,
             trace: self.trace,
         }
@@ -221,11 +327,12 @@ impl World {
                 let home = self.random.below(usize::from(shards)) as i32;
                 arguments.set(b"x-fulmar-shard", Value::I32(home));
             }
-            if let Some((name, value)) = queue.argument {
-                arguments.set(name.as_bytes(), Value::I32(value));
-            }
-            if queue.refuses {
-                arguments.set(b"x-overflow", Value::Text(Name::from("reject-publish")));
+            for (name, value) in queue.arguments {
+                let value = match value {
+                    Argument::Number(number) => Value::I32(*number),
+                    Argument::Text(text) => Value::Text(Name::from(*text)),
+                };
+                arguments.set(name.as_bytes(), value);
             }
             if queue.dead_letters {
                 arguments.set(b"x-dead-letter-exchange", Value::Text(Name::default()));
@@ -274,7 +381,7 @@ impl World {
             .map(|_| Publisher::new(random.chance(300_000), 20 + random.below(120) as u32))
             .collect();
         let mut consumers = Vec::new();
-        for queue in 0..QUEUES.len() {
+        for &queue in &self.queues {
             for _ in 0..1 + random.below(2) {
                 let prefetch = if random.chance(300_000) { 0 } else { 1 + random.below(10) as u16 };
                 consumers.push(Consumer::new(queue, random.chance(150_000), prefetch));

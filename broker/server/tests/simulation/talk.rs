@@ -66,6 +66,13 @@ pub enum Settling {
     Reject,
 }
 
+/// What a message carries besides its body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    pub label: Option<String>,
+    pub priority: Option<u8>,
+}
+
 /// What publishers and consumers say.
 pub trait Talk {
     /// Moves bytes; takes at most `most` in. Everything heard is appended.
@@ -77,7 +84,7 @@ pub trait Talk {
     fn reset(self: Box<Self>);
     /// Wants confirms, or transactions; answered by [`Heard::Done`].
     fn begin_publishing(&mut self, transactional: bool);
-    fn publish(&mut self, exchange: &str, key: &str, body: &[u8]);
+    fn publish(&mut self, exchange: &str, key: &str, marks: &Marks, body: &[u8]);
     fn end_transaction(&mut self, commit: bool);
     /// Most unsettled messages at a time; 0 for any number.
     fn subscribe(&mut self, queue: &str, prefetch: u16);

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use fulmar_amqp_0_9_1::codec::frame::{self, ContentHeader, FrameKind, encode_content};
-use fulmar_amqp_0_9_1::codec::properties::{EMPTY, Properties};
-use fulmar_amqp_0_9_1::codec::table::TableRef;
+use fulmar_amqp_0_9_1::codec::properties::Properties;
+use fulmar_amqp_0_9_1::codec::table::{TableRef, encode_table};
 use fulmar_amqp_0_9_1::codec::{Method, PROTOCOL_HEADER};
+use fulmar_core::{Name, Table, Value};
 use fulmar_transport::sim::{Network, Random};
 
-use crate::talk::{Heard, Line, Settling, Socket, Talk};
+use crate::run::LABEL;
+use crate::talk::{Heard, Line, Marks, Settling, Socket, Talk};
 
 /// The channel that every client uses.
 pub const CHANNEL: u16 = 1;
@@ -166,10 +168,20 @@ impl Talk for Wire {
         }
     }
 
-    fn publish(&mut self, exchange: &str, key: &str, body: &[u8]) {
+    fn publish(&mut self, exchange: &str, key: &str, marks: &Marks, body: &[u8]) {
         let (exchange, routing_key) = (exchange.as_bytes(), key.as_bytes());
         self.write(&Method::BasicPublish { exchange, routing_key, mandatory: false, immediate: false });
-        encode_content(CHANNEL, &EMPTY, body, self.frame_max, &mut self.socket.output);
+        let mut headers = Vec::new();
+        let mut properties = Properties { priority: marks.priority, ..Properties::default() };
+        if let Some(label) = &marks.label {
+            let mut table = Table::default();
+            table.set(LABEL.as_bytes(), Value::Text(Name::from(&label[..])));
+            encode_table(&table, &mut headers);
+            properties.headers = Some(TableRef::new(&headers));
+        }
+        let mut encoded = Vec::new();
+        properties.encode(&mut encoded);
+        encode_content(CHANNEL, &encoded, body, self.frame_max, &mut self.socket.output);
     }
 
     fn end_transaction(&mut self, commit: bool) {

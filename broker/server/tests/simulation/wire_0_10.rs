@@ -7,10 +7,12 @@ use fulmar_amqp_0_10::codec::frame;
 use fulmar_amqp_0_10::codec::segment::{Assembler, Limits, Piece};
 use fulmar_amqp_0_10::codec::table::*;
 use fulmar_amqp_0_10::codec::transfer::{self, Transfer};
-use fulmar_amqp_0_10::codec::{Command, ContentHeader, Control, SequenceNo, SequenceSet, Value};
+use fulmar_amqp_0_10::codec::value::encode_map;
+use fulmar_amqp_0_10::codec::{Command, ContentHeader, Control, MapRef, SequenceNo, SequenceSet, Value};
 use fulmar_transport::sim::{Network, Random};
 
-use crate::talk::{Heard, Line, Settling, Socket, Talk};
+use crate::run::LABEL;
+use crate::talk::{Heard, Line, Marks, Settling, Socket, Talk};
 
 const HEADER: &[u8] = b"AMQP\x01\x01\x00\x0a";
 const CHANNEL: u16 = 1;
@@ -292,9 +294,20 @@ impl Talk for Wire010 {
         }
     }
 
-    fn publish(&mut self, exchange: &str, key: &str, body: &[u8]) {
+    fn publish(&mut self, exchange: &str, key: &str, marks: &Marks, body: &[u8]) {
         let mut header = Vec::new();
-        DeliveryProperties { routing_key: Some(key.as_bytes()), ..Default::default() }.encode(&mut header);
+        DeliveryProperties {
+            routing_key: Some(key.as_bytes()),
+            priority: marks.priority.map(DeliveryPriority::from_code),
+            ..Default::default()
+        }
+        .encode(&mut header);
+        if let Some(label) = &marks.label {
+            let mut map = Vec::new();
+            encode_map([(LABEL.as_bytes(), Value::Str16(label.as_bytes()))], &mut map);
+            let application_headers = Some(MapRef::new(&map));
+            MessageProperties { application_headers, ..Default::default() }.encode(&mut header);
+        }
         let transfer = Transfer {
             destination: exchange.as_bytes(),
             accept_mode: AcceptMode::None,
