@@ -200,7 +200,7 @@ impl Session {
 
     /// `message.accept` for transfers that are complete.
     pub fn tell_accepts(&mut self, env: &mut Env<'_>) {
-        if self.accepts.is_empty() {
+        if self.accepts.is_empty() || !self.send_ready {
             return;
         }
         let mut accepts = std::mem::take(&mut self.accepts);

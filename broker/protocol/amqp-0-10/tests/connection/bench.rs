@@ -513,6 +513,17 @@ impl World {
         self.run();
     }
 
+    /// The client sends something, and its socket breaks before any shard has taken a turn.
+    pub fn vanish_after(&mut self, client: Client, bytes: &[u8]) {
+        let slot = &mut self.slots[client.0];
+        let shard = &mut self.shards[slot.shard];
+        let mut connection = slot.connection.take().expect("the socket is gone already");
+        let mut cx = Context { shard, out: &mut slot.output, now_ns: self.now_ns };
+        connection.receive(&mut cx, bytes);
+        connection.closed(&mut self.shards[slot.shard]);
+        self.run();
+    }
+
     /// Time passes.
     pub fn advance_ms(&mut self, ms: u64) {
         self.now_ns += ms * 1_000_000;

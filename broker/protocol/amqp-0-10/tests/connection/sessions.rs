@@ -1,6 +1,7 @@
 //! Class `session`: attaching, the books of commands, resumption.
 
 use fulmar_amqp_0_10::codec::table::*;
+use fulmar_amqp_0_10::codec::transfer::{self, Transfer};
 use fulmar_amqp_0_10::codec::{Control, SequenceNo, SequenceSet};
 
 use super::bench::{Book, Client, World, each, set};
@@ -122,6 +123,43 @@ fn a_session_whose_connection_was_lost_goes_on() {
         assert!(messages.iter().all(|message| !message.delivery().redelivered));
         world.accept(client, 3, ids[0], messages[1].id);
         assert_eq!(world.counts(client, 3, "q"), (0, 1));
+    });
+}
+
+#[test]
+fn what_queues_answer_meanwhile_is_complete_when_the_client_comes_back() {
+    each(|world| {
+        let old = world.client();
+        world.control(old, 1, SessionRequestTimeout { timeout: Some(10) });
+        world.expect_control(old, "session.timeout");
+        world.declare(old, 1, "q");
+        let first = world.book(old, 1).next;
+        let mut bytes = Vec::new();
+        let transfer =
+            Transfer { header: b"\0\0\0\x06\x04\x01\0\x02\x01q", body: b"x", ..Default::default() };
+        for _ in 0..3 {
+            transfer::encode(&transfer, 1, 4096, &mut bytes);
+        }
+        // The last one does not come to its end.
+        bytes.pop();
+        world.vanish_after(old, &bytes);
+        let client = world.connect();
+        attach(world, client, 1, &format!("session-{}", old.0), false);
+        world.expect_control(client, "session.attached");
+        world.expect_control(client, "session.flush");
+        world.control(client, 1, SessionFlush { expected: true, confirmed: false, completed: true });
+        let expected = world.expect_control(client, "session.expected");
+        let Control::SessionExpected(expected) = Control::decode(&expected).unwrap() else { unreachable!() };
+        let third = first.plus(2);
+        assert_eq!(expected.commands.unwrap().iter().next(), Some((third, third)));
+        assert!(world.book(client, 1).is_complete(first.next()) && !world.book(client, 1).is_complete(third));
+        assert!(world.book(client, 1).accepted.is_empty(), "where the broker's commands go on is not clear");
+        *world.book(client, 1) = Book::at(third, SequenceNo(0));
+        resume(world, client, 1, SequenceNo(0), third);
+        world.transfer(client, 1, &transfer);
+        world.sync(client, 1);
+        assert_eq!(world.book(client, 1).accepted, [(first, third)]);
+        assert_eq!(world.counts(client, 1, "q").0, 3);
     });
 }
 
