@@ -191,9 +191,13 @@ fn qpidd(place: &Place) -> Vec<Command> {
     let mut server = Command::new(&place.program);
     server.args(["--interface", "127.0.0.1", "--port"]).arg(place.port.to_string());
     server.args(["--auth", "no", "--no-module-dir"]);
-    // Neither of these exists, so that the machine's own is not read.
-    server.arg("--config").arg(place.directory.join("qpidd.conf"));
-    server.arg("--client-config").arg(place.directory.join("qpidc.conf"));
+    // Neither the machine's own configuration nor this program's environment is read. An empty file is refused.
+    let config = place.directory.join("qpidd.conf");
+    drop(std::fs::write(&config, "# Options are on the command line.\n"));
+    server.arg("--config").arg(&config).arg("--client-config").arg(&config);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("QPID")) {
+        server.env_remove(name);
+    }
     server.arg("--data-dir").arg(place.directory.join("data"));
     server.arg("--pid-dir").arg(&place.directory);
     server.args(["--log-to-stderr", "yes", "--log-enable", "warning+"]);
