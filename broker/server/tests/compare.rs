@@ -14,8 +14,17 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn measure(directory: &Path, out: &str) -> Output {
-    let options =
-        ["compare", "latency-1k", "small-flood", "--with", "fulmar", "--rounds", "2", "--ceiling", "0"];
+    let options = [
+        "compare",
+        "latency-1k",
+        "small-flood",
+        "--with",
+        "fulmar,fulmar-0-10",
+        "--rounds",
+        "2",
+        "--ceiling",
+        "0",
+    ];
     let short = ["--seconds", "0.4", "--warmup", "0.1", "--out", out, "--report", "page.html"];
     bench(directory, &[&options[..], &short].concat())
 }
