@@ -132,6 +132,23 @@ fn what_is_acquired_is_the_sessions() {
 }
 
 #[test]
+fn what_a_session_wanted_when_it_ended_goes_back() {
+    let mut broker = Broker::new(2);
+    let (one, two) = (broker.client(0), broker.client(0));
+    broker.declare(one, "q", at_home(1));
+    broker.subscribe(one, "q", 1, browser());
+    publish_all(&mut broker, one, &["a"]);
+    let seen = broker.take(one);
+    let acquire = Request::Acquire { queue: seen[0].queue, tags: vec![seen[0].tag] };
+    assert!(broker.shards[0].request(one.session, acquire).is_none());
+    broker.shards[0].close_session(one.session);
+    broker.run();
+    let (got, _) = broker.get(two, "q", true).unwrap();
+    assert_eq!((got.body.as_str(), got.redelivered), ("a", false));
+    broker.end(&[one, two]);
+}
+
+#[test]
 fn a_tag_of_the_common_kind_acquires_nothing() {
     let mut broker = Broker::new(1);
     let client = broker.client(0);
