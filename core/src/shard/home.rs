@@ -163,8 +163,8 @@ impl Shard {
         self.prune_timers();
     }
 
-    /// Forgets deadlines of queues that are gone, once they are the greater part.
-    fn prune_timers(&mut self) {
+    /// Forgets deadlines that no longer count, once they are the greater part.
+    pub(super) fn prune_timers(&mut self) {
         const SPARED: usize = 1024;
         let most_in_use = 2 * (self.queues.len() + self.branches.len()) + self.held_back.len();
         if self.timers.len() < SPARED + 2 * most_in_use {

@@ -524,6 +524,17 @@ fn a_timeout_can_be_moved() {
 }
 
 #[test]
+fn timeouts_that_no_longer_count_are_forgotten() {
+    let mut site = Site::new(1);
+    assert_eq!(site.dtx(0, "x", NEW), OK);
+    for seconds in 0..5_000 {
+        assert_eq!(site.dtx(0, "x", DtxCommand::SetTimeout(1 + seconds % 3600)), OK);
+    }
+    assert!(site.broker.shards[0].timers.len() < 2_000);
+    assert_eq!(site.dtx(0, "x", FAIL), ROLLED_BACK);
+}
+
+#[test]
 fn an_operator_completes_a_branch_and_its_manager_is_told() {
     for commit in [true, false] {
         each(|site| {

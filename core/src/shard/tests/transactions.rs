@@ -258,6 +258,53 @@ fn a_delayed_message_waits_from_the_commit_on() {
 }
 
 #[test]
+fn exchanges_number_what_is_committed() {
+    each(|broker, shards| {
+        let client = broker.client(0);
+        three_queues(broker, client, shards);
+        let arguments = Table(vec![(Name::from("qpid.msg_sequence"), Value::I64(1))]);
+        broker.exchange(client, "numbering", "fanout", arguments);
+        broker.bind(client, "numbering", "q1", "");
+        for commits in [true, false, true] {
+            publish(broker, client, "numbering", "", "m");
+            assert_eq!(broker.get(client, "q1", true).map(|(got, _)| got.body), None);
+            if commits {
+                commit(broker, client).unwrap();
+                broker.run();
+            } else {
+                broker.shards[0].rollback(client.session);
+            }
+            let number = broker
+                .get(client, "q1", true)
+                .map(|(got, _)| got.headers.get(b"qpid.msg_sequence").and_then(Value::as_i64));
+            assert_eq!(number.is_some(), commits);
+        }
+        publish(broker, client, "numbering", "", "m");
+        commit(broker, client).unwrap();
+        broker.run();
+        let (third, _) = broker.get(client, "q1", true).expect("a message");
+        assert_eq!(third.headers.get(b"qpid.msg_sequence").and_then(Value::as_i64), Some(3));
+        assert_nothing_is_left(broker);
+    });
+}
+
+#[test]
+fn a_queue_without_local_messages_gets_none_by_a_commit() {
+    each(|broker, shards| {
+        let [client, other] = [broker.client(0), broker.client(0)];
+        let options = QueueOptions { no_local: true, exclusive: true, ..at_home(shards - 1) };
+        broker.declare(client, "own", options);
+        for publisher in [client, other] {
+            let message = broker.message(publisher, "", "own", "m");
+            broker.shards[0].publish_in_transaction(publisher.session, VHOST, message, true).unwrap();
+            assert_eq!(commit(broker, publisher), Ok(0));
+            assert_eq!(broker.get(client, "own", true).is_some(), publisher == other);
+        }
+        assert_nothing_is_left(broker);
+    });
+}
+
+#[test]
 fn a_session_that_goes_leaves_nothing_half_done() {
     // With one shard a commit is done when it is asked for.
     for turns in 0..12 {
@@ -349,7 +396,7 @@ fn prefetch_counts_what_is_not_committed() {
 
 #[test]
 fn what_waits_for_commits_is_bounded() {
-    let mut broker = Broker::with_limits(1, Limits { transaction_bytes: 100, ..Limits::default() });
+    let mut broker = Broker::with_limits(1, Limits { transaction_bytes: 200, ..Limits::default() });
     let client = broker.client(0);
     let body = "x".repeat(60);
     for _ in 0..2 {

@@ -10,7 +10,7 @@
 use slab::Slab;
 
 use super::super::envelope::Letter;
-use super::{Ended, Goal, Progress, Publish, Settling, Then, TransactionId, Verdict, Work};
+use super::{Ended, Goal, Progress, Publish, Settling, Then, TransactionId, Verdict, Work, waiting_bytes};
 use crate::hash::Map;
 use crate::mesh::Lane;
 use crate::message::Message;
@@ -427,6 +427,7 @@ impl Shard {
             let deadline_ns = self.clock.monotonic_ns.saturating_add(u64::from(timeout_s) * NS_PER_S);
             branch.deadline_ns = deadline_ns;
             self.timers.set(deadline_ns, Due::Branch(slot as u32));
+            self.prune_timers();
         }
     }
 
@@ -519,7 +520,7 @@ impl Shard {
     fn import_work(&mut self, work: RemoteWork) -> Work {
         let mut bytes = 0;
         let publishes = work.publishes.into_iter().map(|(vhost, message)| {
-            bytes += message.total_bytes() as u64;
+            bytes += waiting_bytes(&message);
             Publish { vhost, message: self.store.insert(message), mandatory: false }
         });
         let publishes = publishes.collect();

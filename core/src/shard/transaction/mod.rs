@@ -24,6 +24,7 @@ use round::{Ended, Goal, Progress, Then};
 
 use super::sessions::Outstanding;
 use super::{Settlement, Shard};
+use crate::message::Message;
 use crate::queue::{counts_as_held, is_browsed};
 use crate::{MessageId, QueueId, Refusal, Reply, SessionId, VhostId};
 
@@ -60,6 +61,12 @@ impl Work {
     }
 }
 
+/// What a message that waits counts for the limit: itself, and what it takes to keep it.
+fn waiting_bytes(message: &Message) -> u64 {
+    const KEEPING_BYTES: u64 = 64;
+    message.total_bytes() as u64 + KEEPING_BYTES
+}
+
 /// A session's transactions. Most sessions have none.
 #[derive(Debug, Default)]
 pub(super) struct SessionWork {
@@ -80,7 +87,7 @@ impl Shard {
         message: MessageId,
         mandatory: bool,
     ) -> Result<(), Refusal> {
-        let bytes = self.store.get(message).total_bytes() as u64;
+        let bytes = waiting_bytes(self.store.get(message));
         let limits = &self.config.limits;
         let most = limits.transaction_bytes.min(limits.memory_bytes / 2);
         if self.waiting_bytes + bytes > most {

@@ -39,6 +39,8 @@ pub(super) struct Part {
     pub(super) publishes: Vec<(Targets, MessageId)>,
     /// Messages to be held back for so many milliseconds before they are routed.
     pub(super) held_back: Vec<(VhostId, MessageId, u64)>,
+    /// Messages for exchanges that keep something.
+    pub(super) for_keepers: Vec<(VhostId, MessageId)>,
     pub(super) settlements: Vec<Settling>,
 }
 
@@ -82,7 +84,7 @@ impl Shard {
         let RemotePart { id, order, publishes, settlements } = part;
         let publishes =
             publishes.into_iter().map(|(targets, message)| (targets, self.store.insert(message))).collect();
-        let part = Part { publishes, held_back: Vec::new(), settlements };
+        let part = Part { publishes, settlements, ..Part::default() };
         let refusal = match order {
             Order::Prepare => self.prepare_part(id, part).err(),
             Order::DoOr(otherwise) => self.do_part_or(id, part, otherwise).err(),
@@ -153,6 +155,9 @@ impl Shard {
         for (vhost, message, delay_ms) in part.held_back {
             self.hold_back(vhost, message, delay_ms);
         }
+        for (vhost, message) in part.for_keepers {
+            self.publish_held_back(vhost, message);
+        }
         for Settling { queue, tag, settlement } in part.settlements {
             self.parts.held.remove(&(queue, tag));
             self.settle_at_home(queue, tag, settlement);
@@ -193,6 +198,9 @@ impl Shard {
             self.store.release(message);
         }
         for (_, message, _) in part.held_back.drain(..) {
+            self.store.release(message);
+        }
+        for (_, message) in part.for_keepers.drain(..) {
             self.store.release(message);
         }
     }

@@ -4,6 +4,9 @@
 //! are told to commit, otherwise to undo; the round is over when all have said that they have. Whoever has a verdict
 //! can rely on it: a prepared part cannot fail. If only one home has a part it decides by itself. The decision is what
 //! a journal has to have written before the first home is told.
+//!
+//! Messages for exchanges that number or keep what passes (`qpid.msg_sequence`, `qpid.ive`) go to the exchange's home
+//! with the commit and on from there: no room is kept for them, and nobody waits for their arrival.
 
 use super::super::envelope::{Letter, Targets};
 use super::branches::Ending;
@@ -51,6 +54,14 @@ impl Then {
             Then::Branch { .. } => Verdict::Requeue,
         }
     }
+
+    /// The session that has published, if it is one and here.
+    fn publisher(self) -> Option<SessionId> {
+        match self {
+            Then::Commit { session, .. } => Some(session),
+            Then::Branch { .. } => None,
+        }
+    }
 }
 
 /// How a round ended: with the mandatory messages that no queue takes, or without having done anything.
@@ -92,6 +103,8 @@ enum Destination {
     Queues(Route),
     /// Nowhere before so many milliseconds have passed.
     HeldBack(VhostId, u64),
+    /// To the home of an exchange, when it is certain to go; there it is numbered and goes its way.
+    Keeper(VhostId),
 }
 
 impl Shard {
@@ -104,7 +117,7 @@ impl Shard {
                 work.publishes.iter().for_each(|publish| self.store.release(publish.message));
                 Ok(Vec::new())
             }
-            Goal::Commit | Goal::Prepare => self.destinations(id, work.publishes),
+            Goal::Commit | Goal::Prepare => self.destinations(id, work.publishes, then.publisher()),
         };
         let is_undone = goal == Goal::Undo || routed.is_err();
         let (destinations, mut refusal) = match routed {
@@ -213,6 +226,7 @@ impl Shard {
         &mut self,
         id: TransactionId,
         publishes: Vec<Publish>,
+        publisher: Option<SessionId>,
     ) -> Result<Vec<(MessageId, Destination)>, Refusal> {
         let mut last = LastRoute::default();
         let mut destinations = Vec::with_capacity(publishes.len());
@@ -220,6 +234,9 @@ impl Shard {
         self.stats.published += waiting.len() as u64;
         while let Some(Publish { vhost, message, mandatory }) = waiting.next() {
             match self.route_anew(vhost, message, &mut last) {
+                Ok(Routed::Onward(message)) if self.spares_publisher(publisher, &mut last) => {
+                    self.store.release(message);
+                }
                 Ok(Routed::Onward(message)) if last.route.is_empty() => {
                     self.stats.unroutable += 1;
                     match self.round_mut(id) {
@@ -233,10 +250,7 @@ impl Shard {
                 Ok(Routed::HeldBack { delay_ms }) => {
                     destinations.push((message, Destination::HeldBack(vhost, delay_ms)));
                 }
-                // It is numbered when it is certain to go. Its exchange's home hands it on then.
-                Ok(Routed::Kept(message, _)) => {
-                    destinations.push((message, Destination::HeldBack(vhost, 0)));
-                }
+                Ok(Routed::Kept(message, _)) => destinations.push((message, Destination::Keeper(vhost))),
                 Err(refusal) => {
                     self.store.release(message);
                     waiting.for_each(|publish| self.store.release(publish.message));
@@ -246,6 +260,11 @@ impl Shard {
             }
         }
         Ok(destinations)
+    }
+
+    /// Takes queues out of a route that want nothing from the connection that publishes. Whether that leaves none.
+    fn spares_publisher(&mut self, publisher: Option<SessionId>, last: &mut LastRoute) -> bool {
+        publisher.is_some_and(|publisher| self.spare_local(publisher, last))
     }
 
     /// What each home has to do.
@@ -261,6 +280,10 @@ impl Shard {
                 Destination::Queues(route) => route,
                 Destination::HeldBack(vhost, delay_ms) => {
                     part_of(&mut parts, own).held_back.push((vhost, message, delay_ms));
+                    continue;
+                }
+                Destination::Keeper(vhost) => {
+                    part_of(&mut parts, own).for_keepers.push((vhost, message));
                     continue;
                 }
             };
