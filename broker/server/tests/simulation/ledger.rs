@@ -4,8 +4,9 @@
 //! 2. Only what was sent arrives, unchanged; what was rolled back or refused does not.
 //! 3. A second delivery of a message from one queue is marked redelivered, and none comes once a settlement of it was
 //!    seen by the broker.
-//! 4. First deliveries to a consumer keep the order of each publisher, and of each priority where there are some.
-//! 5. Messages of one group are with one consumer at a time.
+//! 4. Of a transaction whose commit was not answered, all arrives or nothing.
+//! 5. First deliveries to a consumer keep the order of each publisher, and of each priority where there are some.
+//! 6. Messages of one group are with one consumer at a time.
 
 use std::collections::HashMap;
 
@@ -59,6 +60,10 @@ pub struct Ledger {
     pub resets: u64,
     /// Requests of gardeners that were answered or refused.
     pub tended: u64,
+    /// Commits that were refused.
+    pub refused: u64,
+    /// What belongs to transactions whose commits were not answered.
+    fates: Vec<Vec<Key>>,
 }
 
 impl Ledger {
@@ -88,6 +93,11 @@ impl Ledger {
         assert_eq!(entry.promise, Promise::None, "{key:?} was answered twice");
         entry.promise = promise;
         assert!(promise != Promise::Void || entry.seen == [0; 2], "{key:?} was delivered, then refused");
+    }
+
+    /// Messages that arrive all or not at all.
+    pub fn one_fate(&mut self, keys: Vec<Key>) {
+        self.fates.push(keys);
     }
 
     /// A consumer was given a message. `dead`: from the queue of the dead.
@@ -145,5 +155,18 @@ impl Ledger {
             .collect();
         broken.sort();
         assert!(broken.is_empty(), "{} confirmed messages were lost: {broken:?}", broken.len());
+    }
+
+    /// At the end: no transaction was carried out in part. How many whose commits were not answered were done, and not.
+    pub fn check_fates(&self) -> [u64; 2] {
+        let mut fates = [0; 2];
+        for keys in &self.fates {
+            let staying = keys.iter().filter(|key| !QUEUES[key.queue].may_vanish);
+            let arrived: Vec<_> = staying.map(|key| (key, self.entries[key].accepted)).collect();
+            let Some(&(_, all)) = arrived.first() else { continue };
+            assert!(arrived.iter().all(|&(_, one)| one == all), "a transaction arrived in part: {arrived:?}");
+            fates[usize::from(!all)] += 1;
+        }
+        fates
     }
 }

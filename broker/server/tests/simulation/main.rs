@@ -75,5 +75,7 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
             "no fault had an effect: {:?}",
             total.0
         );
+        let [done, undone] = total.0.unheard;
+        assert!(total.0.refused > 0 && done > 0 && undone > 0, "transactions never failed: {:?}", total.0);
     }
 }

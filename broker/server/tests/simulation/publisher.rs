@@ -12,6 +12,8 @@ use crate::talk::{Heard, Line, Marks, Talk, connect};
 const WINDOW: usize = 64;
 /// What AMQP 0-10 answers to a publish that a full queue refuses.
 const RESOURCE_LIMIT_EXCEEDED: u16 = 506;
+/// The same in AMQP 0-9-1.
+const PRECONDITION_FAILED: u16 = 406;
 
 pub struct Publisher {
     transactional: bool,
@@ -92,11 +94,16 @@ impl Publisher {
         let wire = self.wire.as_mut().expect("somebody was heard");
         match heard {
             Heard::Ready => wire.begin_publishing(self.transactional),
-            // A full queue, in a protocol that tells no more than that; or a transaction that is too large.
-            Heard::Refused { code: RESOURCE_LIMIT_EXCEEDED, .. } if wire.dies_of_refusals() => {
+            // A queue is too full for a transaction, or the transaction is too large: nothing of it may arrive.
+            Heard::Refused { code: PRECONDITION_FAILED | RESOURCE_LIMIT_EXCEEDED, text }
+                if self.transactional =>
+            {
+                let committing = self.committing.take() == Some(true);
+                env.ledger.refused += u64::from(committing && text.ends_with("is full"));
                 self.refused = true;
             }
-            Heard::Refused { text, .. } if self.transactional && text.contains("wait for commits") => {
+            // A full queue, in a protocol that tells no more than that.
+            Heard::Refused { code: RESOURCE_LIMIT_EXCEEDED, .. } if wire.dies_of_refusals() => {
                 self.refused = true;
             }
             Heard::Done => self.ready = true,
@@ -169,11 +176,7 @@ impl Publisher {
             self.habit.2 -= 1;
             return (route, bytes);
         }
-        let mut route = Route::any(queues, random);
-        // A full queue's refusal leaves a transaction's outcome open; the confirming publishers test it.
-        while self.transactional && route.may_refuse() {
-            route = Route::any(queues, random);
-        }
+        let route = Route::any(queues, random);
         let bytes = match random.below(20) {
             0 => random.below(12_000),
             1..5 => random.below(1000),
@@ -190,14 +193,16 @@ impl Publisher {
         if let Some(wire) = self.wire.take() {
             wire.reset();
         }
-        // What was not answered may arrive or not; what belongs to a transaction whose commit was not asked for, or
-        // that was to be rolled back, must not.
-        if self.transactional && self.committing != Some(true) {
-            for (_, keys) in self.open.drain(..) {
-                keys.into_iter().for_each(|key| env.ledger.promise(key, Promise::Void));
-            }
+        // What was not answered may arrive or not, of a transaction all or nothing; what belongs to one whose commit was
+        // not asked for, was refused, or that was to be rolled back, must not.
+        let open = self.open.drain(..);
+        if self.transactional && self.committing == Some(true) {
+            env.ledger.one_fate(open.flat_map(|(_, keys)| keys).collect());
+        } else if self.transactional {
+            open.flat_map(|(_, keys)| keys).for_each(|key| env.ledger.promise(key, Promise::Void));
+        } else {
+            drop(open);
         }
-        self.open.clear();
         self.refused = false;
         self.committing = None;
         self.ready = false;

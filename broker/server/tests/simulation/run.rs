@@ -30,7 +30,6 @@ pub struct QueueSpec {
     /// What is rejected, expired or too much goes to the queue of the dead.
     pub dead_letters: bool,
     arguments: &'static [(&'static str, Argument)],
-    refuses: bool,
     /// Messages may give way to others.
     pub may_vanish: bool,
     /// Messages carry the label of their publisher.
@@ -55,7 +54,6 @@ const PLAIN: QueueSpec = QueueSpec {
     name: "plain",
     dead_letters: false,
     arguments: &[],
-    refuses: false,
     may_vanish: false,
     is_labelled: false,
     is_grouped: false,
@@ -80,7 +78,7 @@ pub const QUEUES: [QueueSpec; 11] = [
     },
     QueueSpec {
         name: "strict",
-        refuses: true,
+
         arguments: &[("x-max-length", Argument::Number(4)), ("x-overflow", Argument::Text("reject-publish"))],
         ..PLAIN
     },
@@ -159,10 +157,6 @@ impl Route {
         }
     }
 
-    pub fn may_refuse(self) -> bool {
-        (0..DEAD).any(|queue| self.reaches(queue) && QUEUES[queue].refuses)
-    }
-
     pub fn is_labelled(self) -> bool {
         (0..DEAD).any(|queue| self.reaches(queue) && QUEUES[queue].is_labelled)
     }
@@ -203,6 +197,10 @@ pub struct Report {
     pub resets: u64,
     /// Requests of gardeners that were answered or refused.
     pub tended: u64,
+    /// Commits that were refused.
+    pub refused: u64,
+    /// Transactions whose commits were not answered: done, and not done.
+    pub unheard: [u64; 2],
     pub steps: u64,
 }
 
@@ -214,6 +212,8 @@ impl Report {
         self.dead += other.dead;
         self.resets += other.resets;
         self.tended += other.tended;
+        self.refused += other.refused;
+        self.unheard = [0, 1].map(|which| self.unheard[which] + other.unheard[which]);
         self.steps += other.steps;
     }
 }
@@ -241,8 +241,10 @@ pub fn run(seed: u64, trace: bool) -> Report {
     world.play(publishers, consumers, gardeners);
     world.broker.check_sockets();
     world.ledger.check_kept();
-    let Ledger { published, consumed, redelivered, dead, resets, tended, .. } = world.ledger;
-    Report { published, consumed, redelivered, dead, resets, tended, steps: u64::from(world.steps) }
+    let unheard = world.ledger.check_fates();
+    let Ledger { published, consumed, redelivered, dead, resets, tended, refused, .. } = world.ledger;
+    let steps = u64::from(world.steps);
+    Report { published, consumed, redelivered, dead, resets, tended, refused, unheard, steps }
 }
 
 /// The queues of a run.
