@@ -32,9 +32,9 @@ pub struct Limits {
     pub transaction_bytes: u64,
     /// Branches of distributed transactions that are known at a time.
     pub dtx_branches: usize,
-    /// How long a branch may take until it is prepared if nobody says otherwise, in seconds.
+    /// How long a branch may take until it is prepared if nobody says otherwise, in seconds; 0 for ever.
     pub dtx_default_timeout_s: u32,
-    /// The longest that anybody may ask for, in seconds.
+    /// The longest that anybody may ask for, in seconds; 0 for any.
     pub dtx_max_timeout_s: u32,
 }
 

@@ -421,6 +421,8 @@ fn limits(settings: &Settings, shards: usize) -> Limits {
         flow_stop_percent: settings.flow_stop_percent,
         flow_resume_percent: settings.flow_resume_percent,
         alert_percent: settings.alert_percent,
+        dtx_default_timeout_s: settings.dtx_default_timeout_s,
+        dtx_max_timeout_s: settings.dtx_max_timeout_s,
         ..Limits::default()
     }
 }

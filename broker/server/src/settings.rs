@@ -62,6 +62,10 @@ pub struct Settings {
     pub flow_resume_percent: u8,
     /// Percent of a queue's limit at which an alert is raised; 0: only if asked for.
     pub alert_percent: u8,
+    /// How long a branch of a distributed transaction may take if nobody says otherwise, in seconds; 0 for ever.
+    pub dtx_default_timeout_s: u32,
+    /// The longest that anybody may ask for, in seconds; 0 for any.
+    pub dtx_max_timeout_s: u32,
     /// Time from connecting to `connection.open`, in milliseconds.
     pub handshake_timeout_ms: u64,
     /// Time that a clean stop may take, in milliseconds.
@@ -228,6 +232,20 @@ pub const SPECS: &[Spec] = &[
         "80",
         "Part of a queue's limit at which an alert is raised; 0 for never",
         |s, text| set_in(&mut s.alert_percent, text, 0..=100),
+    ),
+    spec(
+        "dtx-default-timeout",
+        "SECONDS",
+        "60",
+        "Time in which a branch of a distributed transaction has to be prepared; 0 for any",
+        |s, text| set_in(&mut s.dtx_default_timeout_s, text, 0..=u32::MAX),
+    ),
+    spec(
+        "dtx-max-timeout",
+        "SECONDS",
+        "3600",
+        "The longest that a client may ask for a branch; 0 for any",
+        |s, text| set_in(&mut s.dtx_max_timeout_s, text, 0..=u32::MAX),
     ),
     spec(
         "handshake-timeout",

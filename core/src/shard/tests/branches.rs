@@ -36,7 +36,11 @@ struct Site {
 
 impl Site {
     fn new(shards: u8) -> Self {
-        let mut broker = Broker::new(shards);
+        Site::of(Broker::new(shards))
+    }
+
+    fn of(mut broker: Broker) -> Self {
+        let shards = broker.shards.len() as u8;
         let clients = [0, shards - 1].map(|shard| broker.client(usize::from(shard)));
         for queue in 0..3 {
             broker.declare(clients[0], &format!("q{queue}"), at_home(queue % shards));
@@ -521,6 +525,21 @@ fn a_timeout_can_be_moved() {
         site.broker.pass(1);
         assert_eq!(site.dtx(1, "x", ONE_PHASE), TIMED_OUT);
     });
+}
+
+#[test]
+fn timeouts_can_be_switched_off() {
+    let limits = Limits { dtx_default_timeout_s: 0, dtx_max_timeout_s: 0, ..Limits::default() };
+    let mut site = Site::of(Broker::with_limits(1, limits));
+    for (branch, seconds, ends) in [("x", None, OK), ("y", Some(u32::MAX), OK), ("z", Some(1), TIMED_OUT)] {
+        assert_eq!(site.dtx(0, branch, NEW), OK);
+        if let Some(seconds) = seconds {
+            assert_eq!(site.dtx(0, branch, DtxCommand::SetTimeout(seconds)), OK);
+        }
+        assert_eq!(site.timeout(branch), seconds.unwrap_or(0));
+        site.broker.pass(1_000_000_000);
+        assert_eq!(site.dtx(0, branch, END), ends);
+    }
 }
 
 #[test]

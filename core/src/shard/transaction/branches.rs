@@ -411,7 +411,7 @@ impl Shard {
     fn set_branch_timeout(&mut self, vhost: VhostId, xid: &Xid, seconds: u32) -> Result<Reply, Fault> {
         let (slot, _) = self.branches.find(vhost, xid).ok_or(DtxFault::Unknown)?;
         let most_s = self.config.limits.dtx_max_timeout_s;
-        if seconds > most_s {
+        if seconds > most_s && most_s > 0 {
             return Err(DtxFault::TimeoutTooLong { most_s }.into());
         }
         self.set_branch_timer(slot, seconds);
@@ -423,7 +423,8 @@ impl Shard {
         let timeout_s = if seconds == 0 { self.config.limits.dtx_default_timeout_s } else { seconds };
         let Some(branch) = self.branches.branches.get_mut(slot) else { return };
         branch.timeout_s = timeout_s;
-        if matches!(branch.state, State::Active | State::Failed) {
+        branch.deadline_ns = NEVER_NS;
+        if timeout_s > 0 && matches!(branch.state, State::Active | State::Failed) {
             let deadline_ns = self.clock.monotonic_ns.saturating_add(u64::from(timeout_s) * NS_PER_S);
             branch.deadline_ns = deadline_ns;
             self.timers.set(deadline_ns, Due::Branch(slot as u32));
