@@ -109,7 +109,7 @@ pub struct MessageHeader<'a> {
 
 impl MessageHeader<'_> {
     /// What comes before the body.
-    #[inline]
+    #[inline(always)]
     fn append_head(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(self.exchange);
         bytes.extend_from_slice(self.routing_key);
