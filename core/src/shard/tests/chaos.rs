@@ -252,11 +252,11 @@ impl Chaos {
         }
         let acquired = self.actors[at].acquiring.take();
         let reply = result.expect("every request is good");
-        if let (Reply::Acquired { tags, .. }, Some(browsed)) = (&reply, acquired) {
-            if let Some(tag) = tags[0] {
-                // It may have been marked since it was browsed.
-                self.hold(at, Received { tag, redelivered: true, ..browsed });
-            }
+        if let (Reply::Acquired { tags, .. }, Some(browsed)) = (&reply, acquired)
+            && let Some(tag) = tags[0]
+        {
+            // It may have been marked since it was browsed.
+            self.hold(at, Received { tag, redelivered: true, ..browsed });
         }
         if let Reply::Got(Some(got)) = reply {
             let client = self.actors[at].client;
