@@ -256,6 +256,7 @@ impl Starting {
             io,
             transport: transport_config(settings),
             shard: shard_config(settings, index),
+            default_group: Name::from(&settings.default_message_group[..]),
             worker: worker_config(settings, authority),
             notes: worker_inbox,
             counters: counters.clone(),
@@ -328,6 +329,7 @@ struct Seat {
     io: IoChoice,
     transport: TransportConfig,
     shard: ShardConfig,
+    default_group: Name,
     worker: WorkerConfig,
     notes: Receiver<Note>,
     counters: Arc<Counters>,
@@ -362,6 +364,7 @@ impl Seat {
         let Ok(ToShard::Start { mesh, asker }) = inbox.recv() else { return Ok(()) };
         let mut shard = Shard::new(self.shard, mesh);
         shard.add_exchange_types(&[&fulmar_xml_exchange::XML]);
+        shard.set_default_group(self.default_group);
         let mut worker =
             Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
         loop {

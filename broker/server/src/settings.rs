@@ -62,6 +62,8 @@ pub struct Settings {
     pub flow_resume_percent: u8,
     /// Percent of a queue's limit at which an alert is raised; 0: only if asked for.
     pub alert_percent: u8,
+    /// Group of messages that name none.
+    pub default_message_group: String,
     /// How long a branch of a distributed transaction may take if nobody says otherwise, in seconds; 0 for ever.
     pub dtx_default_timeout_s: u32,
     /// The longest that anybody may ask for, in seconds; 0 for any.
@@ -232,6 +234,13 @@ pub const SPECS: &[Spec] = &[
         "80",
         "Part of a queue's limit at which an alert is raised; 0 for never",
         |s, text| set_in(&mut s.alert_percent, text, 0..=100),
+    ),
+    spec(
+        "default-message-group",
+        "GROUP",
+        "qpid.no-group",
+        "Group of messages without one in queues with message groups",
+        |s, text| set(&mut s.default_message_group, text),
     ),
     spec(
         "dtx-default-timeout",
