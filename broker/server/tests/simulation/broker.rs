@@ -40,7 +40,9 @@ pub struct Broker {
 
 impl Broker {
     pub fn start(network: &Network, shards: u8, tiny: bool, seed: u64) -> Self {
+        // Branches of distributed transactions that their clients have ended and left alone end soon.
         let limits = if tiny { Limits::tiny() } else { Limits::default() };
+        let limits = Limits { dtx_default_timeout_s: 1, ..limits };
         let config = if tiny {
             Config {
                 recv_buffer_bytes: 512,

@@ -62,6 +62,8 @@ pub struct Ledger {
     pub tended: u64,
     /// Commits that were refused.
     pub refused: u64,
+    /// Branches of distributed transactions that were prepared, left alone and rolled back.
+    pub recovered: u64,
     /// What belongs to transactions whose commits were not answered.
     fates: Vec<Vec<Key>>,
 }

@@ -8,6 +8,7 @@ mod broker;
 mod consumer;
 mod gardener;
 mod ledger;
+mod manager;
 mod publisher;
 mod run;
 mod talk;
@@ -76,6 +77,7 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
             total.0
         );
         let [done, undone] = total.0.unheard;
+        assert!(total.0.recovered > 0, "no branch was left alone: {:?}", total.0);
         assert!(total.0.refused > 0 && done > 0 && undone > 0, "transactions never failed: {:?}", total.0);
     }
 }

@@ -11,6 +11,7 @@ use crate::broker::Broker;
 use crate::consumer::Consumer;
 use crate::gardener::Gardener;
 use crate::ledger::Ledger;
+use crate::manager::Manager;
 use crate::publisher::Publisher;
 use crate::talk::{Heard, Line, Talk as _};
 use crate::wire::Wire;
@@ -199,6 +200,8 @@ pub struct Report {
     pub tended: u64,
     /// Commits that were refused.
     pub refused: u64,
+    /// Branches of distributed transactions that were prepared, left alone and rolled back.
+    pub recovered: u64,
     /// Transactions whose commits were not answered: done, and not done.
     pub unheard: [u64; 2],
     pub steps: u64,
@@ -213,6 +216,7 @@ impl Report {
         self.resets += other.resets;
         self.tended += other.tended;
         self.refused += other.refused;
+        self.recovered += other.recovered;
         self.unheard = [0, 1].map(|which| self.unheard[which] + other.unheard[which]);
         self.steps += other.steps;
     }
@@ -242,9 +246,10 @@ pub fn run(seed: u64, trace: bool) -> Report {
     world.broker.check_sockets();
     world.ledger.check_kept();
     let unheard = world.ledger.check_fates();
-    let Ledger { published, consumed, redelivered, dead, resets, tended, refused, .. } = world.ledger;
+    let Ledger { published, consumed, redelivered, dead, resets, tended, refused, recovered, .. } =
+        world.ledger;
     let steps = u64::from(world.steps);
-    Report { published, consumed, redelivered, dead, resets, tended, refused, unheard, steps }
+    Report { published, consumed, redelivered, dead, resets, tended, refused, recovered, unheard, steps }
 }
 
 /// The queues of a run.
@@ -403,6 +408,7 @@ impl World {
         self.network.set_faults(Faults { reset_chance: resets, ..Faults::default() });
         let mut chaos = true;
         let mut quiet_steps = 0;
+        let mut manager = Manager::default();
         while quiet_steps < QUIET_STEPS {
             for publisher in &mut publishers {
                 publisher.step(&mut self.env(chaos));
@@ -420,8 +426,12 @@ impl World {
                 chaos = false;
                 self.network.set_faults(Faults::none());
             }
+            if published && !chaos {
+                manager.step(&mut self.env(chaos));
+            }
             // What is on its way between shards stands in no queue for a moment.
             let idle = published
+                && manager.is_done()
                 && gardeners.iter().all(Gardener::is_done)
                 && consumers.iter().all(Consumer::is_idle);
             let quiet = idle && self.broker.queued() == 0;
@@ -435,9 +445,15 @@ impl World {
             publishers.iter_mut().for_each(Publisher::leave);
             consumers.iter_mut().for_each(Consumer::leave);
             while !self.broker.is_clean() {
+                // What a client sent before it was lost may have been prepared after the manager had looked.
+                if manager.is_done() && self.steps.is_multiple_of(1_000) {
+                    manager.look_again();
+                }
+                manager.step(&mut self.env(chaos));
                 self.step();
             }
         }
+        self.ledger.recovered = manager.settled;
         self.broker.stop();
         while !self.broker.has_stopped() {
             self.step();

@@ -44,6 +44,8 @@ pub enum Heard {
     },
     Committed,
     RolledBack,
+    /// Branches of distributed transactions that wait for somebody to decide.
+    InDoubt(Vec<Vec<u8>>),
     /// A declaration or subscription was answered.
     Done,
     /// The broker says goodbye in order.

@@ -8,7 +8,9 @@ use fulmar_amqp_0_10::codec::segment::{Assembler, Limits, Piece};
 use fulmar_amqp_0_10::codec::table::*;
 use fulmar_amqp_0_10::codec::transfer::{self, Transfer};
 use fulmar_amqp_0_10::codec::value::encode_map;
-use fulmar_amqp_0_10::codec::{Command, ContentHeader, Control, MapRef, SequenceNo, SequenceSet, Value};
+use fulmar_amqp_0_10::codec::{
+    Command, ContentHeader, Control, MapRef, SequenceNo, SequenceSet, Struct, StructRef, Value,
+};
 use fulmar_transport::sim::{Network, Random};
 
 use crate::run::LABEL;
@@ -31,6 +33,17 @@ enum Meaning {
     RolledBack,
     Flushed,
     Cancelled,
+    /// A step with a branch of a distributed transaction; what counts is its result.
+    Branch(Step),
+}
+
+/// Where a branch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Preparing,
+    Committing,
+    RollingBack,
+    Recovering,
 }
 
 pub struct Wire010 {
@@ -45,6 +58,11 @@ pub struct Wire010 {
     /// Not completed yet.
     open: VecDeque<(SequenceNo, Meaning)>,
     transactional: bool,
+    /// Transactions are branches of distributed ones.
+    distributed: bool,
+    /// Branches begun, and whether one is open.
+    branches: u32,
+    has_branch: bool,
     published: u64,
     /// The broker's next command.
     expected: SequenceNo,
@@ -73,6 +91,9 @@ impl Wire010 {
             next: SequenceNo(if random.chance(500_000) { 0 } else { u32::MAX - 20 }),
             open: VecDeque::new(),
             transactional: false,
+            distributed: random.chance(500_000),
+            branches: 0,
+            has_branch: false,
             published: 0,
             expected: SequenceNo(0),
             deliveries: Vec::new(),
@@ -222,6 +243,8 @@ impl Wire010 {
                 Meaning::Flushed => heard.push(Heard::GetEmpty),
                 Meaning::Cancelled => heard.push(Heard::Cancelled),
                 Meaning::Done => heard.push(Heard::Done),
+                // The result came before.
+                Meaning::Branch(_) => {}
                 Meaning::Nothing => {}
             }
         }
@@ -239,8 +262,82 @@ impl Wire010 {
                 code: exception.error_code.map_or(0, ErrorCode::code),
                 text: String::from_utf8_lossy(exception.description.unwrap_or_default()).into_owned(),
             }),
+            Command::ExecutionResult(result) => {
+                let of = result.command_id.expect("the id of a command");
+                let step = self.open.iter().find_map(|(id, meaning)| match meaning {
+                    Meaning::Branch(step) if *id == of => Some(*step),
+                    _ => None,
+                });
+                if let Some(step) = step {
+                    let value = result.value.expect("a value");
+                    self.branch_moved(step, Struct::decode(value).expect("a well-formed result"), heard);
+                }
+            }
             command => panic!("a client heard {command:?}"),
         }
+    }
+
+    fn branch_moved(&mut self, step: Step, result: Struct<'_>, heard: &mut Vec<Heard>) {
+        if let Struct::RecoverResult(result) = result {
+            let in_doubt: Vec<Vec<u8>> = result
+                .in_doubt
+                .expect("a list")
+                .iter()
+                .map(|xid| match xid.expect("a well-formed list") {
+                    Value::Struct32(xid) => xid.as_bytes().to_vec(),
+                    other => panic!("a branch named {other:?}"),
+                })
+                .collect();
+            return heard.push(Heard::InDoubt(in_doubt));
+        }
+        let Struct::XaResult(XaResult { status }) = result else { panic!("{step:?}: {result:?}") };
+        if status != Some(XaStatus::Ok) {
+            let text = match status {
+                Some(XaStatus::RollbackOnly) => "a queue is full".to_string(),
+                status => format!("{status:?}"),
+            };
+            return heard.push(Heard::Refused { code: ErrorCode::ResourceLimitExceeded.code(), text });
+        }
+        match step {
+            Step::Preparing => {
+                let global_id = self.global_id();
+                let commit = DtxCommit { xid: Some(xid(&global_id)), one_phase: false };
+                self.command(commit, Meaning::Branch(Step::Committing));
+            }
+            Step::Committing => heard.push(Heard::Committed),
+            Step::RollingBack => heard.push(Heard::RolledBack),
+            Step::Recovering => panic!("a status in place of branches"),
+        }
+    }
+
+    /// The name of the branch that was begun last.
+    fn global_id(&self) -> String {
+        format!("{}-{}", self.session, self.branches)
+    }
+
+    fn end_branch(&mut self, commit: bool) {
+        self.has_branch = false;
+        let global_id = self.global_id();
+        let xid = Some(xid(&global_id));
+        self.command(DtxEnd { xid, fail: false, suspend: false }, Meaning::Nothing);
+        match commit {
+            true if self.branches % 2 == 0 => {
+                self.command(DtxCommit { xid, one_phase: true }, Meaning::Branch(Step::Committing));
+            }
+            true => self.command(DtxPrepare { xid }, Meaning::Branch(Step::Preparing)),
+            false => self.command(DtxRollback { xid }, Meaning::Branch(Step::RollingBack)),
+        }
+    }
+
+    /// Asks for the branches that are prepared and neither committed nor rolled back.
+    pub fn recover(&mut self) {
+        self.command(DtxRecover {}, Meaning::Branch(Step::Recovering));
+    }
+
+    /// Rolls back a branch, by the name that [`Heard::InDoubt`] told.
+    pub fn roll_back(&mut self, branch: &[u8]) {
+        let Ok(Struct::Xid(xid)) = Struct::decode(StructRef::new(branch)) else { panic!("no branch") };
+        self.command(DtxRollback { xid: Some(xid) }, Meaning::Branch(Step::RollingBack));
     }
 
     fn hear_header(&mut self, payload: &[u8]) {
@@ -287,7 +384,9 @@ impl Talk for Wire010 {
 
     fn begin_publishing(&mut self, transactional: bool) {
         self.transactional = transactional;
-        if transactional {
+        if transactional && self.distributed {
+            self.command(DtxSelect {}, Meaning::Done);
+        } else if transactional {
             self.command(TxSelect {}, Meaning::Done);
         } else {
             self.command(ExecutionSync {}, Meaning::Done);
@@ -295,6 +394,15 @@ impl Talk for Wire010 {
     }
 
     fn publish(&mut self, exchange: &str, key: &str, marks: &Marks, body: &[u8]) {
+        if self.transactional && self.distributed && !self.has_branch {
+            self.has_branch = true;
+            self.branches += 1;
+            let global_id = self.global_id();
+            self.command(
+                DtxStart { xid: Some(xid(&global_id)), join: false, resume: false },
+                Meaning::Nothing,
+            );
+        }
         let mut header = Vec::new();
         DeliveryProperties {
             routing_key: Some(key.as_bytes()),
@@ -322,7 +430,9 @@ impl Talk for Wire010 {
     }
 
     fn end_transaction(&mut self, commit: bool) {
-        if commit {
+        if self.distributed {
+            self.end_branch(commit);
+        } else if commit {
             self.command(TxCommit {}, Meaning::Committed);
         } else {
             self.command(TxRollback {}, Meaning::RolledBack);
@@ -389,4 +499,8 @@ impl Talk for Wire010 {
     fn dies_of_refusals(&self) -> bool {
         true
     }
+}
+
+fn xid(global_id: &str) -> Xid<'_> {
+    Xid { format: Some(1), global_id: Some(global_id.as_bytes()), branch_id: Some(b"b") }
 }

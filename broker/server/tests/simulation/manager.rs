@@ -1,0 +1,66 @@
+//! A transaction manager that ends what its clients have left: rolls back every branch that is prepared.
+
+use crate::run::Env;
+use crate::talk::{Heard, Line, Talk as _};
+use crate::wire_0_10::Wire010;
+
+/// What AMQP 0-10 says of a branch that is not known.
+const NOT_FOUND: u16 = 404;
+
+#[derive(Default)]
+pub struct Manager {
+    wire: Option<Wire010>,
+    waiting: usize,
+    /// Branches rolled back.
+    pub settled: u64,
+    is_done: bool,
+}
+
+impl Manager {
+    /// The broker has said that no branch is left.
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Asks once more.
+    pub fn look_again(&mut self) {
+        self.is_done = false;
+    }
+
+    pub fn step(&mut self, env: &mut Env<'_>) {
+        if self.is_done {
+            return;
+        }
+        let wire = self.wire.get_or_insert_with(|| Wire010::connect(env.network, env.address, env.random));
+        let mut heard = Vec::new();
+        let line = wire.pump(usize::MAX >> 1, &mut heard);
+        for heard in heard {
+            match heard {
+                Heard::Ready => wire.recover(),
+                Heard::InDoubt(branches) => {
+                    self.is_done = branches.is_empty();
+                    self.waiting = branches.len();
+                    branches.iter().for_each(|branch| wire.roll_back(branch));
+                }
+                Heard::RolledBack => {
+                    self.settled += 1;
+                    self.waiting -= 1;
+                    if self.waiting == 0 {
+                        wire.recover();
+                    }
+                }
+                // Its client's own commit came first. The session goes with the refusal.
+                Heard::Refused { code: NOT_FOUND, .. } => {
+                    self.wire = None;
+                    return;
+                }
+                heard => panic!("a transaction manager heard {heard:?}"),
+            }
+        }
+        wire.send();
+        assert_eq!(line, Line::Up, "a transaction manager is not disturbed");
+        if self.is_done {
+            self.wire = None;
+        }
+    }
+}
