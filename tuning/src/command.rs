@@ -233,7 +233,7 @@ fn list(width: usize) -> String {
         for item in items {
             // On a narrow terminal a name has a line of its own.
             text += &match width >= 100 {
-                true => wrapped(&format!("  {:<34}", item.name()), item.about(), 36, width),
+                true => wrapped(&format!("  {:<36}", item.name()), item.about(), 38, width),
                 false => format!("  {}\n{}", item.name(), wrapped(&" ".repeat(6), item.about(), 6, width)),
             };
         }
