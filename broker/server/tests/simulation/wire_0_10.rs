@@ -321,7 +321,7 @@ impl Wire010 {
         let xid = Some(xid(&global_id));
         self.command(DtxEnd { xid, fail: false, suspend: false }, Meaning::Nothing);
         match commit {
-            true if self.branches % 2 == 0 => {
+            true if self.branches.is_multiple_of(2) => {
                 self.command(DtxCommit { xid, one_phase: true }, Meaning::Branch(Step::Committing));
             }
             true => self.command(DtxPrepare { xid }, Meaning::Branch(Step::Preparing)),
