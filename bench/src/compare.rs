@@ -39,7 +39,7 @@ pub struct CompareArgs {
     /// Built-in workloads (`fulmar bench list`), or files with one, TOML or JSON.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
-    /// Brokers to start in turn (fulmar, rabbitmq, lavinmq), or URLs of brokers that run already.
+    /// Brokers to start in turn (fulmar, fulmar-0-10, rabbitmq, lavinmq, qpidd), or URLs of brokers that run already.
     #[arg(long, value_name = "BROKER", value_delimiter = ',', default_value = "fulmar,rabbitmq")]
     with: Vec<Contender>,
     /// Runs of each workload against each broker.
