@@ -9,6 +9,7 @@
 //! * [`exchange`]: the exchange types and the registry that names them.
 //! * [`queue`]: one queue; ordering, limits, consumers and their [`Credit`].
 //! * [`message`]: the messages that a shard holds, and how an encoding lets the broker look into one.
+//! * [`journal`]: what has to outlive the process.
 //! * [`transaction`]: the words of distributed transactions.
 //! * [`selector`]: what a subscription wants of a queue.
 //! * [`mesh`]: the lock-free lanes between shards and the protocol by which an idle shard sleeps.
@@ -18,6 +19,7 @@ mod credit;
 pub mod exchange;
 mod hash;
 pub mod ids;
+pub mod journal;
 pub mod limits;
 pub mod mesh;
 pub mod message;
@@ -35,6 +37,7 @@ pub mod value;
 pub use credit::Credit;
 pub use hash::seed_tables;
 pub use ids::{ConnectionId, Name, QueueId, SessionId, ShardId, VhostId};
+pub use journal::{Journal, Position, StoreKey};
 pub use limits::Limits;
 pub use message::{Encoding, MessageId, MessageView};
 pub use request::{Refusal, Reply, Request};

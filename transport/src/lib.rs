@@ -12,6 +12,7 @@
 //! 5. After [`Transport::pause`], received bytes stay within a bound, in the kernel or here, until
 //!    [`Transport::resume`].
 
+pub mod file;
 pub mod idle;
 pub mod sim;
 
@@ -32,6 +33,7 @@ use std::sync::Arc;
 
 pub use epoll::EpollTransport;
 pub use idle::{Idle, IdleStrategy};
+pub use memory::AlignedBuf;
 pub use open::{AnyTransport, IoChoice, open};
 pub use types::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Wait};
 pub use uring::{UringRefused, UringTransport};

@@ -5,7 +5,8 @@
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
 //! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `moving` (messages taken out
 //! of queues), `keeping` (exchanges that keep something), `deadletter`, `requests` (what sessions ask), `control` (changes
-//! to the topology), `transaction`, `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
+//! to the topology), `transaction`,
+//! `stored` (what waits for the journal), `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
 //! to connections).
 
 mod accounts;
@@ -27,6 +28,7 @@ mod requests;
 mod route;
 mod seek;
 mod sessions;
+mod stored;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,7 @@ use table::Table;
 use transaction::{Branches, Parts, Round};
 
 use crate::hash::Map;
+use crate::journal::{Journal, Position};
 use crate::mesh::{Lane, MeshEnd};
 use crate::message::MessageStore;
 use crate::queue::ConsumerKey;
@@ -293,6 +296,9 @@ pub struct Shard {
     waiting_bytes: u64,
     random: Random,
     stats: Stats,
+    journal: Option<Box<dyn Journal>>,
+    /// What the journal has on its disk.
+    stored: Position,
 
     mesh: MeshEnd<Envelope>,
     /// Used on the control shard alone.
@@ -360,6 +366,8 @@ impl Shard {
             waiting_bytes: 0,
             random: Random::new(config.seed),
             stats: Stats::default(),
+            journal: None,
+            stored: Position::NONE,
             mesh,
             control: Control::new(config.shards),
             applied_version: 0,

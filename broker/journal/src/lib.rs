@@ -1,0 +1,1 @@
+//! Fulmar's durable store: a journal for each shard, its files, and what a restart makes of them.
