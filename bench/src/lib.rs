@@ -11,6 +11,7 @@
 //! * [`compare`], [`recipe`]: several brokers in turn, and how each is started. [`columns`]: tables on the terminal.
 //! * [`run`], [`builtin`], [`overrides`]: the workloads by name and their changes; [`table`], [`hlog`]: what is printed and
 //!   logged. [`sweep`]: the highest rate under a limit. [`ceiling`], [`processes`]: what the load generator itself can do, and more of it.
+//! * [`disk`]: what a disk takes and how long it makes one wait, without a broker.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod broker;
@@ -19,6 +20,7 @@ pub mod ceiling;
 pub mod clock;
 pub mod columns;
 pub mod compare;
+pub mod disk;
 pub mod draw;
 pub mod driver;
 pub mod floor;
@@ -122,6 +124,8 @@ enum Command {
         #[command(flatten)]
         load: LoadOptions,
     },
+    /// What a disk can do without a broker: one flushed write at a time, and a stream of them.
+    Disk(disk::DiskArgs),
     /// Floor, broker and peer in turns, with medians and ratios.
     Ratio(ratio::RatioArgs),
     /// Opens idle connections and tells what each costs the broker in memory.
@@ -201,6 +205,7 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
         }
         Command::Floor { all: true, rate, load, .. } => floor::table::run(rate, &load, json),
         Command::Floor { floor, rate, load, .. } => run_floor(floor, rate, &load, json),
+        Command::Disk(args) => disk::run(&args, json),
         Command::Ratio(args) => ratio::run(&args, json),
         Command::Connections(args) => scale::connections(&args).map(|report| done(&report, json)),
         Command::Declare(args) => scale::declare(&args).map(|report| done(&report, json)),

@@ -216,7 +216,7 @@ pub struct Outcome {
     pub latencies: Latencies,
     /// The same messages, from sent to received.
     pub service_times: Latencies,
-    /// From due to confirmed. Empty without confirms and a schedule.
+    /// From due to confirmed; without a schedule a message is due when it is put. Empty without confirms.
     pub confirm_latencies: Latencies,
     /// By interval; empty without a schedule.
     pub pieces: Vec<Piece>,

@@ -57,7 +57,7 @@ pub struct Recorder {
     pub publish_meter: Meter,
     /// The same over the window.
     pub consume_meter: Meter,
-    /// From due to confirmed.
+    /// From due to confirmed; without a schedule a message is due when it is put.
     pub confirms: Latencies,
     /// What came, by queue.
     pub trackers: Vec<Tracker>,
@@ -113,7 +113,7 @@ impl Recorder {
     /// A message was confirmed.
     #[inline]
     pub fn confirmed(&mut self, due_ns: u64, now_ns: u64) {
-        if !self.pieces.is_empty() && self.interval(due_ns).is_some() {
+        if self.interval(due_ns).is_some() {
             self.confirms.record(now_ns.saturating_sub(due_ns));
         }
     }

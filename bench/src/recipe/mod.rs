@@ -186,11 +186,14 @@ fn lavinmq(place: &Place) -> Vec<Command> {
     vec![server]
 }
 
-/// Its modules are left out: with them come other protocols, and stores.
+/// Its modules are left out, since other protocols come with them; but for its store, without which nothing is durable.
 fn qpidd(place: &Place) -> Vec<Command> {
     let mut server = Command::new(&place.program);
     server.args(["--interface", "127.0.0.1", "--port"]).arg(place.port.to_string());
     server.args(["--auth", "no", "--no-module-dir"]);
+    if let Some(store) = qpidd_store(&place.program) {
+        server.arg("--load-module").arg(store);
+    }
     // Neither the machine's own configuration nor this program's environment is read. An empty file is refused.
     let config = place.directory.join("qpidd.conf");
     drop(std::fs::write(&config, "# Options are on the command line.\n"));
@@ -202,6 +205,14 @@ fn qpidd(place: &Place) -> Vec<Command> {
     server.arg("--pid-dir").arg(&place.directory);
     server.args(["--log-to-stderr", "yes", "--log-enable", "warning+"]);
     vec![server]
+}
+
+/// Where qpidd's store lies if it is installed: beside the program, or where Linux distributions put it.
+fn qpidd_store(program: &Path) -> Option<PathBuf> {
+    const STORE: &str = "lib/qpid/daemon/linearstore.so";
+    let own = program.parent().and_then(Path::parent).map(|prefix| prefix.join(STORE));
+    let places = own.into_iter().chain(["/usr", "/usr/local"].map(|prefix| Path::new(prefix).join(STORE)));
+    places.into_iter().find(|place| place.is_file())
 }
 
 /// The first of the programs that is there.
