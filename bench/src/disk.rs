@@ -147,7 +147,7 @@ fn blocks(text: &str) -> Result<usize, String> {
     let bytes: usize = text.parse().map_err(|error| format!("{error}"))?;
     match bytes {
         0 => Err("at least 4096".into()),
-        _ if bytes % AlignedBuf::ALIGNMENT != 0 => {
+        _ if !bytes.is_multiple_of(AlignedBuf::ALIGNMENT) => {
             Err(format!("not a multiple of {}", AlignedBuf::ALIGNMENT))
         }
         _ if bytes as u64 > FILE_BYTES => Err(format!("more than {FILE_BYTES}")),
