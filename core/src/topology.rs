@@ -24,6 +24,7 @@ use slab::Slab;
 
 use crate::exchange::{self, Destination, ExchangeType, is_set};
 use crate::hash::{Map, StableHasher, pick};
+use crate::journal::StoreKey;
 use crate::message::Encoding;
 use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
 use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostId};
@@ -55,7 +56,7 @@ pub enum Change {
 }
 
 /// A queue as every shard knows it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct QueueEntry {
     /// Its identifier; `id.home` is the only shard that changes it.
     pub id: QueueId,
@@ -65,8 +66,17 @@ pub struct QueueEntry {
     pub name: Name,
     /// The connection that it belongs to, if exclusive.
     pub owner: Option<ConnectionId>,
+    /// What journals call it, if it outlives the process.
+    pub store_key: Option<StoreKey>,
     /// Properties.
     pub options: QueueOptions,
+}
+
+impl QueueEntry {
+    /// Whether a queue with these properties outlives the process. One that goes with its connection does not.
+    pub fn is_stored(options: &QueueOptions) -> bool {
+        options.durable && (!options.exclusive || options.outlives_owner)
+    }
 }
 
 /// An exchange as every shard knows it.
@@ -146,6 +156,7 @@ pub struct Topology {
     vhosts: Vec<Vhost>,
     exchanges: Slab<Exchange>,
     queues: Slab<Queue>,
+    stored: StoredQueues,
     homes: Vec<Home>,
     bindings: Bindings,
     alternates: Alternates,
@@ -233,6 +244,19 @@ impl Home {
     }
 }
 
+/// The queues that outlive the process, by what journals call them.
+struct StoredQueues {
+    by_key: Map<StoreKey, QueueId>,
+    /// No key from here on has been given.
+    next: u64,
+}
+
+impl Default for StoredQueues {
+    fn default() -> Self {
+        StoredQueues { by_key: Map::default(), next: 1 }
+    }
+}
+
 /// How many exchanges and queues name an exchange as their alternate; of the names, not of what they name.
 #[derive(Default)]
 struct Alternates(Map<(VhostId, Name), u32>);
@@ -283,6 +307,7 @@ impl Topology {
             vhosts: Vec::new(),
             exchanges: Slab::new(),
             queues: Slab::new(),
+            stored: StoredQueues::default(),
             homes: (0..shards).map(|_| Home::default()).collect(),
             bindings: Bindings::default(),
             alternates: Alternates::default(),
@@ -362,6 +387,16 @@ impl Topology {
     /// The queue of that identifier.
     pub fn queue_by_id(&self, id: QueueId) -> Option<&Arc<QueueEntry>> {
         self.slot_of(id).map(|slot| &self.queues[slot as usize].entry)
+    }
+
+    /// The queue that journals call by that key, if it is still there.
+    pub fn queue_by_key(&self, key: StoreKey) -> Option<QueueId> {
+        self.stored.by_key.get(&key).copied()
+    }
+
+    /// Keys below this one have been given, as far as anybody knows: by runs before, to queues that nobody remembers.
+    pub(crate) fn skip_store_keys(&mut self, below: StoreKey) {
+        self.stored.next = self.stored.next.max(below.0);
     }
 
     /// The properties of the exchange of that name.
@@ -489,6 +524,10 @@ impl Topology {
             self.queues.insert(Queue { receiver: entry.id, entry: entry.clone(), is_source: false }) as u32;
         self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
         self.homes[entry.id.home.index()].take(entry.id, slot);
+        if let Some(key) = entry.store_key {
+            self.stored.next = self.stored.next.max(key.0 + 1);
+            self.stored.by_key.insert(key, entry.id);
+        }
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
         let old = names.insert(entry.name.clone(), slot);
         assert!(old.is_none(), "queue declared twice");
@@ -518,9 +557,10 @@ impl Topology {
     fn set_owner(&mut self, id: QueueId, owner: Option<ConnectionId>) {
         let Some(slot) = self.slot_of(id) else { return };
         let queue = &mut self.queues[slot as usize];
-        let QueueEntry { id, vhost, name, options, .. } = &*queue.entry;
+        let QueueEntry { id, vhost, name, store_key, options, .. } = &*queue.entry;
         let (name, options) = (name.clone(), QueueOptions { outlives_owner: true, ..options.clone() });
-        queue.entry = Arc::new(QueueEntry { id: *id, vhost: *vhost, name, owner, options });
+        let (id, vhost, store_key) = (*id, *vhost, *store_key);
+        queue.entry = Arc::new(QueueEntry { id, vhost, name, owner, store_key, options });
     }
 
     fn remove_queue(&mut self, id: QueueId) {
@@ -530,6 +570,9 @@ impl Topology {
         self.homes[id.home.index()].give_back(id);
         let Queue { entry, .. } = self.queues.remove(slot as usize);
         self.no_local -= u32::from(entry.options.no_local);
+        if let Some(key) = entry.store_key {
+            self.stored.by_key.remove(&key);
+        }
         self.alternates.remove(entry.vhost, entry.options.alternate.as_ref());
         self.vhosts[usize::from(entry.vhost.0)].queues.remove(entry.name.as_bytes());
     }

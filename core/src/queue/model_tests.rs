@@ -150,7 +150,8 @@ impl Pair {
         let id = QueueId { home: ShardId(0), index: 0, generation: 0 };
         let options =
             QueueOptions { max_priority, single_active_consumer: single, ..QueueOptions::default() };
-        let entry = QueueEntry { id, vhost: VhostId(0), name: Name::from("q"), owner: None, options };
+        let (vhost, name) = (VhostId(0), Name::from("q"));
+        let entry = QueueEntry { id, vhost, name, owner: None, store_key: None, options };
         Pair {
             queue: Queue::new(Arc::new(entry), 0),
             model: Model { single, ..Model::default() },

@@ -101,7 +101,8 @@ impl Pair {
             shared_groups: grouped,
             ..QueueOptions::default()
         };
-        let entry = QueueEntry { id, vhost: VhostId(0), name: Name::from("q"), owner: None, options };
+        let (vhost, name) = (VhostId(0), Name::from("q"));
+        let entry = QueueEntry { id, vhost, name, owner: None, store_key: None, options };
         Pair {
             queue: Queue::new(Arc::new(entry), 0).with_policy(&Limits::default()),
             messages: Vec::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Asker, BindingEntry, Change, ExchangeEntry, Plan, QueueEntry, Topology};
 use crate::exchange::{Destination, Types};
 use crate::hash::Map;
+use crate::journal::StoreKey;
 use crate::request::{DestinationKind, ExchangeOptions, Overflow, QueueOptions, Rules};
 use crate::{Name, QueueId, Refusal, Request, ShardId, Table, Value, VhostId};
 
@@ -215,7 +216,8 @@ impl Topology {
                 options.overflow = Overflow::Reject;
             }
         }
-        let entry = QueueEntry { id, vhost, name: name.clone(), owner, options };
+        let store_key = QueueEntry::is_stored(&options).then_some(StoreKey(self.stored.next));
+        let entry = QueueEntry { id, vhost, name: name.clone(), owner, store_key, options };
         Ok(Plan { changes: vec![Change::QueueDeclared(Arc::new(entry))], queue: Some(id) })
     }
 

@@ -5,6 +5,7 @@ mod declaring;
 mod queries;
 mod replicas;
 mod routing;
+mod stored;
 
 use super::*;
 use crate::exchange::tests::{Plain, encode};
