@@ -15,7 +15,8 @@ use crate::ShardId;
 use crate::message::Encoding;
 use crate::topology::Change;
 
-/// A place in a shard's journal. Later records have larger ones; what else it says is the journal's business.
+/// A place in a shard's journal. Later records have larger ones; what else it says is the journal's business, but for
+/// the mark of places in the page file, which are compared with no others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(pub u64);
 
@@ -23,9 +24,17 @@ impl Position {
     /// Before every record: what nobody wrote down.
     pub const NONE: Position = Position(0);
 
+    /// Marks a place in the page file: of [`Journal::page_out`].
+    pub const PAGE: u64 = 1 << 63;
+
     /// Whether this is the place of a record.
     pub fn is_some(self) -> bool {
         self != Position::NONE
+    }
+
+    /// Whether this is a place in the page file, where a restart finds nothing.
+    pub fn is_page(self) -> bool {
+        self.0 & Position::PAGE != 0
     }
 }
 
@@ -158,14 +167,16 @@ pub trait Journal {
     /// The place behind everything appended so far: once that is stored all of it is.
     fn end(&self) -> Position;
 
-    /// Nobody needs a message any more whose record is there, and which has so many bytes with all its batch.
+    /// Nobody needs a message any more whose record is there. Once for each place that was given for a message, which is
+    /// what journals count by; the bytes of it, with all its batch, are an estimate where nobody has looked at it again.
     fn retire(&mut self, at: Position, bytes: usize);
 
     /// Writes a message out of the way that need not outlive the process. It can be read again until it is retired.
     fn page_out(&mut self, message: &StoredMessage<'_>) -> Position;
 
-    /// Asks for messages to be read; [`Shard::read_back`](crate::Shard) brings them, in this order, or
-    /// [`Shard::read_failed`](crate::Shard) says that they cannot be.
+    /// Asks for messages to be read: [`Shard::read_back`](crate::Shard) brings them one by one in this order, whole
+    /// batches as such, until [`Shard::read_failed`](crate::Shard) says that the rest cannot be. Places may be relocated
+    /// or retired meanwhile; what was asked for comes nevertheless.
     fn read(&mut self, ticket: Ticket, positions: &[Position]);
 
     /// Which run of the broker this is; 1 is the first one with this data directory.

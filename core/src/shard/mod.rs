@@ -20,6 +20,7 @@ mod keeping;
 mod lifetime;
 mod moving;
 mod outputs;
+mod paging;
 mod policy;
 mod publish;
 mod random;
