@@ -8,10 +8,13 @@
 //! 2. A record says what has happened, so that its fate does not depend on anything that was not recorded.
 //! 3. Appending never waits. What a journal cannot take it refuses beforehand ([`Journal::admit`]).
 
+mod transaction;
+
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ShardId;
+pub use transaction::{Decision, PreparedBranch, PreparedPublish, PreparedSettlement, Step, TransactionKey};
+
 use crate::message::Encoding;
 use crate::topology::Change;
 
@@ -41,17 +44,6 @@ impl Position {
 /// A durable queue, as journals name it. Given once by the control shard and never again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreKey(pub u64);
-
-/// A transaction, as journals name it: unique over all runs of a broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TransactionKey {
-    /// The shard that carries it out.
-    pub shard: ShardId,
-    /// Which run of the broker began it: [`Journal::run`].
-    pub run: u32,
-    /// Which one of that shard's.
-    pub number: u64,
-}
 
 /// A message's place in a durable queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +131,13 @@ pub enum Record<'a> {
     Changed(&'a [Change]),
     /// The changes that make the whole topology from nothing; those recorded before no longer matter.
     Topology(&'a [Change]),
+    /// A transaction has gone on.
+    Transaction {
+        /// Which one.
+        transaction: TransactionKey,
+        /// What has become of it.
+        step: Step<'a>,
+    },
 }
 
 /// How a record stands to the next one.
