@@ -46,6 +46,8 @@ pub struct Broker {
     pub url: Url,
     child: Option<Child>,
     options: Option<String>,
+    // Goes after the broker has.
+    _data: Option<tempfile::TempDir>,
 }
 
 impl BrokerOptions {
@@ -55,7 +57,7 @@ impl BrokerOptions {
     /// It did not start.
     pub fn start(&self, further: &[&str]) -> Result<Broker, BenchError> {
         match &self.serve {
-            None => Ok(Broker { url: self.url(), child: None, options: None }),
+            None => Ok(Broker { url: self.url(), child: None, options: None, _data: None }),
             Some(options) => {
                 let mut broker = serve(options.split_whitespace().chain(further.iter().copied()))?;
                 broker.url.protocol = self.url.protocol;
@@ -163,16 +165,22 @@ impl Drop for Broker {
 
 fn serve<'a>(options: impl Iterator<Item = &'a str>) -> Result<Broker, BenchError> {
     let options: Vec<&str> = options.collect();
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["serve", "--listen", "127.0.0.1:0", "--print-port", "--log-level", "warn"])
-        .args(&options)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut serve = Command::new(std::env::current_exe()?);
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--print-port", "--log-level", "warn"]);
+    // Messages of a measurement do not belong among a user's own.
+    let data = match options.iter().any(|option| option.contains("data-dir")) {
+        true => None,
+        false => Some(tempfile::tempdir()?),
+    };
+    if let Some(data) = &data {
+        serve.arg("--data-dir").arg(data.path());
+    }
+    let mut child = serve.args(&options).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let mut port = String::new();
     // Borrowed, so that the pipe stays open for what else the broker says.
     BufReader::new(child.stdout.as_mut().expect("it is piped")).read_line(&mut port)?;
-    let mut broker = Broker { url: Url::default(), child: Some(child), options: Some(options.join(" ")) };
+    let mut broker =
+        Broker { url: Url::default(), child: Some(child), options: Some(options.join(" ")), _data: data };
     broker.url.port = port
         .trim()
         .parse()

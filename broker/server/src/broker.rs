@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use fulmar_core::mesh::{MeshEnd, Wake};
 use fulmar_core::shard::{Envelope, mesh_for};
 use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_journal::{DataDirectory, DirectoryError};
 use fulmar_policy::{Authority, UsersError};
 use fulmar_protocol::Config as ProtocolConfig;
 use fulmar_transport::{AnyTransport, Config as TransportConfig, IoChoice, Transport, Waker, open};
 
 use crate::affinity::{self, Affinity};
 use crate::login::{self, Asker, Mailbox};
-use crate::settings::Settings;
+use crate::settings::{Durability, Settings};
 use crate::worker::{Counters, Note, Stats, Worker, WorkerConfig};
 
 /// Connections that may wait to be accepted.
@@ -35,6 +36,9 @@ pub enum StartError {
     /// The file of users.
     #[error(transparent)]
     Users(#[from] UsersError),
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The CPUs that were asked for.
     #[error("cpu-affinity: {0}")]
     Affinity(String),
@@ -58,6 +62,8 @@ pub struct Running {
     shards: Vec<RunningShard>,
     ended: Receiver<usize>,
     login: Option<JoinHandle<()>>,
+    /// Kept from others for as long as a shard may write to it.
+    directory: Option<DataDirectory>,
 }
 
 struct RunningShard {
@@ -97,6 +103,7 @@ impl Broker {
             addresses.retain(|&addr| is_of_this_host(addr));
         }
         addresses.iter().try_for_each(|&addr| check_free(addr))?;
+        let directory = settings.data_path().map(|path| DataDirectory::open(&path)).transpose()?;
 
         let (tell_ended, ended) = channel();
         let mut starting = Vec::new();
@@ -108,6 +115,7 @@ impl Broker {
             starting.push(shard);
         }
         log_start(settings, &authority, &starting, &cpus);
+        log_directory(settings, directory.as_ref());
 
         let wakers = starting.iter().map(|shard| Arc::new(ShardWake(shard.waker.clone())) as Arc<dyn Wake>);
         let ends = mesh_for(wakers.collect(), &limits(settings, count));
@@ -129,7 +137,7 @@ impl Broker {
             bound.push(addr);
         }
         let shards = starting.into_iter().map(Starting::run).collect();
-        Ok(Running { addresses: bound, shards, ended, login: Some(login) })
+        Ok(Running { addresses: bound, shards, ended, login: Some(login), directory })
     }
 }
 
@@ -181,6 +189,8 @@ impl Running {
                 let _ = self.ended.recv_timeout(left.min(Duration::from_millis(20)));
             }
             if !thread.is_finished() {
+                // It may write yet, so nobody else gets the directory while this process lives.
+                std::mem::forget(self.directory.take());
                 result = Err(io::Error::new(io::ErrorKind::TimedOut, "a shard did not stop in time"));
                 continue;
             }
@@ -512,5 +522,22 @@ fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cp
     if settings.anonymous {
         log::warn!("anyone may log in without a name (--anonymous)");
     }
+}
+
+fn log_directory(settings: &Settings, directory: Option<&DataDirectory>) {
     log::info!("durable queues and persistent messages are kept in memory only: a restart loses them");
+    let Some(directory) = directory else {
+        log::info!("data: in memory only (--no-data-dir): a restart loses messages, queues and exchanges");
+        return;
+    };
+    let path = directory.path().display();
+    match settings.durability {
+        Durability::Flush => log::info!("data: in {path}, stored when it is on the disk"),
+        Durability::Os => log::warn!(
+            "data: in {path}, stored when the system has it (--durability os): a power cut may lose what was confirmed"
+        ),
+    }
+    if !directory.is_private() {
+        log::warn!("data directory {path} can be read by others; chmod 700 it");
+    }
 }

@@ -36,6 +36,16 @@ pub struct Settings {
     pub vhosts: Vec<String>,
     /// Directory of the broker's state.
     pub data_dir: Option<PathBuf>,
+    /// Everything is kept in memory only.
+    pub no_data_dir: bool,
+    /// When something counts as stored.
+    pub durability: Durability,
+    /// Bytes on the disk that the journals of all shards may occupy; 0: what the disk has.
+    pub journal_max_bytes: u64,
+    /// Size of a segment of a journal.
+    pub journal_segment_bytes: u64,
+    /// Bytes appended to journals and not yet written at which publishers are stopped; all shards together.
+    pub journal_buffer_bytes: u64,
     /// File of users; by default in the data directory.
     pub users_file: Option<PathBuf>,
     /// Whether SASL ANONYMOUS is offered.
@@ -74,6 +84,37 @@ pub struct Settings {
     pub stop_timeout_ms: u64,
     /// Least severe messages that are logged.
     pub log_level: Option<log::LevelFilter>,
+}
+
+/// When something counts as stored: what a confirm says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// It is on the disk.
+    #[default]
+    Flush,
+    /// The system has it: it outlives the process, and may not outlive a power cut.
+    Os,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Flush => "flush",
+            Durability::Os => "os",
+        })
+    }
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "flush" => Ok(Durability::Flush),
+            "os" => Ok(Durability::Os),
+            other => Err(format!("'{other}' is neither flush nor os")),
+        }
+    }
 }
 
 /// One option. Applying its text changes the settings.
@@ -171,6 +212,37 @@ pub const SPECS: &[Spec] = &[
         "",
         "Where the broker keeps its state [default: $XDG_STATE_HOME/fulmar or ~/.local/state/fulmar]",
         |s, text| set_optional(&mut s.data_dir, text),
+    ),
+    spec(
+        "no-data-dir",
+        "",
+        "false",
+        "Keep messages, queues and exchanges in memory only: a restart loses them, durable or not",
+        |s, text| set(&mut s.no_data_dir, text),
+    ),
+    spec(
+        "durability",
+        "MODE",
+        "flush",
+        "When a message counts as stored: flush (it is on the disk), os (it is written, a power cut may lose it)",
+        |s, text| set(&mut s.durability, text),
+    ),
+    spec(
+        "journal-max-bytes",
+        "BYTES",
+        "0",
+        "What the journal may occupy on the disk before persistent messages are refused; 0: what the disk has",
+        |s, text| set_bytes(&mut s.journal_max_bytes, text, 0..=u64::MAX),
+    ),
+    spec("journal-segment-bytes", "BYTES", "64M", "Size of the journal's files", |s, text| {
+        set_bytes(&mut s.journal_segment_bytes, text, (1 << 20)..=(1 << 30))
+    }),
+    spec(
+        "journal-buffer-bytes",
+        "BYTES",
+        "64M",
+        "Bytes that wait to be written to the journal before publishers are made to wait",
+        |s, text| set_bytes(&mut s.journal_buffer_bytes, text, (1 << 20)..=(16 << 30)),
     ),
     spec("users-file", "FILE", "", "File of users [default: users in the data directory]", |s, text| {
         set_optional(&mut s.users_file, text)
@@ -397,13 +469,14 @@ impl Default for Loaded {
 
 impl Settings {
     /// The defaults, listening on a free port of the loopback interface, for a broker inside a test or a measurement:
-    /// one shard, not pinned, users in no file.
+    /// one shard, not pinned, users in no file, messages in memory only.
     pub fn in_process() -> Self {
         Settings {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             shards: 1,
             cpu_affinity: Affinity::None,
             users_file: Some(PathBuf::from("/dev/null")),
+            no_data_dir: true,
             ..Loaded::default().settings
         }
     }
@@ -419,11 +492,19 @@ impl Settings {
         self.listen.iter().map(|addr| SocketAddr::new(addr.ip(), port(addr))).collect()
     }
 
+    /// The directory of the broker's state, the default resolved; whether messages are kept there is another question.
+    pub fn state_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(fulmar_policy::default_state_dir)
+    }
+
+    /// The data directory; `None` where everything is kept in memory.
+    pub fn data_path(&self) -> Option<PathBuf> {
+        (!self.no_data_dir).then(|| self.state_dir())
+    }
+
     /// The file of users.
     pub fn users_path(&self) -> PathBuf {
-        self.users_file.clone().unwrap_or_else(|| {
-            self.data_dir.clone().unwrap_or_else(fulmar_policy::default_state_dir).join("users")
-        })
+        self.users_file.clone().unwrap_or_else(|| self.state_dir().join("users"))
     }
 }
 

@@ -58,7 +58,7 @@ fn wrong_usage_exits_2_and_says_what_is_wrong() {
 fn an_address_in_use_is_named() {
     let program = Program::serve(&[]);
     let port = program.addr.port().to_string();
-    let output = fulmar(&["serve", "--port", &port, "--users-file", "/dev/null"]);
+    let output = fulmar(&["serve", "--port", &port, "--users-file", "/dev/null", "--no-data-dir"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{text}");
@@ -123,4 +123,30 @@ fn an_idle_connection_costs_less_than_8_kib() {
         println!("{io}: {each} bytes for each idle connection");
         assert!(each < 8 * 1024, "{io}: {each} bytes for each idle connection");
     }
+}
+
+#[test]
+fn a_second_broker_does_not_get_the_same_directory() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data").to_str().unwrap().to_string();
+    let serve = ["serve", "--port", "0", "--listen", "127.0.0.1", "--data-dir", &data];
+    let mut first = Program::serve(&["--no-data-dir=false", "--data-dir", &data]);
+    let output = fulmar(&serve);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    let says = format!("the data directory {data} is in use by process {}", first.child.id());
+    assert!(text.contains(&says), "{text}");
+    first.signal(libc::SIGKILL);
+    first.wait();
+    Program::serve(&["--no-data-dir=false", "--data-dir", &data]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let inside = file.path().join("data").to_str().unwrap().to_string();
+    let output = fulmar(&["serve", "--port", "0", "--listen", "127.0.0.1", "--data-dir", &inside]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains(&inside), "{text}");
 }

@@ -112,6 +112,26 @@ fn sizes_and_times_have_units() {
 }
 
 #[test]
+fn messages_are_kept_in_the_data_directory_unless_told_otherwise() {
+    let load = |args: &[&str]| load(args, &[]).unwrap().settings;
+    assert_eq!(load(&[]).data_path(), Some(fulmar_policy::default_state_dir()));
+    assert_eq!(load(&["--data-dir", "/d"]).data_path(), Some("/d".into()));
+    let in_memory = load(&["--data-dir", "/d", "--no-data-dir"]);
+    assert_eq!((in_memory.data_path(), in_memory.users_path()), (None, "/d/users".into()));
+    assert_eq!(Settings::in_process().data_path(), None);
+}
+
+#[test]
+fn durability_is_flush_unless_somebody_says_os() {
+    assert_eq!(load(&[], &[]).unwrap().settings.durability, Durability::Flush);
+    let os = load(&[], &[("FULMAR_DURABILITY", "os")]).unwrap();
+    assert_eq!(os.settings.durability, Durability::Os);
+    assert!(os.to_string().contains("durability=os "));
+    let error = load(&["--durability", "none"], &[]).unwrap_err().to_string();
+    assert_eq!(error, "command line: bad value 'none' for durability: 'none' is neither flush nor os");
+}
+
+#[test]
 fn names_are_unique_and_every_option_has_help() {
     for (i, spec) in SPECS.iter().enumerate() {
         assert!(!spec.help.is_empty());

@@ -256,7 +256,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// `fulmar serve` on a free port, with further options.
+    /// `fulmar serve` on a free port, with further options. Messages are kept in memory unless those say otherwise.
     pub fn serve(options: &[&str]) -> Self {
         Self::serve_in(&[], options)
     }
@@ -264,6 +264,7 @@ impl Program {
     /// The same, with variables in its environment.
     pub fn serve_in(environment: &[(&str, &str)], options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+            .env("FULMAR_NO_DATA_DIR", "true")
             .envs(environment.iter().copied())
             .args(["serve", "--listen", "127.0.0.1:0", "--users-file", "/dev/null"])
             .args(["--cpu-affinity", "none", "--print-port", "--log-level", "warn"])
