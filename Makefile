@@ -13,13 +13,16 @@ PYTHON2 := python2.7
 # How many seeds `make sim` simulates.
 SEEDS ?= 1000
 
+# How often `make power-cut` does so.
+ROUNDS ?= 10
+
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
-.PHONY: help run build test $(STEPS) microbench book qpid clean
+.PHONY: help run build test $(STEPS) microbench book qpid power-cut clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 run: build ## Build and start a broker, ready for clients on port 5672 (ARGS='--port 0 …' for options)
 	target/release/fulmar serve $(ARGS)
@@ -89,6 +92,11 @@ qpid: ## Run Apache Qpid's Python suites (QPID_PYTHON=…, QPID_CPP=…: checkou
 	cargo build --profile checked --bin fulmar
 	scripts/qpid-suites --qpid-python $(QPID_PYTHON) --qpid-cpp $(QPID_CPP) --python $(PYTHON2) \
 	    --fulmar target/checked/fulmar --log .cache/qpid-suites.log
+
+power-cut: ## Cut the power of a virtual machine with a broker under load, ten times (ROUNDS=… for another number)
+	@scripts/install build python
+	cargo build --release --quiet --package fulmar --bin fulmar --package fulmar-client --example trail
+	$(PYTHON) hw-tests/power-cut/run.py target/release/fulmar target/release/examples/trail --rounds $(ROUNDS)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean
