@@ -2,8 +2,19 @@
 //!
 //! * [`directory`]: the data directory and its lock.
 //! * [`disk`]: files as recovery and the tools use them.
+//! * [`header`], [`record`], [`message`], [`topology`]: the format.
+//! * [`position`]: what places of records say; [`encodings`]: what encodings of properties are named by.
+//! * [`start`], [`summary`]: what a log begins with.
 
 pub mod directory;
 pub mod disk;
+pub mod encodings;
+pub mod header;
+pub mod message;
+pub mod position;
+pub mod record;
+pub mod start;
+pub mod summary;
+pub mod topology;
 
 pub use directory::{DataDirectory, DirectoryError};
