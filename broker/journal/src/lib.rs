@@ -2,9 +2,9 @@
 //!
 //! * [`directory`]: the data directory and its lock.
 //! * [`disk`]: files as recovery and the tools use them.
-//! * [`header`], [`record`], [`message`], [`topology`]: the format.
+//! * [`header`], [`record`], [`message`], [`transaction`], [`topology`]: the format.
 //! * [`position`]: what places of records say; [`encodings`]: what encodings of properties are named by.
-//! * [`start`], [`summary`]: what a log begins with.
+//! * [`start`], [`summary`], [`words`]: what a log begins with.
 
 pub mod directory;
 pub mod disk;
@@ -16,5 +16,7 @@ pub mod record;
 pub mod start;
 pub mod summary;
 pub mod topology;
+pub mod transaction;
+pub mod words;
 
 pub use directory::{DataDirectory, DirectoryError};

@@ -9,7 +9,7 @@ use fulmar_core::journal::Position;
 pub const UNIT: u64 = 16;
 
 const OFFSET_BITS: u32 = 28;
-const PAGE_FILE: u64 = 1 << 63;
+const PAGE_FILE: u64 = Position::PAGE;
 
 /// Largest number that a segment can have.
 pub const LARGEST_SEGMENT: u64 = (1 << 35) - 1;
@@ -23,14 +23,17 @@ pub const OFFSET_END: u64 = UNIT << OFFSET_BITS;
 /// If no record can stand there.
 #[inline]
 pub fn in_segment(segment: u64, offset: u64) -> Position {
-    assert!(segment <= LARGEST_SEGMENT && offset < OFFSET_END && offset % UNIT == 0, "{segment}:{offset}");
-    Position(segment << OFFSET_BITS | offset / UNIT)
+    assert!(
+        segment <= LARGEST_SEGMENT && offset < OFFSET_END && offset.is_multiple_of(UNIT),
+        "{segment}:{offset}"
+    );
+    Position((segment << OFFSET_BITS) | (offset / UNIT))
 }
 
 /// The segment that a record is in.
 #[inline]
 pub fn segment_of(position: Position) -> u64 {
-    debug_assert!(!is_page(position));
+    debug_assert!(!position.is_page());
     position.0 >> OFFSET_BITS
 }
 
@@ -48,12 +51,6 @@ pub fn offset_of(position: Position) -> u64 {
 pub fn in_page_file(offset: u64) -> Position {
     assert!(offset < PAGE_FILE);
     Position(PAGE_FILE | offset)
-}
-
-/// Whether a record is in the page file.
-#[inline]
-pub fn is_page(position: Position) -> bool {
-    position.0 & PAGE_FILE != 0
 }
 
 /// Where in the page file a record begins, in bytes.
@@ -74,14 +71,14 @@ mod tests {
         assert!(positions.is_sorted_by(|a, b| a < b));
         for ((segment, offset), position) in places.into_iter().zip(positions) {
             assert_eq!((segment_of(position), offset_of(position)), (segment, offset));
-            assert!(!is_page(position));
+            assert!(!position.is_page());
         }
     }
 
     #[test]
     fn the_page_file_is_told_from_segments() {
         let position = in_page_file(12_345);
-        assert!(is_page(position));
+        assert!(position.is_page());
         assert_eq!(page_offset_of(position), 12_345);
     }
 }

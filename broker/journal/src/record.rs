@@ -14,10 +14,11 @@
 
 use std::borrow::Cow;
 
-use fulmar_core::journal::{Joined, QueuePlace, Record, StoreKey};
+use fulmar_core::journal::{Joined, QueuePlace, Record, StoreKey, StoredMessage, TransactionKey};
 
 use crate::encodings::Encodings;
 use crate::message;
+use crate::transaction::DecodedStep;
 
 /// Bytes of a record before its payload.
 pub const HEADER_BYTES: usize = 16;
@@ -43,14 +44,16 @@ pub enum Kind {
     Changed = 5,
     /// [`Record::Topology`]
     Topology = 6,
+    /// [`Record::Transaction`]
+    Transaction = 7,
     /// A message in the page file.
-    Paged = 7,
+    Paged = 8,
 }
 
 impl Kind {
     fn of(code: u8) -> Option<Kind> {
         use Kind::*;
-        [Batch, Enqueued, Dequeued, HandedOut, Changed, Topology, Paged]
+        [Batch, Enqueued, Dequeued, HandedOut, Changed, Topology, Transaction, Paged]
             .into_iter()
             .find(|kind| *kind as u8 == code)
     }
@@ -128,7 +131,7 @@ impl<'a> Framed<'a> {
 }
 
 /// What a record says; see [`Record`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Decoded<'a> {
     /// A batch begins.
     Batch(crate::header::Batch),
@@ -154,6 +157,13 @@ pub enum Decoded<'a> {
     Changed(&'a [u8]),
     /// The whole topology, encoded by [`crate::topology`].
     Topology(&'a [u8]),
+    /// A transaction has gone on.
+    Transaction {
+        /// Which one.
+        transaction: TransactionKey,
+        /// What has become of it.
+        step: DecodedStep<'a>,
+    },
     /// A message alone.
     Paged(message::Enqueued<'a>),
 }
@@ -175,6 +185,10 @@ impl<'a> Decoded<'a> {
             }
             Kind::Changed => Decoded::Changed(payload),
             Kind::Topology => Decoded::Topology(payload),
+            Kind::Transaction => {
+                let (transaction, step) = crate::transaction::decode(payload, encodings)?;
+                Decoded::Transaction { transaction, step }
+            }
             Kind::Paged => Decoded::Paged(message::Enqueued::decode(payload, encodings)?),
         })
     }
@@ -183,7 +197,7 @@ impl<'a> Decoded<'a> {
 /// What a record will say, ready to be written.
 pub enum Payload<'a> {
     /// A message, and where it stands.
-    Message(Kind, &'a fulmar_core::journal::StoredMessage<'a>, &'a [QueuePlace]),
+    Message(Kind, &'a StoredMessage<'a>, &'a [QueuePlace]),
     /// Some numbers.
     Numbers(Kind, [u64; 3], usize),
     /// Bytes as they are.
@@ -191,8 +205,9 @@ pub enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// Of a record. Changes of the topology are encoded here, in memory of their own; all else allocates nothing.
-    pub fn of(record: &'a Record<'a>) -> Payload<'a> {
+    /// Of a record. Topology and transactions are encoded here, in memory of their own; all else allocates nothing.
+    #[inline]
+    pub fn of(record: &'a Record<'a>, encodings: &Encodings) -> Payload<'a> {
         match *record {
             Record::Enqueued { ref message, places } => Payload::Message(Kind::Enqueued, message, places),
             Record::Dequeued { queue, first, count } => {
@@ -204,6 +219,10 @@ impl<'a> Payload<'a> {
             }
             Record::Topology(changes) => {
                 Payload::Bytes(Kind::Topology, Cow::Owned(crate::topology::encode(changes)))
+            }
+            Record::Transaction { transaction, ref step } => {
+                let bytes = crate::transaction::encode(transaction, step, encodings);
+                Payload::Bytes(Kind::Transaction, Cow::Owned(bytes))
             }
         }
     }

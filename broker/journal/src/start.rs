@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use fulmar_core::journal::StoreKey;
-
 use crate::encodings::Encodings;
 use crate::header::StoreId;
 use crate::summary::SegmentSummary;
+use crate::words::LastWords;
 
 /// With what a log begins. Everything it says to be there is on the disk: what a restart found valid in the last segment
 /// it flushed, since a segment that follows tells where that one ended.
@@ -33,10 +32,8 @@ pub struct LogStart {
     pub segments: Vec<SegmentStart>,
     /// Files of segments in which nothing is needed, with their lengths: they may be written again.
     pub unused: Vec<(PathBuf, u64)>,
-    /// The last word on what was handed out of each queue, and the segment that it is in.
-    pub handed_out: Vec<(StoreKey, u64, u64)>,
-    /// The segment of the last [`fulmar_core::journal::Record::Topology`], or else of the first `Changed`.
-    pub topology_since: Option<u64>,
+    /// Where the last word on queues, transactions and the topology is.
+    pub words: LastWords,
 }
 
 impl LogStart {
@@ -53,8 +50,7 @@ impl LogStart {
             next_batch: 1,
             segments: Vec::new(),
             unused: Vec::new(),
-            handed_out: Vec::new(),
-            topology_since: None,
+            words: LastWords::default(),
         }
     }
 }

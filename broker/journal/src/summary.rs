@@ -57,7 +57,10 @@ impl SegmentSummary {
             }
             Decoded::Dequeued { queue, first, count } => self.dequeue(*queue, *first, *count),
             Decoded::Changed(_) | Decoded::Topology(_) => self.has_topology = true,
-            Decoded::Batch(_) | Decoded::HandedOut { .. } | Decoded::Paged(_) => {}
+            Decoded::Batch(_)
+            | Decoded::HandedOut { .. }
+            | Decoded::Transaction { .. }
+            | Decoded::Paged(_) => {}
         }
     }
 

@@ -76,7 +76,7 @@ proptest! {
         };
         let record = Record::Enqueued { message, places: &places };
         let joined = if joined { Joined::ToNext } else { Joined::No };
-        let bytes = encoded(&Payload::of(&record), joined, segment.into());
+        let bytes = encoded(&Payload::of(&record, &encodings()), joined, segment.into());
         let framed = Framed::decode(&bytes, segment.into()).unwrap();
         prop_assert_eq!(framed.total_bytes(), bytes.len());
         prop_assert_eq!(framed.joined, joined);
@@ -129,11 +129,15 @@ fn what_another_segment_held_is_no_record() {
 
 #[test]
 fn numbers_come_back() {
-    let bytes = encoded(&Payload::of(&Record::HandedOut { queue: StoreKey(3), below: 9 }), Joined::No, 1);
+    let bytes = encoded(
+        &Payload::of(&Record::HandedOut { queue: StoreKey(3), below: 9 }, &encodings()),
+        Joined::No,
+        1,
+    );
     let record = Framed::decode(&bytes, 1).unwrap().record(&encodings()).unwrap();
     assert!(matches!(record, Decoded::HandedOut { queue: StoreKey(3), below: 9 }));
     let dequeued = Record::Dequeued { queue: StoreKey(1), first: 2, count: 3 };
-    let bytes = encoded(&Payload::of(&dequeued), Joined::No, 1);
+    let bytes = encoded(&Payload::of(&dequeued, &encodings()), Joined::No, 1);
     let record = Framed::decode(&bytes, 1).unwrap().record(&encodings()).unwrap();
     assert!(matches!(record, Decoded::Dequeued { queue: StoreKey(1), first: 2, count: 3 }));
 }
@@ -155,4 +159,63 @@ fn the_payload_is_what_the_format_says() {
     assert_eq!(bytes[16..24], [1, 0, 0, 0, 0, 0, 0, 0]);
     let Ok(Decoded::Batch(read)) = Framed::decode(&bytes, 7).unwrap().record(&encodings()) else { panic!() };
     assert_eq!(read, batch);
+}
+
+#[test]
+fn steps_of_transactions_come_back() {
+    use fulmar_core::journal::{Decision, PreparedBranch, PreparedPublish, PreparedSettlement, Step};
+    use fulmar_core::shard::Settlement;
+    use fulmar_core::transaction::Xid;
+    use fulmar_core::{Name, ShardId};
+
+    let message = StoredMessage {
+        encoding: &TWO,
+        exchange: b"x",
+        routing_key: b"key",
+        properties: b"",
+        bodies: b"body",
+        messages: 1,
+        ttl_ms: None,
+        priority: 4,
+        has_headers: false,
+        persistent: true,
+    };
+    let publishes = [PreparedPublish { message, queues: &[StoreKey(1), StoreKey(2)] }];
+    let settlement = PreparedSettlement { queue: StoreKey(3), place: 77, settlement: Settlement::Reject };
+    let xid = Xid { format: 9, global_id: Name::from("global"), branch_id: Name::from("b") };
+    let branch = PreparedBranch { vhost: b"/", xid: &xid, homes: &[ShardId(0), ShardId(2)], timeout_s: 60 };
+    let steps = [
+        Step::Prepared { publishes: &publishes, settlements: &[settlement] },
+        Step::Ended,
+        Step::Branch(branch),
+        Step::Decided(Decision { commit: true, by_operator: false }),
+        Step::Decided(Decision { commit: false, by_operator: true }),
+        Step::Forgotten,
+    ];
+    let transaction = TransactionKey { shard: ShardId(2), run: 5, number: 6 };
+    for step in steps {
+        let record = Record::Transaction { transaction, step };
+        let bytes = encoded(&Payload::of(&record, &encodings()), Joined::No, 1);
+        let framed = Framed::decode(&bytes, 1).unwrap();
+        let encodings = encodings();
+        let Ok(Decoded::Transaction { transaction: read, step: back }) = framed.record(&encodings) else {
+            panic!("no transaction");
+        };
+        assert_eq!(read, transaction);
+        match (step, back) {
+            (Step::Prepared { .. }, DecodedStep::Prepared { publishes, settlements }) => {
+                assert_eq!(settlements, [settlement]);
+                let [(read, queues)] = &publishes[..] else { panic!("one message") };
+                assert_eq!((read.bodies, read.routing_key, read.priority), (&b"body"[..], &b"key"[..], 4));
+                assert_eq!(queues, &[StoreKey(1), StoreKey(2)]);
+            }
+            (Step::Branch(_), DecodedStep::Branch { vhost, xid: read, homes, timeout_s }) => {
+                assert_eq!((vhost, &read, timeout_s), (&b"/"[..], &xid, 60));
+                assert_eq!(homes, [ShardId(0), ShardId(2)]);
+            }
+            (Step::Decided(decision), DecodedStep::Decided(read)) => assert_eq!(read, decision),
+            (Step::Ended, DecodedStep::Ended) | (Step::Forgotten, DecodedStep::Forgotten) => {}
+            (step, back) => panic!("{step:?} became {back:?}"),
+        }
+    }
 }
