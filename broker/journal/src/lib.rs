@@ -4,6 +4,7 @@
 //! * [`disk`]: files as recovery and the tools use them.
 //! * [`header`], [`record`], [`message`], [`transaction`], [`topology`]: the format.
 //! * [`position`]: what places of records say; [`encodings`]: what encodings of properties are named by.
+//! * [`recovery`]: what a restart makes of the files.
 //! * [`start`], [`summary`], [`words`]: what a log begins with.
 
 pub mod directory;
@@ -13,6 +14,7 @@ pub mod header;
 pub mod message;
 pub mod position;
 pub mod record;
+pub mod recovery;
 pub mod start;
 pub mod summary;
 pub mod topology;
