@@ -42,7 +42,7 @@ impl Position {
 }
 
 /// A durable queue, as journals name it. Given once by the control shard and never again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreKey(pub u64);
 
 /// A message's place in a durable queue.
@@ -60,6 +60,20 @@ pub struct QueuePlace {
     pub counted_bytes: u32,
     /// Has been delivered before.
     pub redelivered: bool,
+}
+
+/// A message that a restart has found in a durable queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredPlace {
+    /// Where it stands; this message alone, whatever its batch.
+    pub place: QueuePlace,
+    /// Which of its batch it is: how far its place is behind the first one that its record has for this queue.
+    pub part: u16,
+    /// Where its record is.
+    pub at: Position,
+    /// There may be others in that record that are restored: of its batch, or in other queues. Whoever does not know says
+    /// yes, which takes some memory.
+    pub is_shared: bool,
 }
 
 /// A message as it is written down, or read again. In a batch all but the bodies is the same.
@@ -170,7 +184,13 @@ pub trait Journal {
     /// what journals count by; the bytes of it, with all its batch, are an estimate where nobody has looked at it again.
     fn retire(&mut self, at: Position, bytes: usize);
 
-    /// Writes a message out of the way that need not outlive the process. It can be read again until it is retired.
+    /// Whether the page file takes messages at the moment: it has not failed, has room, and keeps up with what it is given.
+    fn can_page_out(&self) -> bool {
+        false
+    }
+
+    /// Writes a message out of the way that need not outlive the process. It can be read again until it is retired. Only
+    /// after [`Journal::can_page_out`] has said yes.
     fn page_out(&mut self, message: &StoredMessage<'_>) -> Position;
 
     /// Asks for messages to be read: [`Shard::read_back`](crate::Shard) brings them one by one in this order, whole
