@@ -3,7 +3,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 0 | shard that carries it out |
-//! | 1 | step: 1 prepared, 2 ended, 3 branch, 4 decided, 5 forgotten |
+//! | 1 | step: 1 prepared, 2 ended, 3 branch, 4 decided, 5 forgotten, 6 closed |
 //! | 2–3 | 0 |
 //! | 4–7 | run that began it |
 //! | 8–15 | its number |
@@ -33,6 +33,7 @@ const ENDED: u8 = 2;
 const BRANCH: u8 = 3;
 const DECIDED: u8 = 4;
 const FORGOTTEN: u8 = 5;
+const CLOSED: u8 = 6;
 
 const COMMIT: u8 = 1;
 const BY_OPERATOR: u8 = 2;
@@ -64,6 +65,8 @@ pub enum DecodedStep<'a> {
     Decided(Decision),
     /// [`Step::Forgotten`]
     Forgotten,
+    /// [`Step::Closed`]
+    Closed,
 }
 
 /// The bytes of a step.
@@ -74,6 +77,7 @@ pub fn encode(transaction: TransactionKey, step: &Step<'_>, encodings: &Encoding
         Step::Branch(_) => BRANCH,
         Step::Decided(_) => DECIDED,
         Step::Forgotten => FORGOTTEN,
+        Step::Closed => CLOSED,
     };
     let mut into = vec![transaction.shard.0, code, 0, 0];
     into.extend_from_slice(&transaction.run.to_le_bytes());
@@ -87,7 +91,7 @@ pub fn encode(transaction: TransactionKey, step: &Step<'_>, encodings: &Encoding
             let commit = if decision.commit { COMMIT } else { 0 };
             into.push(commit | if decision.by_operator { BY_OPERATOR } else { 0 });
         }
-        Step::Ended | Step::Forgotten => {}
+        Step::Ended | Step::Forgotten | Step::Closed => {}
     }
     into
 }
@@ -158,6 +162,7 @@ pub fn decode<'a>(payload: &'a [u8], encodings: &Encodings) -> Option<(Transacti
             DecodedStep::Decided(Decision { commit, by_operator })
         }
         FORGOTTEN => DecodedStep::Forgotten,
+        CLOSED => DecodedStep::Closed,
         _ => return None,
     };
     rest.0.is_empty().then_some((transaction, step))

@@ -23,8 +23,8 @@ pub struct TransactionKey {
 
 /// What has become of a transaction.
 ///
-/// In one journal a later step of a transaction says that earlier ones no longer matter. So while an earlier one can
-/// still be read the later one has to be there too.
+/// A part that is prepared ends, and so does what is said of the transaction as a whole, each by itself. The record that
+/// says so has to be there while the others in the same journal can be read.
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'a> {
     /// Queues at home here can do their part, and can be spared it. Matters until it has ended here.
@@ -34,8 +34,7 @@ pub enum Step<'a> {
         /// What leaves them.
         settlements: &'a [PreparedSettlement],
     },
-    /// What was prepared here is done, or undone. It also closes what is carried out without having been prepared: the
-    /// records before are joined to it, it is to none.
+    /// What was prepared here is done, or undone. What was done is in the records before, joined to this one.
     Ended,
     /// All homes have prepared a branch of a distributed transaction. Matters until it is forgotten.
     Branch(PreparedBranch<'a>),
@@ -43,6 +42,8 @@ pub enum Step<'a> {
     Decided(Decision),
     /// Nobody asks any more what was decided.
     Forgotten,
+    /// What was never prepared is done: the records before are joined to this one. It says nothing else.
+    Closed,
 }
 
 /// What a transaction has for queues of one home.
