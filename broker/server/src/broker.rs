@@ -13,7 +13,7 @@ use fulmar_core::shard::{Envelope, mesh_for};
 use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
 use fulmar_journal::{DataDirectory, DirectoryError};
 use fulmar_policy::{Authority, UsersError};
-use fulmar_protocol::Config as ProtocolConfig;
+use fulmar_protocol::{Config as ProtocolConfig, Switch};
 use fulmar_transport::{AnyTransport, Config as TransportConfig, IoChoice, Transport, Waker, open};
 
 use crate::affinity::{self, Affinity};
@@ -493,6 +493,7 @@ fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
             mechanisms: mechanisms.collect(),
             max_consumers_per_channel: u32::MAX,
             max_message_bytes: settings.max_message_bytes,
+            timestamps: Switch::new(settings.enable_timestamp),
         }),
         high_water_bytes: TransportConfig::default().high_water_bytes,
         memory_bytes: settings.memory_limit_bytes / shards as u64,

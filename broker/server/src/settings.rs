@@ -50,6 +50,8 @@ pub struct Settings {
     pub users_file: Option<PathBuf>,
     /// Whether SASL ANONYMOUS is offered.
     pub anonymous: bool,
+    /// Whether messages that come by AMQP 0-10 are given the time of their receipt.
+    pub enable_timestamp: bool,
     /// Heartbeat offered, in seconds.
     pub heartbeat_s: u16,
     /// Largest frame offered, in bytes.
@@ -250,6 +252,13 @@ pub const SPECS: &[Spec] = &[
     spec("anonymous", "", "false", "Let clients log in without a name (SASL ANONYMOUS)", |s, text| {
         set(&mut s.anonymous, text)
     }),
+    spec(
+        "enable-timestamp",
+        "",
+        "false",
+        "Give messages that come by AMQP 0-10 the time of their receipt",
+        |s, text| set(&mut s.enable_timestamp, text),
+    ),
     spec("heartbeat", "SECONDS", "60", "Heartbeat offered to clients; 0 for none", |s, text| {
         set(&mut s.heartbeat_s, text)
     }),

@@ -401,6 +401,11 @@ impl Shard {
         self.clock = clock;
     }
 
+    /// Seconds since 1970, as it was told.
+    pub fn wall_s(&self) -> u64 {
+        self.clock.wall_ms / 1000
+    }
+
     /// Takes in what other shards sent, serves queues that became ready, does what is due. Returns whether there was
     /// anything to do, which the caller's idle strategy wants to know.
     pub fn turn(&mut self) -> bool {

@@ -243,6 +243,7 @@ impl Relay {
             mechanisms: vec!["ANONYMOUS".to_owned()],
             max_consumers_per_channel: 10,
             max_message_bytes: 1 << 20,
+            timestamps: fulmar_protocol::Switch::default(),
         });
         let mut out = Vec::with_capacity(1 << 20);
         let mut cx = Context { shard: &mut shard, out: &mut out, now_ns: 1 };

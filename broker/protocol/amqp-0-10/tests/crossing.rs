@@ -53,6 +53,7 @@ impl World {
             mechanisms: vec!["ANONYMOUS".to_owned()],
             max_consumers_per_channel: 10,
             max_message_bytes: 1 << 20,
+            timestamps: fulmar_protocol::Switch::default(),
         });
         let mut out = [Vec::new(), Vec::new()];
         let [new, old] = &mut out;

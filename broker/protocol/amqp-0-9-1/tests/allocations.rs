@@ -78,6 +78,7 @@ impl Relay {
             mechanisms: vec!["ANONYMOUS".to_owned()],
             max_consumers_per_channel: 10,
             max_message_bytes: 1 << 20,
+            timestamps: fulmar_protocol::Switch::default(),
         });
         let mut out = Vec::new();
         let connections = [0, 1].map(|owner| {

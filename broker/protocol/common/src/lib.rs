@@ -3,12 +3,14 @@
 
 mod counters;
 mod login;
+mod switch;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard};
 
 pub use counters::{Counters, Faults};
 pub use login::Login;
+pub use switch::Switch;
 
 /// `connection-forced`: what a broker that stops tells the clients of every version of AMQP before 1.0.
 pub const CONNECTION_FORCED: u16 = 320;
@@ -48,6 +50,8 @@ pub struct Config {
     pub max_consumers_per_channel: u32,
     /// Largest message body, in bytes.
     pub max_message_bytes: u64,
+    /// Whether messages that come by AMQP 0-10 are given the time of their receipt (delivery-properties, `timestamp`).
+    pub timestamps: Switch,
 }
 
 /// What a connection wants its caller to do.

@@ -57,6 +57,7 @@ impl House {
                 mechanisms: vec!["PLAIN".into()],
                 max_consumers_per_channel: 100,
                 max_message_bytes: settings.max_message_bytes,
+                timestamps: fulmar_protocol::Switch::default(),
             }),
             high_water_bytes: TransportConfig::default().high_water_bytes,
             memory_bytes,

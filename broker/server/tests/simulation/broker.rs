@@ -162,5 +162,6 @@ fn amqp(max_message_bytes: u64) -> ProtocolConfig {
         mechanisms: vec!["PLAIN".into()],
         max_consumers_per_channel: 1000,
         max_message_bytes,
+        timestamps: Default::default(),
     }
 }

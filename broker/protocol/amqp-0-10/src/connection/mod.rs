@@ -94,6 +94,12 @@ struct Env<'a> {
 }
 
 impl Env<'_> {
+    /// What messages that come now say of when they came, in seconds since 1970.
+    #[inline]
+    fn timestamp_s(&self) -> Option<u64> {
+        self.link.config.timestamps.is_on().then(|| self.shard.wall_s())
+    }
+
     /// Writes a control.
     fn control<'c>(&mut self, channel: u16, control: impl Into<Control<'c>>) {
         control.into().encode_frames(channel, self.link.frame_max, self.out);

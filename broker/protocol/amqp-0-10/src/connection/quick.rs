@@ -2,7 +2,7 @@
 //! header and length are the same again, and only the body differs. Such a transfer costs one comparison of bytes instead
 //! of being read, and those that come together become a batch.
 
-use fulmar_core::message::{MessageHead, MessageHeader, batch_limit};
+use fulmar_core::message::{MessageHead, batch_limit};
 use fulmar_core::shard::Published;
 use fulmar_protocol::Context;
 
@@ -27,6 +27,8 @@ pub(super) struct LastTransfer {
     channel: u16,
     manner: Manner,
     head: MessageHead,
+    /// The time that its head bears.
+    timestamp_s: Option<u64>,
     patience: u8,
 }
 
@@ -72,6 +74,11 @@ impl Connection {
             return None;
         }
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        if last.timestamp_s != env.timestamp_s() {
+            // Read, so that what is remembered bears the time that it is now.
+            self.last_transfer.as_deref_mut()?.patience = 0;
+            return None;
+        }
         let input = &input[..transfers * last.bytes()];
         if transfers > 1 && session.publish_alike(&mut env, last, input, transfers as u64) {
             return Some(input.len());
@@ -103,34 +110,28 @@ impl Connection {
         }
         let channel = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut);
         let Some(session) = channel.and_then(Channel::live_session) else { return };
-        let (manner, header) = session.last_arrived(body_bytes as u64);
+        let (manner, header, timestamp_s) = session.last_arrived(body_bytes as u64);
         match self.last_transfer.as_deref_mut() {
             Some(last) => {
                 last.frames.clear();
                 last.frames.extend_from_slice(&frames[..head_bytes]);
                 (last.body_bytes, last.channel, last.manner) = (body_bytes, number, manner);
                 last.head.set(&header);
+                last.timestamp_s = timestamp_s;
                 last.patience = PATIENCE;
             }
-            None => self.last_transfer = Some(Box::new(new(frames, head_bytes, number, manner, &header))),
+            None => {
+                self.last_transfer = Some(Box::new(LastTransfer {
+                    frames: frames[..head_bytes].to_vec(),
+                    body_bytes,
+                    channel: number,
+                    manner,
+                    head: MessageHead::new(&header),
+                    timestamp_s,
+                    patience: PATIENCE,
+                }));
+            }
         }
-    }
-}
-
-fn new(
-    frames: &[u8],
-    head_bytes: usize,
-    channel: u16,
-    manner: Manner,
-    header: &MessageHeader<'_>,
-) -> LastTransfer {
-    LastTransfer {
-        frames: frames[..head_bytes].to_vec(),
-        body_bytes: frames.len() - head_bytes,
-        channel,
-        manner,
-        head: MessageHead::new(header),
-        patience: PATIENCE,
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Arriving {
     /// Exchange and routing key, one after the other; kept for its memory, as is the next.
     address: Vec<u8>,
     exchange_bytes: usize,
+    /// When it came, in seconds since 1970, if messages are to say so.
+    timestamp_s: Option<u64>,
     /// The content header as it will be stored.
     properties: Vec<u8>,
     facts: Facts,
@@ -91,7 +93,7 @@ impl Arriving {
         }
     }
 
-    /// Takes in a content header.
+    /// Takes in a content header; an empty one is none.
     fn read(&mut self, payload: &[u8], user: &str) -> Result<(), Fault> {
         let scan = properties::scan(payload)?;
         if let Some(claimed) = scan.message.user_id {
@@ -99,7 +101,7 @@ impl Arriving {
         }
         let exchange = &self.address[..self.exchange_bytes];
         self.properties.clear();
-        properties::store(payload, &scan, exchange, None, &mut self.properties);
+        properties::store(payload, &scan, exchange, self.timestamp_s, &mut self.properties);
         let header = scan.message_header(exchange, &[], 0);
         self.facts = Facts {
             priority: header.priority,
@@ -151,9 +153,13 @@ impl Session {
         arriving.address.clear();
         arriving.address.extend_from_slice(exchange);
         arriving.exchange_bytes = exchange.len();
+        arriving.timestamp_s = env.timestamp_s();
         // For a message without a header.
         arriving.properties.clear();
         arriving.facts = Facts::default();
+        if arriving.timestamp_s.is_some() {
+            arriving.read(b"", "")?;
+        }
         arriving.has_body = !is_last;
         if is_last { self.whole_body(env, b"") } else { Ok(Flow::Done) }
     }
@@ -215,9 +221,9 @@ impl Session {
         }
     }
 
-    /// The transfer that came last, as it was published.
-    pub fn last_arrived(&self, body_bytes: u64) -> (Manner, MessageHeader<'_>) {
-        (self.arriving.manner, self.arriving.header(body_bytes))
+    /// The transfer that came last, as it was published, and the time that it bears.
+    pub fn last_arrived(&self, body_bytes: u64) -> (Manner, MessageHeader<'_>, Option<u64>) {
+        (self.arriving.manner, self.arriving.header(body_bytes), self.arriving.timestamp_s)
     }
 
     /// A command begins that needs no reading.

@@ -41,6 +41,59 @@ fn what_comes_alike_comes_together() {
 }
 
 #[test]
+fn messages_bear_the_time_of_their_receipt_while_that_is_switched_on() {
+    each(|world| {
+        let client = world.client();
+        world.declare(client, 1, "q");
+        world.advance_ms(1_700_000_000_000);
+        let mut expected = Vec::new();
+        for (is_on, seconds) in [(false, 0), (true, 1), (true, 1), (true, 3), (false, 4), (true, 5)] {
+            world.config.timestamps.set(is_on);
+            world.advance_ms(seconds * 1000);
+            let now_s = world.now_ns / 1_000_000_000;
+            // Enough that what is alike is remembered, and remembered anew.
+            for _ in 0..30 {
+                world.publish(client, 1, "", "q", "alike");
+            }
+            world.transfer(client, 1, &Transfer { body: b"to nobody", ..Default::default() });
+            expected.extend(std::iter::repeat_n(is_on.then_some(now_s), 30));
+        }
+        world.sync(client, 1);
+        world.subscribe(client, 1, "q", "d");
+        let found: Vec<Option<u64>> =
+            (0..expected.len()).map(|_| world.message(client, 1).delivery().timestamp).collect();
+        assert_eq!(found, expected);
+    });
+}
+
+#[test]
+fn a_message_without_a_header_bears_the_time_of_its_receipt_too() {
+    each(|world| {
+        let client = world.client();
+        world.declare(client, 1, "q");
+        world.send(
+            client,
+            1,
+            ExchangeBind {
+                exchange: Some(b"amq.fanout"),
+                queue: Some(b"q"),
+                binding_key: Some(b""),
+                ..Default::default()
+            },
+        );
+        world.config.timestamps.set(true);
+        world.advance_ms(5_000);
+        world.transfer(client, 1, &Transfer { destination: b"amq.fanout", body: b"x", ..Default::default() });
+        world.transfer(client, 1, &Transfer { destination: b"amq.fanout", body: b"", ..Default::default() });
+        world.subscribe(client, 1, "q", "d");
+        for body in ["x", ""] {
+            let message = world.message(client, 1);
+            assert_eq!((message.text().as_str(), message.delivery().timestamp), (body, Some(5)));
+        }
+    });
+}
+
+#[test]
 fn a_transfer_is_accepted_if_the_client_wants_it() {
     each(|world| {
         let client = world.client();

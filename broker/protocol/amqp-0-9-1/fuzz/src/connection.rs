@@ -137,6 +137,7 @@ impl Broker {
             mechanisms: vec!["PLAIN".to_owned(), "AMQPLAIN".to_owned(), "ANONYMOUS".to_owned()],
             max_consumers_per_channel: 8,
             max_message_bytes: MAX_BODY_BYTES,
+            timestamps: fulmar_protocol::Switch::default(),
         });
         let mut cx = Context { shard: &mut self.shard, out: &mut out, now_ns: self.clock.monotonic_ns };
         let connection = Connection::new(config, &mut cx, owner, true, format!("peer {owner}"));

@@ -134,6 +134,7 @@ impl World {
             mechanisms: vec!["PLAIN".to_owned(), "AMQPLAIN".to_owned()],
             max_consumers_per_channel: 100,
             max_message_bytes: 1 << 20,
+            timestamps: fulmar_protocol::Switch::default(),
         };
         World { setup, config, shards, now_ns: 1, slots: Vec::new(), answer_logins: true }
     }
