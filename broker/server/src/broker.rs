@@ -62,6 +62,7 @@ pub struct Running {
     shards: Vec<RunningShard>,
     ended: Receiver<usize>,
     login: Option<JoinHandle<()>>,
+    timestamps: Switch,
     /// Kept from others for as long as a shard may write to it.
     directory: Option<DataDirectory>,
 }
@@ -105,11 +106,13 @@ impl Broker {
         addresses.iter().try_for_each(|&addr| check_free(addr))?;
         let directory = settings.data_path().map(|path| DataDirectory::open(&path)).transpose()?;
 
+        // One for all shards: they are one broker to its peers.
+        let protocol = Arc::new(protocol_config(settings, &authority));
         let (tell_ended, ended) = channel();
         let mut starting = Vec::new();
         let mut io = settings.io;
         for (index, &cpu) in cpus.iter().enumerate() {
-            let shard = Starting::spawn(settings, index, cpu, io, &authority, tell_ended.clone())?;
+            let shard = Starting::spawn(settings, index, cpu, io, &protocol, tell_ended.clone())?;
             // The others take what the first one found to work, so that a refusal is logged once.
             io = shard.io;
             starting.push(shard);
@@ -137,7 +140,8 @@ impl Broker {
             bound.push(addr);
         }
         let shards = starting.into_iter().map(Starting::run).collect();
-        Ok(Running { addresses: bound, shards, ended, login: Some(login), directory })
+        let timestamps = protocol.timestamps.clone();
+        Ok(Running { addresses: bound, shards, ended, login: Some(login), timestamps, directory })
     }
 }
 
@@ -157,6 +161,11 @@ impl Running {
         let mut stats = Stats::default();
         self.shards.iter().for_each(|shard| stats.add(&shard.counters));
         stats
+    }
+
+    /// Whether messages that come by AMQP 0-10 are given the time of their receipt.
+    pub fn timestamps(&self) -> &Switch {
+        &self.timestamps
     }
 
     /// Waits until a shard ends by itself, which it does only when its reactor fails, or until the time is over.
@@ -253,7 +262,7 @@ impl Starting {
         index: usize,
         cpu: Option<usize>,
         io: IoChoice,
-        authority: &Authority,
+        protocol: &Arc<ProtocolConfig>,
         ended: Sender<usize>,
     ) -> Result<Self, StartError> {
         let (to, inbox) = channel();
@@ -267,7 +276,7 @@ impl Starting {
             transport: transport_config(settings),
             shard: shard_config(settings, index),
             default_group: Name::from(&settings.default_message_group[..]),
-            worker: worker_config(settings, authority),
+            worker: worker_config(settings, protocol),
             notes: worker_inbox,
             counters: counters.clone(),
         };
@@ -477,24 +486,28 @@ fn connections_per_shard(settings: &Settings) -> u32 {
     settings.max_connections.div_ceil(settings.shard_count() as u32)
 }
 
-fn worker_config(settings: &Settings, authority: &Authority) -> WorkerConfig {
-    let shards = settings.shard_count();
+fn protocol_config(settings: &Settings, authority: &Authority) -> ProtocolConfig {
     let mechanisms = authority.mechanisms().into_iter().map(|mechanism| mechanism.name().to_string());
+    ProtocolConfig {
+        product: "Fulmar".to_string(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        cluster_name: "fulmar".to_string(),
+        broker_id: random_uuid(),
+        frame_max_bytes: settings.frame_max_bytes,
+        channel_max: settings.channel_max,
+        heartbeat_s: settings.heartbeat_s,
+        handshake_timeout_ms: settings.handshake_timeout_ms,
+        mechanisms: mechanisms.collect(),
+        max_consumers_per_channel: u32::MAX,
+        max_message_bytes: settings.max_message_bytes,
+        timestamps: Switch::new(settings.enable_timestamp),
+    }
+}
+
+fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>) -> WorkerConfig {
+    let shards = settings.shard_count();
     WorkerConfig {
-        protocol: Arc::new(ProtocolConfig {
-            product: "Fulmar".to_string(),
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            cluster_name: "fulmar".to_string(),
-            broker_id: random_uuid(),
-            frame_max_bytes: settings.frame_max_bytes,
-            channel_max: settings.channel_max,
-            heartbeat_s: settings.heartbeat_s,
-            handshake_timeout_ms: settings.handshake_timeout_ms,
-            mechanisms: mechanisms.collect(),
-            max_consumers_per_channel: u32::MAX,
-            max_message_bytes: settings.max_message_bytes,
-            timestamps: Switch::new(settings.enable_timestamp),
-        }),
+        protocol: protocol.clone(),
         high_water_bytes: TransportConfig::default().high_water_bytes,
         memory_bytes: settings.memory_limit_bytes / shards as u64,
         max_connections: u64::from(connections_per_shard(settings)),
