@@ -13,10 +13,12 @@ mod transaction;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use transaction::{Decision, PreparedBranch, PreparedPublish, PreparedSettlement, Step, TransactionKey};
 
 use crate::message::Encoding;
-use crate::topology::Change;
+use crate::topology::StoredChange;
 
 /// A place in a shard's journal. Later records have larger ones; what else it says is the journal's business, but for
 /// the mark of places in the page file, which are compared with no others.
@@ -42,7 +44,7 @@ impl Position {
 }
 
 /// A durable queue, as journals name it. Given once by the control shard and never again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StoreKey(pub u64);
 
 /// A message's place in a durable queue.
@@ -142,9 +144,9 @@ pub enum Record<'a> {
         below: u64,
     },
     /// The topology has changed.
-    Changed(&'a [Change]),
+    Changed(&'a [StoredChange]),
     /// The changes that make the whole topology from nothing; those recorded before no longer matter.
-    Topology(&'a [Change]),
+    Topology(&'a [StoredChange]),
     /// A transaction has gone on.
     Transaction {
         /// Which one.

@@ -9,6 +9,8 @@ pub use queue::{
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::topology::{ExchangeEntry, QueueEntry};
 use crate::transaction::{DtxCommand, DtxFault, DtxStatus, Xid};
 use crate::{Credit, Name, QueueId, Selector, Table, Value, VhostId, message::MessageId};
@@ -223,20 +225,24 @@ pub enum Request {
 }
 
 /// Which protocol's rules hold for a session's requests, where protocols disagree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rules {
     /// AMQP 0-9-1 with RabbitMQ's errata. What is declared again has to be the same in everything; deleting and
     /// unbinding what is not there succeeds; arguments are part of a binding's identity.
     #[default]
+    #[serde(rename = "amqp-0-9-1")]
     Amqp091,
     /// AMQP 0-10 as Qpid C++ understands it. What is declared again has to be the same in type and alternate exchange,
     /// as far as they are given; what is deleted or unbound has to be there, and an alternate exchange too; a binding is
     /// known by its key, and unbinding looks at nothing else; a headers exchange wants `x-match`.
+    #[serde(rename = "amqp-0-10")]
     Amqp010,
 }
 
 /// What a destination of a binding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DestinationKind {
     /// A queue.
     Queue,
@@ -245,7 +251,8 @@ pub enum DestinationKind {
 }
 
 /// Properties of an exchange. Two declarations are the same if type, flags and arguments are.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExchangeOptions {
     /// Name of the exchange type, as registered in [`crate::exchange`].
     pub kind: Name,

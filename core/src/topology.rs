@@ -13,6 +13,7 @@ mod cache;
 mod plan;
 mod query;
 mod route;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -32,9 +33,10 @@ use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostI
 use bindings::{Bindings, Bound};
 pub use cache::RouteCache;
 pub(crate) use route::Marks;
+pub use stored::{RestoreError, StoredBinding, StoredChange};
 
-/// One change to the topology. The ordered list of changes is what shards replicate, what will be stored and what
-/// will be reported to management. Applying the same list gives the same replica.
+/// One change to the topology. The ordered list of changes is what shards replicate and what will be reported to management;
+/// a [`StoredChange`] is what is stored of it. Applying the same list gives the same replica.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// An exchange appears.

@@ -5,11 +5,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::mem::discriminant;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Name;
 
 /// A typed value. The variants are the union of what the AMQP protocols carry (AMQP 0-9-1 §4.2.5.5 with RabbitMQ's
 /// errata for the type octets).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Value {
     /// No value (`V`).
     Void,
@@ -172,7 +175,7 @@ impl fmt::Display for Value {
 }
 
 /// A field table, in the order in which it was written. Names may repeat on the wire; the first one counts.
-#[derive(Clone, Debug, Default, PartialEq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Serialize, Deserialize)]
 pub struct Table(pub Vec<(Name, Value)>);
 
 impl Table {

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{MessageView, Name, Table, Value};
 
 /// Properties of a queue. Two declarations are the same if flags and arguments are.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct QueueOptions {
     /// Survives a restart.
     pub durable: bool,
@@ -80,7 +83,8 @@ pub struct QueueOptions {
 ///
 /// The first three are RabbitMQ's: messages count while they wait, with the bytes of their bodies. The others are Qpid's:
 /// messages count until they are settled, with the bytes of their properties and bodies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Overflow {
     /// Drop or dead-letter from the head.
     #[default]
@@ -110,7 +114,8 @@ impl Overflow {
 
 /// Depths of a queue at which publishers' confirms are withheld, and are given again. `None`: in proportion to the
 /// queue's limits, see [`Limits`](crate::Limits); 0: never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FlowThresholds {
     /// Stop beyond so many messages.
     pub stop_messages: Option<u64>,
@@ -124,7 +129,8 @@ pub struct FlowThresholds {
 
 /// Depths of a queue that management is told of. `None`: in proportion to the queue's limits, see
 /// [`Limits`](crate::Limits); 0: never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AlertThresholds {
     /// Tell when there are so many messages.
     pub messages_up: Option<u64>,
@@ -139,7 +145,8 @@ pub struct AlertThresholds {
 }
 
 /// When an auto-delete queue goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Lifetime {
     /// When nobody uses it any more.
     #[default]
@@ -151,7 +158,8 @@ pub enum Lifetime {
 }
 
 /// What is reported of a queue's messages, for replication.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum QueueEvents {
     /// Nothing.
     #[default]

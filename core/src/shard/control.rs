@@ -193,6 +193,7 @@ impl Shard {
         self.control.version += 1;
         let version = self.control.version;
         (self.applied_version, self.acknowledged_version) = (version, version);
+        self.record_changes(&changes);
         self.apply(&changes);
         self.control.applied[ShardId::CONTROL.index()] = version;
         let changes: Arc<[Change]> = Arc::from(changes);

@@ -14,6 +14,7 @@ mod attic;
 mod control;
 mod deadletter;
 mod deliver;
+mod durable;
 mod envelope;
 mod home;
 mod keeping;
