@@ -113,7 +113,7 @@ pub enum RestoreError {
         /// The exchange.
         name: Name,
         /// What its type says.
-        reason: Refusal,
+        reason: Box<Refusal>,
     },
     /// An exchange's type does not take a binding.
     #[error(
@@ -125,7 +125,7 @@ pub enum RestoreError {
         /// What is bound to it.
         destination: Name,
         /// What its type says.
-        reason: Refusal,
+        reason: Box<Refusal>,
     },
     /// A record speaks of what is not there, or makes what is there.
     #[error("the records of the topology contradict each other: {0}")]
@@ -301,7 +301,8 @@ impl Topology {
             return Err(contradiction(&format!("exchange '{}' is made twice", entry.name)));
         }
         let made = self.types.make(&entry.options);
-        made.map(drop).map_err(|reason| RestoreError::Exchange { name: entry.name.clone(), reason })
+        made.map(drop)
+            .map_err(|reason| RestoreError::Exchange { name: entry.name.clone(), reason: Box::new(reason) })
     }
 
     /// The binding with the names that its ends have, which a million of them share.
@@ -339,7 +340,7 @@ impl Topology {
         self.exchanges[slot as usize].routes.check(entry).map_err(|reason| RestoreError::Binding {
             source_name: source.clone(),
             destination: destination.clone(),
-            reason,
+            reason: Box::new(reason),
         })
     }
 }
