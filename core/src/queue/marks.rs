@@ -10,6 +10,9 @@ use crate::{Clock, MessageId};
 /// Places beyond the one that is fetched of which it is written down that they may be handed out.
 const FETCHED_AHEAD: u64 = 1024;
 
+/// How many bits of a place count the messages of one run. Above them is the run.
+const PLACE_BITS: u32 = 40;
+
 /// See the module. Places below `stored` may be handed out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marks {
@@ -29,10 +32,14 @@ impl Marks {
 }
 
 impl Queue {
-    /// The queue is one that a restart brings back: what comes to it is written down, and so is who may have had it.
-    pub(crate) fn with_records(mut self) -> Self {
-        self.is_recorded = self.entry.store_key.is_some();
-        self.marks = if self.is_recorded { Marks::SHUT } else { Marks::OPEN };
+    /// If the queue is one that a restart brings back: what comes to it is written down, and so is who may have had it.
+    /// Places are not used again by later runs.
+    pub(crate) fn with_records(mut self, run: u32) -> Self {
+        if self.entry.store_key.is_some() {
+            self.is_recorded = true;
+            self.marks = Marks::SHUT;
+            self.next_sequence = u64::from(run) << PLACE_BITS;
+        }
         self
     }
 
@@ -100,10 +107,27 @@ impl Queue {
         self.marks.handed_out = self.marks.handed_out.max(place + 1);
     }
 
-    /// After a restart, when all messages are there: those below a place may have been handed out.
+    /// After a restart, before its messages are there: those below a place may have been handed out.
     pub(crate) fn restore_marks(&mut self, below: u64) {
+        // Those of this run have not been there yet.
         let handed_out = self.marks.handed_out.max(below.min(self.next_sequence));
         self.marks = Marks { stored: below, recorded: below, handed_out };
+    }
+
+    /// A message that was written down is there again, behind all that were restored before.
+    #[cfg(test)]
+    pub(crate) fn restore(&mut self, place: &QueuePlace, message: MessageId, clock: Clock) {
+        assert!(place.place < self.next_sequence, "a place of a run before");
+        self.ready.push(Item {
+            sequence: place.place,
+            expires_ns: monotonic_ns(place.expires_ms, clock),
+            message,
+            followers: 0,
+            body_bytes: place.counted_bytes,
+            priority: place.priority,
+            redelivered: place.redelivered || place.place < self.marks.handed_out,
+            recorded: true,
+        });
     }
 
     /// Appends a message that is written down; returns what is to be.
@@ -138,6 +162,7 @@ fn wall_ms(moment_ns: u64, clock: Clock) -> u64 {
 }
 
 /// The other way round; what is past is now.
+#[cfg(test)]
 pub(crate) fn monotonic_ns(moment_ms: u64, clock: Clock) -> u64 {
     if moment_ms == u64::MAX {
         return NEVER_NS;

@@ -24,14 +24,12 @@ mod unsettled;
 
 use std::sync::Arc;
 
-pub(crate) use admission::Enqueued;
 pub use alerts::Alert;
 pub(crate) use consumers::{Consumer, Consumers};
 use groups::{Groups, Owner};
 pub(crate) use limit::Admission;
 pub use limit::Depth;
 use marks::Marks;
-pub(crate) use marks::monotonic_ns;
 use policy::Policy;
 pub use policy::QueueCounters;
 pub(crate) use ready::{Item, NEVER_NS, Ready};

@@ -143,7 +143,11 @@ impl Level {
     #[inline]
     fn pop_fresh(&mut self, most: u16) -> Option<Item> {
         let front = self.fresh.front_mut()?;
-        if u16::from(front.followers) >= most { Some(front.split_off_first(most)) } else { self.fresh.pop_front() }
+        if u16::from(front.followers) >= most {
+            Some(front.split_off_first(most))
+        } else {
+            self.fresh.pop_front()
+        }
     }
 
     fn pop_irregular(&mut self) -> Option<Item> {

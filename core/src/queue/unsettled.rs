@@ -79,7 +79,14 @@ pub(crate) fn browsed_place(tag: u64) -> Option<u64> {
 
 impl UnsettledTable {
     pub(crate) fn new() -> Self {
-        UnsettledTable { slots: Vec::new(), free: NONE, len: 0, bytes: 0, inserted: 0, index: Index::default() }
+        UnsettledTable {
+            slots: Vec::new(),
+            free: NONE,
+            len: 0,
+            bytes: 0,
+            inserted: 0,
+            index: Index::default(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

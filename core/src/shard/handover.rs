@@ -110,7 +110,9 @@ impl Shard {
 
     /// The message that is on its way from a place.
     pub(super) fn leaving_message(&self, queue: StoreKey, place: u64) -> Option<MessageId> {
-        self.origins().find(|origin| origin.queue == queue && origin.place == place).map(|origin| origin.message)
+        self.origins()
+            .find(|origin| origin.queue == queue && origin.place == place)
+            .map(|origin| origin.message)
     }
 
     /// Behind the last message that is on its way from a queue.

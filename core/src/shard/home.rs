@@ -165,8 +165,11 @@ impl Shard {
     pub(super) fn make_queue(&mut self, entry: &Arc<QueueEntry>) {
         let queue = Queue::new(entry.clone(), self.clock.monotonic_ns);
         let queue = queue.with_policy(&self.config.limits);
-        let is_recorded = self.journal.is_some() && self.failure.is_none();
-        self.queues.insert(if is_recorded { queue.with_records() } else { queue });
+        let journal = self.journal.as_ref().filter(|_| self.failure.is_none());
+        self.queues.insert(match journal {
+            Some(journal) => queue.with_records(journal.run()),
+            None => queue,
+        });
         self.watch_unused(entry.id);
         self.prune_timers();
     }

@@ -6,10 +6,10 @@
 //! 3. A message that goes on to another queue leaves its place when the other one has it: see `handover`.
 
 use super::Shard;
-use crate::{MessageId, QueueId};
 use crate::journal::{QueuePlace, Record, StoreKey};
 use crate::queue::Item;
 use crate::topology::QueueEntry;
+use crate::{MessageId, QueueId};
 
 /// Places that messages have left in this turn.
 #[derive(Default)]
@@ -160,10 +160,13 @@ mod tests {
     fn places_that_follow_each_other_are_one_run() {
         let mut departures = Departures::default();
         let (a, b) = (StoreKey(1), StoreKey(2));
-        for (queue, first, count) in [(a, 4, 1), (a, 5, 2), (b, 1, 1), (a, 2, 1), (b, 2, 1), (a, 3, 1), (a, 9, 1)] {
+        for (queue, first, count) in
+            [(a, 4, 1), (a, 5, 2), (b, 1, 1), (a, 2, 1), (b, 2, 1), (a, 3, 1), (a, 9, 1)]
+        {
             departures.add(queue, first, count);
         }
-        let runs: Vec<_> = departures.take_merged().iter().map(|run| (run.queue.0, run.first, run.count)).collect();
+        let runs: Vec<_> =
+            departures.take_merged().iter().map(|run| (run.queue.0, run.first, run.count)).collect();
         assert_eq!(runs, [(1, 2, 5), (1, 9, 1), (2, 1, 2)]);
         assert!(departures.take_merged().is_empty());
     }

@@ -144,7 +144,7 @@ impl Shard {
         item.recorded.then_some(item.message)
     }
 
-    /// After a restart, when its messages are there: those of a queue below a place may have been in clients' hands. Does
+    /// After a restart, before its messages are there: those of a queue below a place may have been in clients' hands. Does
     /// nothing if the queue is not at home here.
     pub fn restore_handed_out(&mut self, queue: StoreKey, below: u64) {
         if let Some(queue) = self.topology.queue_by_key(queue).and_then(|id| self.queues.get_mut(id)) {
@@ -155,8 +155,7 @@ impl Shard {
     /// Tells those whose time has come.
     pub(super) fn tell_stored(&mut self) {
         let (stored, version) = (self.stored, self.stored_version);
-        while let Some(waiter) =
-            self.line.pop(|waiting| waiting.end <= stored && waiting.version <= version)
+        while let Some(waiter) = self.line.pop(|waiting| waiting.end <= stored && waiting.version <= version)
         {
             match waiter {
                 Waiter::Confirms { session, first, last, accepted } => {
