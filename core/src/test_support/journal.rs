@@ -10,7 +10,7 @@ use crate::journal::{
     Joined, Journal, Position, QueuePlace, Reason, Record, StoreKey, StoredMessage, StoredPlace, Ticket,
 };
 use crate::message::Encoding;
-use crate::topology::Change;
+use crate::topology::StoredChange;
 
 /// A message that was written down.
 #[derive(Clone)]
@@ -76,8 +76,8 @@ pub enum Written {
         queue: StoreKey,
         below: u64,
     },
-    Changed(Vec<Change>),
-    Topology(Vec<Change>),
+    Changed(Vec<StoredChange>),
+    Topology(Vec<StoredChange>),
     /// As its words say it.
     Transaction(String),
 }
@@ -179,7 +179,7 @@ impl TestJournal {
     }
 
     /// The changes that make the topology.
-    pub fn changes(&self) -> Vec<Change> {
+    pub fn changes(&self) -> Vec<StoredChange> {
         let mut changes = Vec::new();
         for (record, _) in &self.file().records {
             match record {
