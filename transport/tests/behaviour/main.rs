@@ -1,6 +1,7 @@
 //! The behaviour that all transports share, checked on each.
 
 mod cases;
+mod disk;
 mod files;
 mod real;
 mod simulated;

@@ -145,7 +145,7 @@ impl Blocks {
             return;
         }
         let covered = unsynced.versions.iter().take_while(|version| version.serial <= writes).count();
-        if let Some(last) = unsynced.versions.drain(..covered).last() {
+        if let Some(last) = unsynced.versions.drain(..covered).next_back() {
             self.synced.insert(number, last.block);
         }
         if unsynced.versions.is_empty() {
