@@ -1,6 +1,4 @@
-//! A journal for tests, and an encoding: an optional expiration and a table of headers, written plainly.
-
-pub mod journal;
+//! An encoding for tests: an optional expiration and a table of headers, written plainly.
 
 use crate::message::{Edit, Encoding, Properties, Scalar};
 use crate::{Name, Table, Value};

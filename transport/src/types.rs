@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use crate::FileDone;
-
 #[cfg(doc)]
 use crate::{Transport, Waker};
 
@@ -81,8 +79,6 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
-    /// An operation on a file has ended.
-    File(FileDone),
     /// Somebody used the [`Waker`].
     Woken,
 }

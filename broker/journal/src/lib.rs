@@ -4,21 +4,36 @@
 //! * [`disk`]: files as recovery and the tools use them.
 //! * [`header`], [`record`], [`message`], [`transaction`], [`topology`]: the format.
 //! * [`position`]: what places of records say; [`encodings`]: what encodings of properties are named by.
+//! * [`log`]: group commit, segments, reading; cleaning and space.
 //! * [`recovery`]: what a restart makes of the files.
 //! * [`start`], [`summary`], [`words`]: what a log begins with.
 
+mod cleaning;
 pub mod directory;
 pub mod disk;
 pub mod encodings;
+mod handle;
 pub mod header;
+pub mod log;
 pub mod message;
+mod metrics;
+mod options;
 pub mod position;
 pub mod record;
 pub mod recovery;
+mod space;
 pub mod start;
 pub mod summary;
+#[cfg(test)]
+#[allow(dead_code, reason = "faults for more tests")]
+mod testing;
 pub mod topology;
 pub mod transaction;
 pub mod words;
 
+pub use cleaning::{Holder, clean};
 pub use directory::{DataDirectory, DirectoryError};
+pub use handle::Handle;
+pub use log::{Files, Log, ReadBack, TOKENS, Told};
+pub use metrics::{Footprint, Metrics};
+pub use options::{Durability, FlushMethod, LogOptions};

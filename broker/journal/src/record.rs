@@ -116,6 +116,23 @@ impl<'a> Framed<'a> {
         Ok(Framed { kind, joined, payload: &bytes[HEADER_BYTES..end] })
     }
 
+    /// The record that `bytes` begin with, which was decoded before.
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn trusted(bytes: &'a [u8]) -> Framed<'a> {
+        let end = HEADER_BYTES + u32_at(bytes, 4) as usize;
+        let kind = Kind::of(bytes[8]).expect("a record that was decoded before");
+        let joined = if bytes[9] & JOINED_TO_NEXT != 0 { Joined::ToNext } else { Joined::No };
+        Framed { kind, joined, payload: &bytes[HEADER_BYTES..end] }
+    }
+
+    /// How long the record says to be that `bytes` begin with, if they have its header.
+    pub fn announced_bytes(bytes: &[u8]) -> Option<usize> {
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        Some(record_bytes(u32_at(header, 4) as usize))
+    }
+
     /// Bytes up to the next record.
     pub fn total_bytes(&self) -> usize {
         record_bytes(self.payload.len())

@@ -9,13 +9,10 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::Network;
-use super::file::Files;
 use super::network::{Member, SimWaker, Stand};
 use crate::outbox::{Outbox, Pool};
 use crate::slots::Slots;
-use crate::{
-    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
-};
+use crate::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Transport, Wait, Waker};
 
 /// When the simulated clock shows 0, in milliseconds since 1970.
 const WALL_START_MS: u64 = 1_700_000_000_000;
@@ -56,7 +53,6 @@ pub struct SimTransport {
     pool: Pool,
     dirty: Vec<u32>,
     dead: VecDeque<u32>,
-    files: Files,
     waker: Arc<SimWaker>,
 }
 
@@ -65,11 +61,10 @@ impl SimTransport {
         let waker = Arc::new(SimWaker::default());
         let member = {
             let mut net = network.net.borrow_mut();
-            net.transports.push(Member::new(waker.clone()));
+            net.transports.push(Member { waker: waker.clone(), wake_ns: None });
             net.transports.len() - 1
         };
         SimTransport {
-            files: Files::new(network.disk()),
             network,
             member,
             conns: Slots::new(config.max_connections),
@@ -92,25 +87,6 @@ impl SimTransport {
     /// Connections that have not been told as closed.
     pub fn connections(&self) -> usize {
         self.used.len()
-    }
-
-    /// Operations on files that have not ended.
-    pub fn files_in_flight(&self) -> usize {
-        self.files.in_flight()
-    }
-
-    fn schedule_file(&mut self, started: Option<(usize, u64)>) {
-        if let Some((key, latency_ns)) = started {
-            self.network.net.borrow_mut().dispatch_file(self.member, key, latency_ns);
-        }
-    }
-
-    fn end_files(&mut self, events: &mut Vec<Event>) {
-        let ended = mem::take(&mut self.network.net.borrow_mut().transports[self.member].files);
-        for key in ended {
-            let next = self.files.end(key, events);
-            self.schedule_file(next);
-        }
     }
 
     fn add(&mut self, end: usize, state: State) -> Option<ConnId> {
@@ -324,7 +300,6 @@ impl Drop for SimTransport {
             }
         }
         net.transports[self.member].wake_ns = None;
-        net.transports[self.member].is_gone = true;
         self.waker.take();
     }
 }
@@ -358,7 +333,6 @@ impl Transport for SimTransport {
         if self.waker.take() {
             events.push(Event::Woken);
         }
-        self.end_files(events);
         self.release_dead(events);
         self.accept(events);
         let mut order = self.used.clone();
@@ -451,11 +425,6 @@ impl Transport for SimTransport {
             }
         }
         self.take_turn_soon();
-    }
-
-    fn file(&mut self, token: u64, operation: FileOperation) {
-        let started = self.files.start(token, operation);
-        self.schedule_file(started);
     }
 
     fn now_ns(&self) -> u64 {

@@ -17,7 +17,6 @@ mod policy_model;
 mod queries;
 mod queues;
 mod selectors;
-mod stored;
 mod transaction_chaos;
 mod transactions;
 mod watchers;

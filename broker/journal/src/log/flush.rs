@@ -1,0 +1,154 @@
+//! Group commit: what was appended while a write was under way goes with the next one.
+
+use std::io;
+
+use fulmar_core::journal::Reason;
+use fulmar_transport::AlignedBuf;
+use fulmar_transport::file::{FileDone, FileOperation};
+
+use super::{Batch, Files, Log, Purpose, Segment, Told, Writing};
+use crate::header::BLOCK_BYTES;
+use crate::options::{Durability, FlushMethod};
+
+/// Most buffers that are kept for batches to come.
+const SPARE_BUFFERS: usize = 4;
+
+impl Log {
+    /// Makes sure that the open batch has room for a record, which may be the first of a segment.
+    #[inline]
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        if let Some(open) = &self.open
+            && open.has_room(bytes)
+            && (self.in_group || open.end() + bytes as u64 <= self.options.segment_bytes)
+        {
+            return;
+        }
+        self.begin_batch(bytes);
+    }
+
+    #[cold]
+    fn begin_batch(&mut self, bytes: usize) {
+        self.close_batch();
+        let mut offset = self.next_offset();
+        let end = offset + (Batch::overhead(offset) + bytes) as u64;
+        if offset > 0 && !self.in_group && end > self.options.segment_bytes {
+            self.begin_segment();
+            offset = 0;
+        }
+        let capacity = self.options.batch_bytes.max(Batch::overhead(offset) + bytes);
+        let buffer = self.spare.pop().filter(|buffer| buffer.capacity() >= capacity);
+        let buffer = buffer.unwrap_or_else(|| AlignedBuf::with_capacity(capacity));
+        if offset == 0 {
+            self.segments.active.first_batch = self.next_batch;
+        }
+        self.open = Some(Batch::new(self.segments.active.number, offset, self.next_batch, buffer));
+        self.next_batch += 1;
+    }
+
+    fn close_batch(&mut self) {
+        self.full.extend(self.open.take());
+    }
+
+    /// Where in the active segment the next batch goes.
+    fn next_offset(&self) -> u64 {
+        self.segments.active.end.next_multiple_of(BLOCK_BYTES as u64)
+    }
+
+    fn begin_segment(&mut self) {
+        let mut next = match self.segments.upcoming.pop_front() {
+            Some(next) => next,
+            None => self.new_segment(),
+        };
+        next.previous = Some((self.segments.active.number, self.segments.active.end));
+        let full = std::mem::replace(&mut self.segments.active, next);
+        self.segments.full.insert(full.number, full);
+        self.metrics.segments_begun += 1;
+        self.cleaning.look_again();
+    }
+
+    /// Starts a write if there is something to write and none is under way.
+    pub(super) fn submit_flush(&mut self, files: &mut impl Files) {
+        if let Some(writing) = &mut self.writing {
+            if writing.wants_sync {
+                let file = self.segments.get(writing.segment).and_then(|segment| segment.file);
+                let file = file.expect("a file that is written stays open");
+                (writing.wants_sync, writing.syncs) = (false, true);
+                files.start(Purpose::Flush.token(0), FileOperation::Sync(file));
+            }
+            return;
+        }
+        let Some(number) = self.full.front().or(self.open.as_ref()).map(|batch| batch.segment) else {
+            return;
+        };
+        let segment = self.segments.get(number).expect("what is not stored keeps its segment");
+        let Some(file) = segment.file.filter(|_| segment.is_ready) else {
+            self.preparation.hurry(number);
+            return;
+        };
+        let batch = self.full.pop_front().or_else(|| self.open.take()).expect("there is one");
+        let header = (batch.offset == 0).then(|| self.header(segment));
+        let offset = batch.offset;
+        let (bytes, mut writing) = batch.finish(header.as_ref(), &self.encodings);
+        writing.began_ns = self.now_ns;
+        let flush = self.options.durability == Durability::Flush;
+        let sync = flush && self.options.flush_method == FlushMethod::SyncedWrite;
+        self.writing = Some(writing);
+        files.start(Purpose::Flush.token(0), FileOperation::Write { file, offset, bytes, sync });
+    }
+
+    pub(super) fn completed_flush(&mut self, done: FileDone) {
+        let mut writing = self.writing.take().expect("a write is under way");
+        if let Some(buffer) = done.bytes
+            && self.spare.len() < SPARE_BUFFERS
+            && buffer.capacity() <= 2 * self.options.batch_bytes
+        {
+            self.spare.push(buffer);
+        }
+        match done.result {
+            Err(error) => self.flush_failed(&writing, &error),
+            Ok(bytes) if !writing.syncs && bytes != writing.bytes => {
+                let error = io::Error::new(
+                    io::ErrorKind::WriteZero,
+                    format!("{bytes} of {} bytes written", writing.bytes),
+                );
+                self.flush_failed(&writing, &error);
+            }
+            Ok(_) if !writing.syncs && self.needs_sync() => {
+                writing.wants_sync = true;
+                self.writing = Some(writing);
+            }
+            Ok(_) => self.flushed(&writing),
+        }
+    }
+
+    fn needs_sync(&self) -> bool {
+        self.options.durability == Durability::Flush
+            && self.options.flush_method == FlushMethod::WriteThenSync
+    }
+
+    fn flushed(&mut self, writing: &Writing) {
+        // A failure elsewhere may have come first; what was told then stays true.
+        if self.failed.is_some() {
+            return;
+        }
+        self.unstored_bytes -= writing.record_bytes;
+        self.stored = writing.stored;
+        let duration_ns = self.now_ns.saturating_sub(writing.began_ns);
+        self.metrics.flushed(writing.records, writing.bytes as u64, duration_ns);
+        self.preparation.earn(writing.bytes as u64);
+        self.cleaning.look_again();
+        self.cleaning.earn(writing.bytes as u64, self.options.cleaning_percent);
+        self.told.push_back(Told::Stored(self.stored));
+    }
+
+    fn flush_failed(&mut self, writing: &Writing, error: &io::Error) {
+        let segment = self.segments.get(writing.segment).expect("what is not stored keeps its segment");
+        let doing = if writing.syncs { "flushed" } else { "written" };
+        self.fail(failure(segment, doing, error));
+    }
+}
+
+/// What a person is told when a file can no longer be used.
+pub(super) fn failure(segment: &Segment, doing: &str, error: &io::Error) -> Reason {
+    format!("the journal's file {} cannot be {doing}: {error}", segment.path.display()).into()
+}
