@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Reason;
 use crate::topology::{ExchangeEntry, QueueEntry};
 use crate::transaction::{DtxCommand, DtxFault, DtxStatus, Xid};
 use crate::{Credit, Name, QueueId, Selector, Table, Value, VhostId, message::MessageId};
@@ -460,6 +461,9 @@ pub enum Refusal {
     /// A queue does not take what a transaction has for it.
     #[error("queue '{0}' is full")]
     QueueFull(Name),
+    /// What has to outlive the process cannot be written down.
+    #[error("not stored: {0}")]
+    NotStored(Reason),
     /// A command on a branch of a distributed transaction cannot be carried out.
     #[error("branch {xid} {fault}")]
     Dtx {

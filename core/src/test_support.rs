@@ -1,4 +1,6 @@
-//! An encoding for tests: an optional expiration and a table of headers, written plainly.
+//! A journal for tests, and an encoding: an optional expiration and a table of headers, written plainly.
+
+pub mod journal;
 
 use crate::message::{Edit, Encoding, Properties, Scalar};
 use crate::{Name, Table, Value};

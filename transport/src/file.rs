@@ -16,17 +16,18 @@ pub struct FileId(pub u32);
 pub struct OpenOptions {
     /// For writing too; made if it is not there, with access for its owner alone.
     pub write: bool,
-    /// Past the page cache (`O_DIRECT`): offsets, lengths and memory are multiples of [`AlignedBuf::ALIGNMENT`].
+    /// Past the page cache (`O_DIRECT`): offsets, lengths and memory are multiples of [`AlignedBuf::ALIGNMENT`]. Where
+    /// the file system has no such thing, opening fails, and [`is_direct_refused`] says so of the error.
     pub direct: bool,
 }
 
 /// Something to be done with a file.
 #[derive(Debug)]
 pub enum FileOperation {
-    /// Opens; ends in a [`FileId`].
+    /// Opens; ends in a [`FileId`], see [`FileDone::opened`].
     Open(PathBuf, OpenOptions),
-    /// Writes the whole buffer; with `sync`, it and all before it are on the disk at the end (one operation where the
-    /// kernel has that, `RWF_DSYNC`).
+    /// Writes the whole buffer; with `sync` it is on the disk at the end, and with it what is needed to find it again
+    /// (`RWF_DSYNC`). Of what was written before without, that says nothing.
     Write {
         /// The file.
         file: FileId,
@@ -46,9 +47,10 @@ pub enum FileOperation {
         /// Memory to read into.
         bytes: AlignedBuf,
     },
-    /// What was written is on the disk at the end (`fdatasync`).
+    /// What was written before this began is on the disk at the end (`fdatasync`). After one that failed nobody knows
+    /// what is, and a later one that does not fail says nothing about it.
     Sync(FileId),
-    /// Makes the file this long at least, with space on the disk for all of it.
+    /// Makes the file this long at least, with space on the disk for all of it; zeros where nothing was written.
     Allocate(FileId, u64),
     /// Closes. Operations under way end first.
     Close(FileId),
@@ -60,6 +62,27 @@ pub enum FileOperation {
     SyncDirectory(PathBuf),
 }
 
+impl FileOperation {
+    /// The buffer of a read or a write.
+    pub(crate) fn into_bytes(self) -> Option<AlignedBuf> {
+        match self {
+            FileOperation::Write { bytes, .. } | FileOperation::Read { bytes, .. } => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The file that must stay open meanwhile.
+    pub(crate) fn file(&self) -> Option<FileId> {
+        match self {
+            FileOperation::Write { file, .. }
+            | FileOperation::Read { file, .. }
+            | FileOperation::Sync(file)
+            | FileOperation::Allocate(file, _) => Some(*file),
+            _ => None,
+        }
+    }
+}
+
 /// The end of an operation.
 #[derive(Debug)]
 pub struct FileDone {
@@ -69,4 +92,19 @@ pub struct FileDone {
     pub result: io::Result<usize>,
     /// The buffer of a read or a write; of a read, as long as what was read.
     pub bytes: Option<AlignedBuf>,
+}
+
+impl FileDone {
+    /// What a [`FileOperation::Open`] has opened.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub fn opened(&self) -> Result<FileId, &io::Error> {
+        self.result.as_ref().map(|number| FileId(*number as u32))
+    }
+}
+
+/// Whether opening failed because the file system cannot go past the page cache; without that it may succeed.
+pub fn is_direct_refused(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
 }

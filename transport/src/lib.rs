@@ -1,4 +1,4 @@
-//! Fulmar's reactor: bytes in, bytes out, time. One [`Transport`] per shard, used by that shard's thread alone.
+//! Fulmar's reactor: bytes in, bytes out, files, time. One [`Transport`] per shard, used by that shard's thread alone.
 //!
 //! Three implementations behave the same: `uring` (multishot accept and receive, a provided buffer ring, one send in
 //! flight a socket), `epoll` (where io_uring is refused), `sim` (a network, a clock and faults from a seed). Nothing
@@ -11,6 +11,7 @@
 //! 4. A connection hands out at most its budget a turn; the rest keeps its order and comes in later turns.
 //! 5. After [`Transport::pause`], received bytes stay within a bound, in the kernel or here, until
 //!    [`Transport::resume`].
+//! 6. Every operation on a file ends with exactly one [`Event::File`], in a later turn than the call.
 
 pub mod file;
 pub mod idle;
@@ -18,6 +19,7 @@ pub mod sim;
 
 mod clock;
 mod epoll;
+mod files;
 mod memory;
 mod open;
 mod outbox;
@@ -32,6 +34,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use epoll::EpollTransport;
+pub use file::{FileDone, FileId, FileOperation};
 pub use idle::{Idle, IdleStrategy};
 pub use memory::AlignedBuf;
 pub use open::{AnyTransport, IoChoice, open};
@@ -92,6 +95,10 @@ pub trait Transport {
 
     /// Closes the connection. [`Event::Closed`] follows in a later turn; no [`Event::Received`] does.
     fn close(&mut self, conn: ConnId, how: Close);
+
+    /// Starts an operation on a file; [`Event::File`] with this token follows, failed or not. It reaches the kernel in
+    /// the next turn. Operations that have not ended when the transport goes may have happened, in part or not at all.
+    fn file(&mut self, token: u64, operation: FileOperation);
 
     /// Nanoseconds on the monotonic clock of this transport (simulated: of the simulation).
     fn now_ns(&self) -> u64;

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::{
-    Close, Config, ConnId, EpollTransport, Event, ListenerId, RecvBuf, Transport, UringTransport, Wait, Waker,
+    Close, Config, ConnId, EpollTransport, Event, FileOperation, ListenerId, RecvBuf, Transport,
+    UringTransport, Wait, Waker,
 };
 
 /// Which transport to use.
@@ -123,6 +124,10 @@ impl Transport for AnyTransport {
 
     fn close(&mut self, conn: ConnId, how: Close) {
         either!(self, inner => inner.close(conn, how));
+    }
+
+    fn file(&mut self, token: u64, operation: FileOperation) {
+        either!(self, inner => inner.file(token, operation));
     }
 
     #[inline]

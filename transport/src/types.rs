@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::FileDone;
+
 #[cfg(doc)]
 use crate::{Transport, Waker};
 
@@ -79,6 +81,8 @@ pub enum Event {
         /// Why.
         reason: CloseReason,
     },
+    /// An operation on a file has ended.
+    File(FileDone),
     /// Somebody used the [`Waker`].
     Woken,
 }

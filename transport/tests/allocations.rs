@@ -3,7 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use fulmar_transport::{Config, ConnId, EpollTransport, Event, Transport, UringTransport, Wait};
+use fulmar_transport::file::{FileDone, FileOperation, OpenOptions};
+use fulmar_transport::{AlignedBuf, Config, ConnId, EpollTransport, Event, Transport, UringTransport, Wait};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -99,4 +100,62 @@ fn uring_allocates_nothing() {
 fn epoll_allocates_nothing() {
     let new = || EpollTransport::new(Config::default()).expect("epoll");
     round_trips(new(), new());
+}
+
+/// Writes, syncs and reads a file, four operations at a time.
+fn file_operations<T: Transport>(mut transport: T, name: &str) {
+    let mut events = Vec::with_capacity(64);
+    let mut end = |transport: &mut T| -> FileDone {
+        loop {
+            if let Some(at) = events.iter().position(|event| matches!(event, Event::File(_)))
+                && let Event::File(done) = events.remove(at)
+            {
+                assert!(done.result.is_ok(), "{:?}", done.result);
+                return done;
+            }
+            transport.turn(Wait::Until(None), &mut events).unwrap();
+        }
+    };
+    let path =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    transport.file(0, FileOperation::Open(path.clone(), OpenOptions { write: true, direct: false }));
+    let file = end(&mut transport).opened().unwrap();
+    let mut buffers: Vec<AlignedBuf> = (0..3).map(|_| AlignedBuf::with_capacity(4096)).collect();
+    for buffer in &mut buffers {
+        buffer.resize(4096);
+    }
+    let mut at_start = 0;
+    for round in 0..1_000u64 {
+        if round == 100 {
+            at_start = ALLOCATIONS.get();
+        }
+        let (bytes, offset) = (buffers.pop().unwrap(), round % 16 * 4096);
+        transport.file(1, FileOperation::Write { file, offset, bytes, sync: round % 100 == 0 });
+        let bytes = buffers.pop().unwrap();
+        transport.file(2, FileOperation::Write { file, offset: 16 * 4096, bytes, sync: false });
+        let bytes = buffers.pop().unwrap();
+        transport.file(3, FileOperation::Read { file, offset: 0, bytes });
+        transport.file(4, FileOperation::Allocate(file, 4096));
+        for _ in 0..4 {
+            if let Some(mut bytes) = end(&mut transport).bytes {
+                bytes.resize(4096);
+                buffers.push(bytes);
+            }
+        }
+    }
+    assert_eq!(ALLOCATIONS.get() - at_start, 0, "allocations in 3,600 operations on files");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn files_over_uring_allocate_nothing() {
+    match UringTransport::new(Config::default()) {
+        Ok(transport) => file_operations(transport, "uring"),
+        Err(refused) => eprintln!("skipped: {refused}"),
+    }
+}
+
+#[test]
+fn files_over_epoll_allocate_nothing() {
+    file_operations(EpollTransport::new(Config::default()).expect("epoll"), "epoll");
 }

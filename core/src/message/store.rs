@@ -2,6 +2,7 @@
 
 use super::pool::{BufferPool, suits};
 use super::{Edit, Encoding, MessageHeader, MessageId, MessageView};
+use crate::journal::{Position, StoredMessage};
 use crate::topology::Routable;
 use crate::{Limits, ShardId};
 
@@ -34,6 +35,7 @@ pub struct Message {
     origin: ShardId,
     priority: u8,
     has_headers: bool,
+    persistent: bool,
 }
 
 impl Message {
@@ -109,6 +111,34 @@ impl Message {
         self.has_headers
     }
 
+    /// Whether its publisher asked for persistence.
+    #[inline]
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// Its bytes, with those of all its batch.
+    pub(crate) fn all_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The message, or the whole batch, as it is written down.
+    pub(crate) fn to_store(&self) -> StoredMessage<'_> {
+        let MessageView { encoding, exchange, routing_key, properties, .. } = self.view();
+        StoredMessage {
+            encoding,
+            exchange,
+            routing_key,
+            properties,
+            bodies: &self.bytes[self.body_at as usize..],
+            messages: self.messages(),
+            ttl_ms: self.ttl_ms(),
+            priority: self.priority,
+            has_headers: self.has_headers,
+            persistent: self.persistent,
+        }
+    }
+
     /// What it shows to the router; the first one of a batch.
     pub(crate) fn routable(&self, random: u64) -> Routable<'_> {
         let MessageView { encoding, routing_key, properties, body, .. } = self.view();
@@ -126,6 +156,7 @@ pub struct MessageHead {
     ttl_ms: u32,
     priority: u8,
     has_headers: bool,
+    persistent: bool,
 }
 
 impl MessageHead {
@@ -150,6 +181,17 @@ impl MessageHead {
         self.has_headers
     }
 
+    /// The length of what comes before the bodies.
+    pub(crate) fn total_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether their publisher asked for persistence.
+    #[inline]
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
     fn in_memory(header: &MessageHeader<'_>, mut bytes: Vec<u8>) -> Self {
         bytes.clear();
         bytes.reserve(header.exchange.len() + header.routing_key.len() + header.properties.len());
@@ -165,6 +207,7 @@ impl MessageHead {
             ttl_ms: stored_ttl(header.ttl_ms),
             priority: header.priority,
             has_headers: header.has_headers,
+            persistent: header.persistent,
         }
     }
 }
@@ -180,6 +223,8 @@ struct Entry {
     /// 0 while the slot is free; its message's buffer, if it has one, is then empty and kept for the next message.
     references: u32,
     next_free: u32,
+    /// Where its record is, if somebody has written it down; [`Position::NONE`] while the slot is free.
+    position: Position,
 }
 
 const NONE: u32 = u32::MAX;
@@ -199,6 +244,8 @@ pub struct MessageStore {
     shard: ShardId,
     /// Emptied buffers that belong to other shards' pools.
     foreign: Vec<(ShardId, Vec<u8>)>,
+    /// Records that nobody needs any more, and the bytes of the messages in them.
+    retired: Vec<(Position, usize)>,
 }
 
 impl MessageStore {
@@ -212,6 +259,7 @@ impl MessageStore {
             pool: BufferPool::new(limits.pool_bytes),
             shard,
             foreign: Vec::new(),
+            retired: Vec::new(),
         }
     }
 
@@ -242,6 +290,7 @@ impl MessageStore {
             origin: self.shard,
             priority: header.priority,
             has_headers: header.has_headers,
+            persistent: header.persistent,
         })
     }
 
@@ -291,6 +340,7 @@ impl MessageStore {
             origin: self.shard,
             priority: head.priority,
             has_headers: head.has_headers,
+            persistent: head.persistent,
         }
     }
 
@@ -323,7 +373,7 @@ impl MessageStore {
             return MessageId::alone(index);
         }
         let index = offset(self.entries.len());
-        self.entries.push(Entry { message, references, next_free: NONE });
+        self.entries.push(Entry { message, references, next_free: NONE, position: Position::NONE });
         MessageId::alone(index)
     }
 
@@ -472,6 +522,35 @@ impl MessageStore {
         self.insert(derived)
     }
 
+    /// A message as it is written down, of which there is no record: itself, or a copy in its place if there is one, or if
+    /// it stands in a batch. Takes one reference over and gives one.
+    pub(crate) fn unrecorded(&mut self, id: MessageId) -> MessageId {
+        let entry = &self.entries[id.slot as usize];
+        if entry.position == Position::NONE && entry.message.messages() == 1 {
+            return id;
+        }
+        let copy = self.copy(id);
+        self.release(id);
+        self.insert(copy)
+    }
+
+    /// Where a message's record is; [`Position::NONE`] if it has none.
+    pub(crate) fn position(&self, id: MessageId) -> Position {
+        self.entries[id.slot as usize].position
+    }
+
+    /// A message was written down, or its record was moved. Told when the last reference goes ([`MessageStore::pop_retired`]).
+    pub(crate) fn set_position(&mut self, id: MessageId, position: Position) {
+        let entry = &mut self.entries[id.slot as usize];
+        assert!(entry.references > 0, "what is written down is held");
+        entry.position = position;
+    }
+
+    /// A record that nobody needs any more, and the bytes of the message in it.
+    pub(crate) fn pop_retired(&mut self) -> Option<(Position, usize)> {
+        self.retired.pop()
+    }
+
     /// Takes a message over and gives one in its place whose properties are edited.
     pub(crate) fn edit(&mut self, id: MessageId, edit: &Edit) -> MessageId {
         let content = self.get(id);
@@ -523,7 +602,17 @@ impl MessageStore {
         entry.next_free = self.free;
         self.free = id.slot;
         self.live -= 1;
+        if entry.position.is_some() {
+            self.retire(id);
+        }
         true
+    }
+
+    /// The last reference to a message that was written down has gone.
+    fn retire(&mut self, id: MessageId) {
+        let entry = &mut self.entries[id.slot as usize];
+        let position = std::mem::replace(&mut entry.position, Position::NONE);
+        self.retired.push((position, entry.message.all_bytes()));
     }
 
     /// Moves a message to a larger buffer.

@@ -12,6 +12,7 @@ mod flow;
 mod groups;
 mod last_value;
 mod limit;
+mod marks;
 #[cfg(test)]
 mod model_tests;
 mod policy;
@@ -23,12 +24,12 @@ mod unsettled;
 
 use std::sync::Arc;
 
-pub(crate) use admission::Enqueued;
 pub use alerts::Alert;
 pub(crate) use consumers::{Consumer, Consumers};
 use groups::{Groups, Owner};
 pub(crate) use limit::Admission;
 pub use limit::Depth;
+use marks::Marks;
 use policy::Policy;
 pub use policy::QueueCounters;
 pub(crate) use ready::{Item, NEVER_NS, Ready};
@@ -63,6 +64,9 @@ pub(crate) struct Queue {
     policy: Option<Box<Policy>>,
     /// The policy is told of each message that is handed out, comes back, or goes.
     is_watched: bool,
+    /// What is to outlive the process is written down when it comes.
+    is_recorded: bool,
+    marks: Marks,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
     /// The earliest deadline set for messages that expire, or [`NEVER_NS`].
@@ -104,6 +108,8 @@ impl Queue {
             is_bounded,
             policy: None,
             is_watched: false,
+            is_recorded: false,
+            marks: Marks::OPEN,
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
@@ -152,13 +158,28 @@ impl Queue {
     pub(crate) fn push(
         &mut self,
         message: MessageId,
-        followers: u16,
+        followers: u8,
         body_bytes: usize,
         priority: u8,
         ttl_ms: Option<u64>,
         now_ns: u64,
     ) {
-        let item = Item {
+        let item = self.item(message, followers, body_bytes, priority, ttl_ms, now_ns);
+        self.append(item);
+    }
+
+    /// A message as it joins the queue.
+    #[inline]
+    fn item(
+        &self,
+        message: MessageId,
+        followers: u8,
+        body_bytes: usize,
+        priority: u8,
+        ttl_ms: Option<u64>,
+        now_ns: u64,
+    ) -> Item {
+        Item {
             sequence: self.next_sequence,
             expires_ns: self.expires_ns(ttl_ms, now_ns),
             message,
@@ -166,7 +187,12 @@ impl Queue {
             body_bytes: u32::try_from(body_bytes).unwrap_or(u32::MAX),
             priority: self.level(priority),
             redelivered: false,
-        };
+            recorded: false,
+        }
+    }
+
+    #[inline]
+    fn append(&mut self, item: Item) {
         self.next_sequence += item.messages() as u64;
         self.ready.push(item);
     }
@@ -262,6 +288,7 @@ impl Queue {
 
     /// Puts a message back to its place.
     pub(crate) fn requeue(&mut self, item: Item) {
+        self.note_mark(item.sequence);
         self.consumers.look_back(item.priority, item.sequence);
         if let Some(groups) = self.groups_mut() {
             groups.requeued(item.sequence);
@@ -269,6 +296,16 @@ impl Queue {
         }
         self.consumers.next_is_another();
         self.ready.put_back(item);
+    }
+
+    /// The places of messages in clients' hands, in no order.
+    pub(crate) fn held_places(&self) -> impl Iterator<Item = u64> {
+        self.unsettled.places()
+    }
+
+    /// The message at a place, be it in a client's hands; alone.
+    pub(crate) fn item_at(&mut self, place: u64) -> Option<Item> {
+        self.ready.at(place).or_else(|| self.unsettled.at(place))
     }
 
     /// The place of the next message that comes.

@@ -14,7 +14,7 @@ const SESSION: SessionId = SessionId { shard: ShardId(0), index: 0, generation: 
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { priority: u8, ttl_ms: Option<u64>, followers: u16 },
+    Push { priority: u8, ttl_ms: Option<u64>, followers: u8 },
     Pass { ms: u64 },
     Expire,
     Add { priority: i32, prefetch: u32, no_ack: bool, credit: Option<Credit> },
@@ -39,7 +39,7 @@ fn credit() -> impl Strategy<Value = Credit> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..4u8, proptest::option::weighted(0.2, 0..20u64), prop_oneof![3 => Just(0), 1 => 1..5u16])
+        6 => (0..4u8, proptest::option::weighted(0.2, 0..20u64), prop_oneof![3 => Just(0), 1 => 1..5u8])
             .prop_map(|(priority, ttl_ms, followers)| Step::Push { priority, ttl_ms, followers }),
         1 => (0..10u64).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Expire),
@@ -193,7 +193,7 @@ impl Pair {
         self.compare();
     }
 
-    fn push(&mut self, priority: u8, ttl_ms: Option<u64>, followers: u16) {
+    fn push(&mut self, priority: u8, ttl_ms: Option<u64>, followers: u8) {
         let first = MessageId::alone(self.next_message);
         self.queue.push(first, followers, 10, priority, ttl_ms, self.now_ns);
         let expires_ns = ttl_ms.map_or(NEVER_NS, |ms| self.now_ns + ms * NS_PER_MS);

@@ -33,13 +33,15 @@ pub struct Item {
     /// The message; the queue owns one reference for it, and one for each that follows.
     pub message: MessageId,
     /// How many of its batch follow it, at the next places; whatever leaves the queue by itself has none.
-    pub followers: u16,
+    pub followers: u8,
     /// The bytes that it counts for: of its body; in a queue that counts as Qpid does, of its properties too.
     pub body_bytes: u32,
     /// Its level.
     pub priority: u8,
     /// Has been delivered before.
     pub redelivered: bool,
+    /// A journal has a record of its being here.
+    pub recorded: bool,
 }
 
 // Half a cache line.
@@ -87,10 +89,10 @@ impl Item {
     /// Takes the first `messages` off, which are fewer than there are.
     #[inline]
     fn split_off_first(&mut self, messages: u16) -> Item {
-        let first = Item { followers: messages - 1, ..*self };
+        let first = Item { followers: messages as u8 - 1, ..*self };
         self.sequence += u64::from(messages);
         self.message = self.message.after(messages);
-        self.followers -= messages;
+        self.followers -= messages as u8;
         first
     }
 }
@@ -141,7 +143,11 @@ impl Level {
     #[inline]
     fn pop_fresh(&mut self, most: u16) -> Option<Item> {
         let front = self.fresh.front_mut()?;
-        if front.followers >= most { Some(front.split_off_first(most)) } else { self.fresh.pop_front() }
+        if u16::from(front.followers) >= most {
+            Some(front.split_off_first(most))
+        } else {
+            self.fresh.pop_front()
+        }
     }
 
     fn pop_irregular(&mut self) -> Option<Item> {
@@ -471,6 +477,7 @@ mod tests {
             body_bytes: 10,
             priority,
             redelivered: false,
+            recorded: false,
         }
     }
 

@@ -125,9 +125,20 @@ impl Queue {
         self.take(&found, settles.then_some(owner))
     }
 
+    /// The place of the message that a session would fetch.
+    pub(crate) fn place_to_fetch(&self, session: SessionId) -> Option<u64> {
+        match self.groups() {
+            Some(groups) => groups.first_for((session, None)),
+            None => self.ready.peek().map(|item| item.sequence),
+        }
+    }
+
     /// Hands a message that a session has browsed over to it; gives its tag. `None`: it is gone, or not for that session.
     pub(crate) fn acquire(&mut self, place: u64, session: SessionId, now_ns: u64) -> Option<u64> {
         let owner = (session, None);
+        if !self.may_hand_out(place) {
+            return None;
+        }
         let found = self.ready.at(place).filter(|item| item.expires_ns >= now_ns)?;
         if self.groups().is_some_and(|groups| !groups.is_for(place, owner)) {
             return None;

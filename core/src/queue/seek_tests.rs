@@ -16,7 +16,7 @@ const COLOURS: [&str; 3] = ["red", "green", "blue"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { priority: u8, colour: usize, group: u8, followers: u16, ttl_ms: Option<u64> },
+    Push { priority: u8, colour: usize, group: u8, followers: u8, ttl_ms: Option<u64> },
     Pass { ms: u64 },
     Add { browse: bool, colour: Option<usize>, no_ack: bool, prefetch: u32 },
     Remove { which: usize },
@@ -31,7 +31,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0..3u8, 0..3usize, 0..3u8, prop_oneof![3 => Just(0), 1 => 1..4u16], proptest::option::weighted(0.1, 1..9u64))
+        8 => (0..3u8, 0..3usize, 0..3u8, prop_oneof![3 => Just(0), 1 => 1..4u8], proptest::option::weighted(0.1, 1..9u64))
             .prop_map(|(priority, colour, group, followers, ttl_ms)|
                 Step::Push { priority, colour, group, followers, ttl_ms }),
         1 => (0..4u64).prop_map(|ms| Step::Pass { ms }),
@@ -135,7 +135,7 @@ impl Pair {
         assert_eq!(self.queue.unsettled_messages(), held.count());
     }
 
-    fn push(&mut self, priority: u8, colour: usize, group: u8, followers: u16, ttl_ms: Option<u64>) {
+    fn push(&mut self, priority: u8, colour: usize, group: u8, followers: u8, ttl_ms: Option<u64>) {
         let plain = self.queue.takes_all();
         let followers = if plain { followers } else { 0 };
         let first = MessageId::alone(self.messages.len() as u32);

@@ -41,6 +41,16 @@ pub(crate) struct UnsettledTable {
     free: u32,
     len: usize,
     bytes: u64,
+    /// How many have been inserted.
+    inserted: u64,
+    index: Index,
+}
+
+/// The slots of what is there, by place; made when somebody looks for places, and good until something is inserted.
+#[derive(Default)]
+struct Index {
+    inserted: u64,
+    slots: Vec<(u64, u32)>,
 }
 
 /// Whether a tag names a message that was delivered to a consumer and is to be settled: not one that was fetched, or
@@ -69,7 +79,14 @@ pub(crate) fn browsed_place(tag: u64) -> Option<u64> {
 
 impl UnsettledTable {
     pub(crate) fn new() -> Self {
-        UnsettledTable { slots: Vec::new(), free: NONE, len: 0, bytes: 0 }
+        UnsettledTable {
+            slots: Vec::new(),
+            free: NONE,
+            len: 0,
+            bytes: 0,
+            inserted: 0,
+            index: Index::default(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -86,6 +103,7 @@ impl UnsettledTable {
     pub(crate) fn insert(&mut self, held: Unsettled) -> u64 {
         let mark = if held.consumer.is_none() { FETCHED } else { 0 };
         self.len += 1;
+        self.inserted += 1;
         self.bytes += u64::from(held.item.body_bytes);
         if self.free == NONE {
             let index = self.slots.len() as u32;
@@ -114,6 +132,33 @@ impl UnsettledTable {
         Some(held)
     }
 
+    /// The message at a place. Looking for many, without anything coming in between, costs little more than for one.
+    pub(crate) fn at(&mut self, place: u64) -> Option<Item> {
+        if self.index.inserted != self.inserted {
+            let held = |(slot, index): (&Slot, u32)| Some((slot.held?.item.sequence, index));
+            let mut slots: Vec<_> = self.slots.iter().zip(0..).filter_map(held).collect();
+            slots.sort_unstable();
+            self.index = Index { inserted: self.inserted, slots };
+        }
+        let at = self.index.slots.binary_search_by_key(&place, |&(place, _)| place).ok()?;
+        let slot = &self.slots[self.index.slots[at].1 as usize];
+        slot.held.map(|held| held.item).filter(|item| item.sequence == place)
+    }
+
+    /// The places of its messages, in no order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u64> {
+        self.items().map(|item| item.sequence)
+    }
+
+    /// The last of its messages' places.
+    pub(crate) fn last_place(&self) -> Option<u64> {
+        self.places().max()
+    }
+
+    fn items(&self) -> impl Iterator<Item = &Item> {
+        self.slots.iter().filter_map(|slot| slot.held.as_ref().map(|held| &held.item))
+    }
+
     /// Everything, in no order.
     pub(crate) fn into_items(self) -> impl Iterator<Item = Item> + Send {
         self.slots.into_iter().filter_map(|slot| slot.held.map(|held| held.item))
@@ -136,6 +181,7 @@ mod tests {
                 body_bytes: 0,
                 priority: 0,
                 redelivered: false,
+                recorded: false,
             },
             consumer: (!fetched).then_some(ConsumerKey { slot: 0, generation: 0 }),
         }

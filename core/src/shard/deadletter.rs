@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use super::Shard;
+use super::handover::Origin;
 use super::publish::{Selected, keys};
 use crate::message::{Edit, MessageView};
 use crate::queue::Item;
 use crate::request::QueueOptions;
 use crate::topology::QueueEntry;
-use crate::{MessageId, Name, QueueId, Table, Value, VhostId};
+use crate::{MessageId, Name, QueueId, SessionId, Table, Value, VhostId};
 
 /// Dead letters handled before the shard turns to something else.
 const BUDGET: usize = 1024;
@@ -42,19 +43,33 @@ pub(super) struct Dead {
     queue: Arc<QueueEntry>,
     message: MessageId,
     reason: Reason,
+    /// What it leaves when it has arrived elsewhere.
+    pub(super) origin: Option<Origin>,
 }
 
 impl Shard {
     /// A queue gives a message up. Dead letters wait for [`Shard::bury_dead`].
     pub(super) fn discard(&mut self, queue: &Arc<QueueEntry>, item: Item, reason: Reason) {
+        let origin = if has_somewhere_to_go(&queue.options, reason) {
+            self.origin_of(queue, &item)
+        } else {
+            self.departures.note(queue, &item);
+            None
+        };
         let message = match goes_by_alternate(&queue.options, reason) {
             true => self.with_time_left(queue, &item),
             false => item.message,
         };
-        self.discard_message(queue, message, reason);
+        self.discard_message(queue, message, reason, origin);
     }
 
-    pub(super) fn discard_message(&mut self, queue: &Arc<QueueEntry>, message: MessageId, reason: Reason) {
+    pub(super) fn discard_message(
+        &mut self,
+        queue: &Arc<QueueEntry>,
+        message: MessageId,
+        reason: Reason,
+        origin: Option<Origin>,
+    ) {
         match reason {
             Reason::Rejected => self.stats.rejected += 1,
             Reason::Expired => self.stats.expired += 1,
@@ -63,7 +78,7 @@ impl Shard {
             Reason::QueueEnded => {}
         }
         if has_somewhere_to_go(&queue.options, reason) {
-            self.dead.push_back(Dead { queue: queue.clone(), message, reason });
+            self.dead.push_back(Dead { queue: queue.clone(), message, reason, origin });
         } else {
             self.store.release(message);
         }
@@ -85,44 +100,72 @@ impl Shard {
     }
 
     fn bury(&mut self, dead: Dead) {
-        let Dead { queue, message, reason } = dead;
+        let Dead { queue, message, reason, origin } = dead;
+        let handover = self.begin_handover(origin);
         let exchange = queue.options.dead_letter_exchange.as_ref();
-        let Some(exchange) = exchange.filter(|_| reason != Reason::QueueEnded) else {
-            return self.route_by_alternate(&queue, message);
+        let missing = match exchange.filter(|_| reason != Reason::QueueEnded) {
+            Some(exchange) => self.publish_dead(&queue, exchange, message, reason, handover),
+            None => self.route_by_alternate(&queue, message, handover),
         };
+        self.end_handover(handover, missing);
+    }
+
+    /// Publishes a message to a dead-letter exchange. How many will say that it has arrived.
+    fn publish_dead(
+        &mut self,
+        queue: &QueueEntry,
+        exchange: &Name,
+        message: MessageId,
+        reason: Reason,
+        handover: Option<(SessionId, u64)>,
+    ) -> u32 {
         let view = self.store.view(message);
         let new_key = queue.options.dead_letter_routing_key.as_ref();
         let copies = keys(&view, b"CC");
-        let edit = obituary(&view, &queue, reason, self.clock.wall_ms / 1000, &copies);
+        let edit = obituary(&view, queue, reason, self.clock.wall_ms / 1000, &copies);
         let properties = view.encoding.edit(view.properties, &edit);
         let key = new_key.map_or_else(|| view.routing_key.to_vec(), |key| key.as_bytes().to_vec());
         let letter = self.store.derive(message, exchange.as_bytes(), &key, &properties, None);
         self.store.release(message);
         self.stats.dead_lettered += 1;
-        if self.pass_to_keeper(queue.vhost, exchange.as_bytes(), letter, true) {
-            return;
+        if let Some(missing) = self.pass_to_keeper(queue.vhost, exchange.as_bytes(), letter, true, handover) {
+            return missing;
         }
-
         let further_keys = if new_key.is_some() { Vec::new() } else { copies };
-        let mut targets = self.dead_letter_targets(&queue, letter, Selected::visible(further_keys));
+        let mut targets = self.dead_letter_targets(queue, letter, Selected::visible(further_keys));
         if reason != Reason::Rejected {
             self.remove_cycles(letter, &mut targets);
         }
-        self.distribute_internally(letter, &targets);
+        self.distribute_internally(letter, &targets, handover)
     }
 
     /// Hands a message to the alternate exchange of the queue that gave it up. It stays as it is, and goes by its own
     /// key.
-    fn route_by_alternate(&mut self, queue: &QueueEntry, message: MessageId) {
-        let Some(exchange) = &queue.options.alternate else { return self.store.release(message) };
+    fn route_by_alternate(
+        &mut self,
+        queue: &QueueEntry,
+        message: MessageId,
+        handover: Option<(SessionId, u64)>,
+    ) -> u32 {
+        let Some(exchange) = &queue.options.alternate else {
+            self.store.release(message);
+            return 0;
+        };
         self.stats.dead_lettered += 1;
-        self.reroute(queue.vhost, exchange, message);
+        self.reroute(queue.vhost, exchange, message, handover)
     }
 
-    /// Hands a message to the queues that an exchange has for its key. Takes it over.
-    pub(super) fn reroute(&mut self, vhost: VhostId, exchange: &Name, message: MessageId) {
-        if self.pass_to_keeper(vhost, exchange.as_bytes(), message, false) {
-            return;
+    /// Hands a message to the queues that an exchange has for its key. Takes it over. How many will say to whom it was
+    /// handed over that it has arrived.
+    pub(super) fn reroute(
+        &mut self,
+        vhost: VhostId,
+        exchange: &Name,
+        message: MessageId,
+        handover: Option<(SessionId, u64)>,
+    ) -> u32 {
+        if let Some(missing) = self.pass_to_keeper(vhost, exchange.as_bytes(), message, false, handover) {
+            return missing;
         }
         let mut targets = Vec::new();
         // An exchange that is not there takes nothing.
@@ -133,7 +176,7 @@ impl Shard {
             &Selected::default(),
             &mut targets,
         );
-        self.distribute_internally(message, &targets);
+        self.distribute_internally(message, &targets, handover)
     }
 
     fn dead_letter_targets(

@@ -57,6 +57,7 @@ impl Shard {
             Settlement::Accept => {
                 self.stats.settled += 1;
                 note_gone(queue, &item, &mut self.thinned);
+                self.departures.note(queue.entry(), &item);
                 self.store.release(item.message);
                 if able {
                     self.schedule(id);
@@ -160,7 +161,7 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(id) else { return self.store.release(message) };
         if queue.options().overflow == Overflow::RejectPublishDeadLetter {
             let entry = queue.entry().clone();
-            self.discard_message(&entry, message, Reason::MaxLength);
+            self.discard_message(&entry, message, Reason::MaxLength, None);
         } else {
             self.store.release(message);
         }
@@ -244,7 +245,9 @@ impl Shard {
             let Item { message, followers, redelivered, .. } = item;
             bytes += (item.messages() * self.store.get(message).total_bytes()) as u64;
             let mut tag = 0;
-            if !no_ack {
+            if no_ack {
+                self.departures.note(queue.entry(), &item);
+            } else {
                 self.store.retain(message);
                 tag = queue.hand_out(item, Some(key));
             }
@@ -257,7 +260,7 @@ impl Shard {
                 queue: from,
                 tag,
                 message,
-                followers,
+                followers: followers.into(),
             };
             self.outputs.push_back((id, Output::Delivery(delivery)));
             count += item.messages();
@@ -286,7 +289,8 @@ impl Shard {
         while count < budget && bytes < room_bytes {
             let most = u16::try_from(budget - count).unwrap_or(u16::MAX);
             let Some(item) = queue.pop_batch(most) else { break };
-            let messages = item.followers + 1;
+            let messages = u16::from(item.followers) + 1;
+            self.departures.note(queue.entry(), &item);
             bytes += (item.messages() * self.store.get(item.message).total_bytes()) as u64;
             let message = self.store.extract_batch(item.message, messages);
             let redelivered = item.redelivered;
@@ -344,6 +348,7 @@ impl Shard {
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
         if no_ack {
             note_gone(queue, &item, &mut self.thinned);
+            self.departures.note(queue.entry(), &item);
         }
         let (queue, message, redelivered) = (queue.id(), item.message, item.redelivered);
         let ttl_left_ms = item.ttl_left_ms(self.clock.monotonic_ns);

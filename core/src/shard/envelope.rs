@@ -129,6 +129,26 @@ pub(super) enum Ask {
     Barrier,
 }
 
+impl Ask {
+    /// The queue that is asked for.
+    pub(super) fn queue(&self) -> Option<QueueId> {
+        match self {
+            Ask::Counts { queue, .. }
+            | Ask::Info { queue }
+            | Ask::Purge { queue, .. }
+            | Ask::Move { queue, .. }
+            | Ask::Get { queue, .. }
+            | Ask::Subscribe { queue, .. }
+            | Ask::Cancel { queue, .. }
+            | Ask::Stop { queue, .. }
+            | Ask::Flush { queue, .. }
+            | Ask::Acquire { queue, .. }
+            | Ask::Delete { queue, .. } => Some(*queue),
+            Ask::Barrier => None,
+        }
+    }
+}
+
 /// The answer to a [`Query`]. A message that was asked for travels beside the reply.
 pub(super) struct Answer {
     pub(super) session: SessionId,

@@ -71,6 +71,10 @@ impl Queues {
         self.len
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
+        self.slots.iter_mut().flatten().map(|queue| &mut **queue)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Queue> {
         self.slots.iter().flatten().map(|queue| &**queue)
     }
@@ -91,8 +95,10 @@ impl Shard {
             Ask::Info { queue } => Some(Ok(Reply::Queue(self.queue_info(queue)))),
             Ask::Purge { queue, name } => Some(self.purge(queue, name)),
             Ask::Move { queue, taking } => self.take_out(Some(session), queue, *taking),
-            Ask::Get { queue, name, no_ack } => Some(self.fetch(session, queue, name, no_ack)),
-            Ask::Subscribe { queue, name, connection, consumer, options } => {
+            Ask::Get { queue, name, no_ack } => self.fetch(session, queue, name, no_ack),
+            Ask::Subscribe { queue, .. } => {
+                let ask = self.open_for(session, queue, ask)?;
+                let Ask::Subscribe { queue, name, connection, consumer, options } = ask else { return None };
                 Some(self.subscribe_at_home(session, connection, queue, name, consumer, &options))
             }
             Ask::Cancel { queue, consumer } => {
@@ -158,7 +164,12 @@ impl Shard {
     /// A queue at home here was declared.
     pub(super) fn make_queue(&mut self, entry: &Arc<QueueEntry>) {
         let queue = Queue::new(entry.clone(), self.clock.monotonic_ns);
-        self.queues.insert(queue.with_policy(&self.config.limits));
+        let queue = queue.with_policy(&self.config.limits);
+        let journal = self.journal.as_ref().filter(|_| self.failure.is_none());
+        self.queues.insert(match journal {
+            Some(journal) => queue.with_records(journal.run()),
+            None => queue,
+        });
         self.watch_unused(entry.id);
         self.prune_timers();
     }
@@ -242,11 +253,13 @@ impl Shard {
 
     /// Removes a consumer. Whether its queue, if it ended with it, is gone everywhere.
     pub(super) fn unsubscribe_at_home(&mut self, id: QueueId, session: SessionId, consumer: u32) -> bool {
+        self.forget_asks(session);
         let Some(queue) = self.queues.get_mut(id) else { return true };
         let Some(key) = queue.consumers.find(session, consumer) else { return true };
         if let Some(consumer) = queue.unsubscribe(key) {
             self.accounts.leave(consumer.account);
         }
+        self.shut_if_unused(id);
         let ended = self.end_if_abandoned(id);
         self.touch(id);
         self.schedule(id);
@@ -392,6 +405,11 @@ impl Shard {
     fn purge(&mut self, id: QueueId, name: Name) -> Result<Reply, Refusal> {
         let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
         let messages = count(queue.ready_messages());
+        let key = queue.entry().store_key.filter(|_| queue.is_recorded());
+        if let Some(key) = key {
+            self.record_purge(id, key);
+        }
+        let Some(queue) = self.queues.get_mut(id) else { return Ok(Reply::Messages(messages)) };
         let ready = queue.take_ready();
         if queue.watches_leaving() {
             let items: Vec<Item> = ready.into_items().collect();
@@ -403,18 +421,31 @@ impl Shard {
         Ok(Reply::Messages(messages))
     }
 
-    fn fetch(&mut self, session: SessionId, id: QueueId, name: Name, no_ack: bool) -> Result<Reply, Refusal> {
+    /// `None`: the answer comes when it is stored that the message may be in a client's hands.
+    fn fetch(
+        &mut self,
+        session: SessionId,
+        id: QueueId,
+        name: Name,
+        no_ack: bool,
+    ) -> Option<Result<Reply, Refusal>> {
         self.touch(id);
         self.drop_expired(id, usize::MAX);
         self.bury_dead();
-        let queue = self.queues.get_mut(id).ok_or_else(|| Refusal::NoQueue(name.clone()))?;
+        let Some(queue) = self.queues.get_mut(id) else { return Some(Err(Refusal::NoQueue(name))) };
         if queue.options().browse_only {
-            return Err(browse_only(&name));
+            return Some(Err(browse_only(&name)));
         }
-        let Some(item) = queue.fetch(session, !no_ack) else { return Ok(Reply::Got(None)) };
+        if let Some(place) = queue.place_to_fetch(session).filter(|&place| !queue.may_hand_out(place)) {
+            let ask = Ask::Get { queue: id, name, no_ack };
+            self.await_place(session, id, ask, place);
+            return None;
+        }
+        let Some(item) = queue.fetch(session, !no_ack) else { return Some(Ok(Reply::Got(None))) };
         let tag = if no_ack { 0 } else { queue.hand_out(item, None) };
         if no_ack {
             note_gone(queue, &item, &mut self.thinned);
+            self.departures.note(queue.entry(), &item);
         }
         let remaining = count(queue.ready_messages());
         // The next one may suit somebody whom this one did not.
@@ -424,7 +455,7 @@ impl Shard {
         }
         self.stats.fetched += 1;
         let (message, redelivered) = (item.message, item.redelivered);
-        Ok(Reply::Got(Some(Got { queue: id, tag, message, redelivered, remaining })))
+        Some(Ok(Reply::Got(Some(Got { queue: id, tag, message, redelivered, remaining }))))
     }
 
     fn subscribe_at_home(

@@ -9,6 +9,7 @@
 //! A session's request to another shard may overtake what it published to such an exchange and has no confirm for yet.
 
 use super::envelope::Letter;
+use super::handover::is_handover;
 use super::publish::Selected;
 use super::route::Route;
 use super::sessions::OpenConfirm;
@@ -88,18 +89,18 @@ impl Shard {
     }
 
     /// Hands a message that comes from a queue, which gave it up if it is `dead`, to the home of an exchange, if that
-    /// keeps something; otherwise nothing was done. Takes the message over.
+    /// keeps something; otherwise nothing was done. Takes the message over. How many will answer.
     pub(super) fn pass_to_keeper(
         &mut self,
         vhost: VhostId,
         exchange: &[u8],
         message: MessageId,
         dead: bool,
-    ) -> bool {
-        let Some(keeping) = self.topology.keeping(vhost, exchange) else { return false };
-        let passage = Passage { vhost, exchange: Name::from(exchange), confirm: None, dead };
-        self.hand_to_keeper(passage, message, keeping);
-        true
+        handover: Option<(SessionId, u64)>,
+    ) -> Option<u32> {
+        let keeping = self.topology.keeping(vhost, exchange)?;
+        let passage = Passage { vhost, exchange: Name::from(exchange), confirm: handover, dead };
+        Some(self.hand_to_keeper(passage, message, keeping).missing)
     }
 
     /// A message from another shard for an exchange at home here.
@@ -122,6 +123,10 @@ impl Shard {
 
     /// An exchange's home has routed a message that a session here published.
     pub(super) fn routed_by_keeper(&mut self, id: SessionId, sequence: u64, missing: u32, accepted: bool) {
+        if is_handover(id) {
+            self.expect_of_handover(sequence, i64::from(missing) + 1 - i64::from(UNTOLD));
+            return self.handed_over(sequence, sequence);
+        }
         let Some(session) = self.session_mut(id) else { return };
         let Ok(at) = session.confirms.binary_search_by_key(&sequence, |open| open.sequence) else { return };
         // Some may have answered before. One more is missing until the end of this.
@@ -142,7 +147,7 @@ impl Shard {
         let mut targets = Vec::new();
         self.topology.route_by_binding(binding, &content.routable(self.random.next()), &mut targets);
         self.store.retain(message);
-        self.distribute_internally(message, &targets);
+        self.distribute_internally(message, &targets, None);
     }
 
     /// An exchange is about to go, and with it what it keeps.
@@ -176,6 +181,10 @@ impl Shard {
         let message = if has_blind_keys { self.without_blind_keys(message) } else { message };
         let mut route = Route::default();
         route.set(&targets, self.config.id);
+        let is_published = passage.confirm.is_some_and(|(session, _)| !is_handover(session));
+        if is_published && self.admit_or_release(&route.local, message).is_err() {
+            return Outcome { missing: 0, accepted: false };
+        }
         let outcome = self.hand_to_all(message, &route, passage.confirm);
         let missing = route.remote.len() as u32 + u32::from(outcome.withheld);
         Outcome { missing, accepted: outcome.accepted }

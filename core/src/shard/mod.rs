@@ -6,7 +6,8 @@
 //! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `moving` (messages taken out
 //! of queues), `keeping` (exchanges that keep something), `deadletter`, `requests` (what sessions ask), `control` (changes
 //! to the topology), `transaction`,
-//! `stored` (what waits for the journal), `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
+//! `recording` (what is written down of messages), `handover` (messages that go from queue to queue), `stored` (what
+//! waits for the journal), `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
 //! to connections).
 
 mod accounts;
@@ -16,6 +17,7 @@ mod deadletter;
 mod deliver;
 mod durable;
 mod envelope;
+mod handover;
 mod home;
 mod keeping;
 mod lifetime;
@@ -25,6 +27,7 @@ mod paging;
 mod policy;
 mod publish;
 mod random;
+mod recording;
 mod remote;
 mod requests;
 mod route;
@@ -48,6 +51,7 @@ use control::Control;
 use deadletter::Dead;
 use envelope::{Bereft, Letter, Query};
 pub use envelope::{Envelope, mesh_for};
+use handover::Handovers;
 use home::{Queues, Trash};
 use keeping::Kept;
 use moving::Moving;
@@ -55,13 +59,15 @@ use outputs::Outputs;
 pub use policy::Event;
 use policy::Withheld;
 use random::Random;
+use recording::{Departures, Joining};
 use remote::ConfirmRun;
 use sessions::{Connection, Session};
+use stored::Line;
 use table::Table;
 use transaction::{Branches, Parts, Round};
 
 use crate::hash::Map;
-use crate::journal::{Journal, Position};
+use crate::journal::{Joined, Journal, Position, Reason};
 use crate::mesh::{Lane, MeshEnd};
 use crate::message::MessageStore;
 use crate::queue::ConsumerKey;
@@ -301,6 +307,17 @@ pub struct Shard {
     journal: Option<Box<dyn Journal>>,
     /// What the journal has on its disk.
     stored: Position,
+    /// The version of the topology that is on the control shard's.
+    stored_version: u64,
+    /// Why nothing is stored any more.
+    failure: Option<Reason>,
+    /// Whether what is written down now is complete by itself.
+    joined: Joined,
+    joining: Option<Joining>,
+    departures: Departures,
+    handovers: Handovers,
+    /// Those who wait for the journal.
+    line: Line,
 
     mesh: MeshEnd<Envelope>,
     /// Used on the control shard alone.
@@ -370,6 +387,13 @@ impl Shard {
             stats: Stats::default(),
             journal: None,
             stored: Position::NONE,
+            stored_version: u64::MAX,
+            failure: None,
+            joined: Joined::No,
+            joining: None,
+            departures: Departures::default(),
+            handovers: Handovers::default(),
+            line: Line::default(),
             mesh,
             control: Control::new(config.shards),
             applied_version: 0,
@@ -429,6 +453,8 @@ impl Shard {
     /// Makes what this turn sent visible to the other shards and wakes those asleep. Last call of a turn.
     pub fn publish_lanes(&mut self) {
         self.give_credit();
+        self.record_departures();
+        self.end_turn_of_line();
         if self.config.shards > 1 {
             self.send_collected();
             self.mesh.publish();

@@ -140,18 +140,22 @@ impl Shard {
     }
 
     fn send_on(&mut self, queue: &QueueEntry, item: Item, goal: &Goal) {
-        match goal {
-            Goal::Nowhere => self.store.release(item.message),
-            Goal::Queue(id) => {
-                let message = self.with_time_left(queue, &item);
-                let target = self.topology.receiver(*id);
-                self.distribute_internally(message, &[target]);
-            }
-            Goal::Exchange(vhost, name) => {
-                let message = self.with_time_left(queue, &item);
-                self.reroute(*vhost, name, message);
-            }
+        if let Goal::Nowhere = goal {
+            self.departures.note(queue, &item);
+            return self.store.release(item.message);
         }
+        let origin = self.origin_of(queue, &item);
+        let handover = self.begin_handover(origin);
+        let message = self.with_time_left(queue, &item);
+        let missing = match goal {
+            Goal::Nowhere => 0,
+            Goal::Queue(id) => {
+                let target = self.topology.receiver(*id);
+                self.distribute_internally(message, &[target], handover)
+            }
+            Goal::Exchange(vhost, name) => self.reroute(*vhost, name, message, handover),
+        };
+        self.end_handover(handover, missing);
     }
 
     /// A message that a queue gives to another one, with what is left of its time to live.

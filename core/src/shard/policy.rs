@@ -2,21 +2,22 @@
 
 use super::deadletter::Reason;
 use super::deliver::note_gone;
-use super::publish::Taken;
+use super::publish::{Taken, Waits};
 use super::route::LastRoute;
 use super::sessions::OpenConfirm;
+use super::stored::Waiter;
 use super::{Published, Shard};
 use crate::message::Edit;
 use crate::message::Message;
-use crate::queue::{Admission, Alert, Depth, Enqueued, Queue, QueueCounters};
+use crate::queue::{Admission, Alert, Depth, Queue, QueueCounters};
 use crate::{MessageId, Name, QueueId, Refusal, SessionId, Value, VhostId};
 
 /// A confirm that waits for queues at home here.
 pub(super) struct Withheld {
     session: SessionId,
     sequence: u64,
-    /// Queues that have stopped.
-    missing: u32,
+    /// Queues that have stopped, and the journal if it has to store the message.
+    pub(super) missing: u32,
     pub(super) accepted: bool,
 }
 
@@ -75,8 +76,17 @@ impl Shard {
             }
             None => message,
         };
+        let is_persistent = self.store.get(message).is_persistent();
+        let is_recorded = is_persistent && self.queues.get_mut(id).is_some_and(|queue| queue.is_recorded());
+        let message = if is_recorded { self.to_record(message) } else { message };
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
-        queue.push(message, 0, bytes, priority, ttl_ms, now_ns);
+        if is_recorded {
+            let place = queue.push_recorded(message, 0, bytes, priority, ttl_ms, self.clock);
+            self.record_place(message, place);
+        } else {
+            queue.push(message, 0, bytes, priority, ttl_ms, now_ns);
+        }
+        let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
         if let Some(header) = queue.last_value_header().cloned() {
             self.replace_last_value(id, message, &header, priority);
         } else if let Some(header) = queue.group_header().cloned() {
@@ -86,8 +96,8 @@ impl Shard {
         self.tell_alerts(id, enqueued.alerts);
         self.after_push(id);
         self.enforce_limits(id);
-        let Enqueued { stopped, .. } = enqueued;
-        if stopped { Taken::AndStopped } else { Taken::Yes }
+        let is_stopped = enqueued.stopped;
+        if is_stopped || is_recorded { Taken::Later(Waits { is_stopped, is_recorded }) } else { Taken::Yes }
     }
 
     /// Makes room for a message, or does with it what its queue does with one too many: then that is the outcome.
@@ -154,6 +164,8 @@ impl Shard {
             self.stats.refused += 1;
             return Err(Refusal::QueueFull(queue.entry().name.clone()));
         }
+        self.admit(&[id], self.store.get(message))?;
+        let Some(queue) = self.queues.get_mut(id) else { return Ok(()) };
         queue.keep_room(bytes);
         Ok(())
     }
@@ -237,6 +249,7 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(id) else { return };
         if let Some(item) = queue.replace(key, priority) {
             note_gone(queue, &item, &mut self.thinned);
+            self.departures.note(queue.entry(), &item);
             self.stats.replaced += 1;
             self.store.release(item.message);
         }
@@ -263,16 +276,25 @@ impl Shard {
         }
     }
 
-    /// The confirm of the only message that a session has just published waits for the queue that took it.
-    #[cold]
-    pub(super) fn expect_resumption(
+    /// The confirm of the only message that a session has just published waits for the queue that took it, or for the
+    /// journal, or for both.
+    pub(super) fn expect_confirm(
         &mut self,
         id: SessionId,
         queue: QueueId,
         confirm: Option<u64>,
+        waits: Waits,
     ) -> Published {
+        if !waits.is_stopped {
+            return self.expect_stored(id, confirm, 1);
+        }
         let Some(sequence) = confirm else { return Published::Confirmed };
-        self.withhold(queue, (id, sequence), &mut None);
+        let mut slot = None;
+        self.withhold(queue, (id, sequence), &mut slot);
+        if let (Some(slot), true) = (slot, waits.is_recorded) {
+            self.withheld[slot as usize].missing += 1;
+            self.await_stored(Waiter::Withheld(slot));
+        }
         if let Some(session) = self.session_mut(id) {
             session.confirms.push_back(OpenConfirm { sequence, missing: 1, accepted: true });
         }

@@ -2,8 +2,10 @@
 
 use super::deliver::note_push;
 use super::envelope::{Letter, Targets};
+use super::handover::is_handover;
 use super::route::{LastRoute, Route};
 use super::sessions::OpenConfirm;
+use super::stored::Waiter;
 use super::{Published, Shard};
 use crate::mesh::Lane;
 use crate::message::{Edit, Message, MessageHead, MessageHeader, MessageView};
@@ -75,7 +77,7 @@ impl Shard {
     /// the answer is [`Published::Pending`]; higher than all that the session used before.
     ///
     /// # Errors
-    /// [`Refusal::NoExchange`] and [`Refusal::Internal`]; the message is released.
+    /// [`Refusal::NoExchange`], [`Refusal::Internal`] and [`Refusal::NotStored`]; the message is released.
     #[inline]
     pub fn publish(
         &mut self,
@@ -89,12 +91,15 @@ impl Shard {
         let content = self.store.get(message);
         let usual = self.usual_route(session_id, vhost, content.has_headers(), content.address());
         if let Some(queue) = usual.and_then(Route::only_local) {
+            if content.is_persistent() {
+                self.admit_or_release(&[queue], message)?;
+            }
             let taken = self.enqueue(queue, message);
             self.bury_dead();
             return Ok(match taken {
                 Taken::Yes => Published::Confirmed,
                 Taken::No => Published::Rejected,
-                Taken::AndStopped => self.expect_resumption(session_id, queue, confirm),
+                Taken::Later(waits) => self.expect_confirm(session_id, queue, confirm, waits),
             });
         }
         self.publish_anywhere(session_id, vhost, message, mandatory, confirm)
@@ -125,9 +130,14 @@ impl Shard {
                 if self.queues.get_mut(queue).is_none_or(|queue| !queue.takes_all()) {
                     return None;
                 }
+                if head.is_persistent() {
+                    self.admit_bytes(&[queue], head.total_bytes() + bodies.len() * body_bytes).ok()?;
+                }
                 let first = self.store.batch(head, body_bytes, bodies);
-                self.enqueue_batch(queue, first);
-                Published::Confirmed
+                match self.enqueue_batch(queue, first) {
+                    Some(true) => self.expect_stored(session, confirm, messages),
+                    _ => Published::Confirmed,
+                }
             }
             ([], [(shard, Targets::One(queue))]) => {
                 let (shard, targets) = (*shard, Targets::One(*queue));
@@ -149,23 +159,31 @@ impl Shard {
         Published::Pending
     }
 
-    /// Appends a whole batch to a queue at home here. Takes the batch over. `false`: nothing was done, since the queue
-    /// looks at each message.
-    pub(super) fn enqueue_batch(&mut self, id: QueueId, first: MessageId) -> bool {
+    /// Appends a whole batch to a queue at home here. Takes the batch over. Says whether it was written down; `None`:
+    /// nothing was done, since the queue looks at each message.
+    pub(super) fn enqueue_batch(&mut self, id: QueueId, first: MessageId) -> Option<bool> {
         let content = self.store.get(first);
         let messages = content.messages();
         let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
+        let mut is_recorded = false;
         match self.queues.get_mut(id) {
-            Some(queue) if !queue.takes_all() => return false,
+            Some(queue) if !queue.takes_all() => return None,
+            Some(queue) if content.is_persistent() && queue.is_recorded() => {
+                let followers = messages as u8 - 1;
+                let place = queue.push_recorded(first, followers, body_bytes, priority, ttl_ms, self.clock);
+                note_push(queue, &mut self.ready, &mut self.timers);
+                self.record_place(first, place);
+                is_recorded = true;
+            }
             Some(queue) => {
-                queue.push(first, messages - 1, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
+                queue.push(first, messages as u8 - 1, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
                 note_push(queue, &mut self.ready, &mut self.timers);
             }
             // Deleted while the messages were on their way.
             None => self.store.release_many(first, messages.into()),
         }
         self.enqueued += usize::from(messages);
-        true
+        Some(is_recorded)
     }
 
     /// A message's route, if the session's last message took it too.
@@ -201,7 +219,7 @@ impl Shard {
             let last = std::mem::take(&mut session.last_route);
             let published = self.distribute(session_id, message, &last.route, mandatory, confirm);
             self.keep_route(session_id, last);
-            return Ok(published);
+            return published;
         }
         let mut last = std::mem::take(&mut session.last_route);
         let routed = self.route_publish(vhost, message, epoch, &selected, &mut last);
@@ -211,7 +229,7 @@ impl Shard {
                 Ok(Published::Confirmed)
             }
             Ok(Routed::Onward(message)) => {
-                Ok(self.distribute(session_id, message, &last.route, mandatory, confirm))
+                self.distribute(session_id, message, &last.route, mandatory, confirm)
             }
             Ok(Routed::HeldBack { delay_ms }) => {
                 self.hold_back(vhost, message, delay_ms);
@@ -238,6 +256,9 @@ impl Shard {
                 let content = self.store.get(message);
                 let (body_bytes, priority, ttl_ms) =
                     (content.body_bytes(), content.priority(), content.ttl_ms());
+                if content.is_persistent() && queue.is_recorded() {
+                    return self.enqueue_recorded(id, message);
+                }
                 queue.push(message, 0, body_bytes, priority, ttl_ms, self.clock.monotonic_ns);
                 note_push(queue, &mut self.ready, &mut self.timers);
                 Taken::Yes
@@ -249,6 +270,18 @@ impl Shard {
                 Taken::Yes
             }
         }
+    }
+
+    /// Appends a message to a queue at home here that takes whatever comes, and writes that down. Takes the message over.
+    fn enqueue_recorded(&mut self, id: QueueId, message: MessageId) -> Taken {
+        let message = self.to_record(message);
+        let content = self.store.get(message);
+        let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
+        let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
+        let place = queue.push_recorded(message, 0, body_bytes, priority, ttl_ms, self.clock);
+        note_push(queue, &mut self.ready, &mut self.timers);
+        self.record_place(message, place);
+        Taken::Later(Waits { is_stopped: false, is_recorded: true })
     }
 
     /// Appends a message to a queue at home here that has agreed to take it. Takes the message over.
@@ -272,28 +305,65 @@ impl Shard {
         message: MessageId,
         confirm: Option<(SessionId, u64)>,
     ) -> Outcome {
-        let (mut accepted, mut withheld) = (true, None);
+        let is_joining =
+            self.journal.is_some() && targets.len() > 1 && self.store.get(message).is_persistent();
+        let (message, before) = match is_joining {
+            true => self.begin_joining(message),
+            false => (message, None),
+        };
+        let (mut accepted, mut withheld, mut is_recorded) = (true, None, false);
         for (place, &queue) in targets.iter().enumerate() {
             if place + 1 < targets.len() {
                 self.store.retain(message);
             }
             match (self.enqueue(queue, message), confirm) {
                 (Taken::No, _) => accepted = false,
-                (Taken::AndStopped, Some(confirm)) => self.withhold(queue, confirm, &mut withheld),
+                (Taken::Later(waits), Some(confirm)) => {
+                    is_recorded |= waits.is_recorded;
+                    if waits.is_stopped && !is_handover(confirm.0) {
+                        self.withhold(queue, confirm, &mut withheld);
+                    }
+                }
                 _ => {}
             }
         }
-        if let Some(slot) = withheld {
-            self.withheld[slot as usize].accepted = accepted;
+        if is_joining {
+            self.end_joining(before);
         }
+        let is_pending = self.await_queues(confirm.filter(|_| is_recorded), withheld, accepted);
         self.bury_dead();
-        Outcome { accepted, withheld: withheld.is_some() }
+        Outcome { accepted, withheld: is_pending }
+    }
+
+    /// A confirm waits for the journal, if it is one, and for the queues that `withheld` says, if any. Whether it waits.
+    #[inline]
+    fn await_queues(
+        &mut self,
+        to_store: Option<(SessionId, u64)>,
+        withheld: Option<u32>,
+        accepted: bool,
+    ) -> bool {
+        match (to_store, withheld) {
+            (None, None) => return false,
+            (Some((session, sequence)), None) => {
+                let (first, last) = (sequence, sequence);
+                self.await_stored(Waiter::Confirms { session, first, last, accepted });
+            }
+            (to_store, Some(slot)) => {
+                self.withheld[slot as usize].accepted = accepted;
+                if to_store.is_some() {
+                    self.withheld[slot as usize].missing += 1;
+                    self.await_stored(Waiter::Withheld(slot));
+                }
+            }
+        }
+        true
     }
 
     /// Routes a message that was held back. Takes it over.
     pub(super) fn publish_held_back(&mut self, vhost: VhostId, message: MessageId) {
         let exchange = Name::from(self.store.view(message).exchange);
-        if self.pass_to_keeper(vhost, exchange.as_bytes(), message, false) {
+        if self.pass_to_keeper(vhost, exchange.as_bytes(), message, false, None).is_some() {
             return;
         }
         let selected = Selected::of(self.store.get(message));
@@ -301,18 +371,25 @@ impl Shard {
         targets.clear();
         if self.route_by_topology(vhost, message, &selected, &mut targets).is_ok() {
             let message = if selected.blind.is_empty() { message } else { self.without_blind_keys(message) };
-            self.distribute_internally(message, &targets);
+            self.distribute_internally(message, &targets, None);
         } else {
             self.store.release(message);
         }
         self.targets = targets;
     }
 
-    /// Hands a message to queues, without anybody to confirm it to. Takes it over.
-    pub(super) fn distribute_internally(&mut self, message: MessageId, targets: &[QueueId]) {
+    /// Hands a message to queues, without a publisher. Takes it over. How many will say to whom it was handed over that it
+    /// has arrived.
+    pub(super) fn distribute_internally(
+        &mut self,
+        message: MessageId,
+        targets: &[QueueId],
+        handover: Option<(SessionId, u64)>,
+    ) -> u32 {
         let mut route = Route::default();
         route.set(targets, self.config.id);
-        self.hand_to_all(message, &route, None);
+        let outcome = self.hand_to_all(message, &route, handover);
+        route.remote.len() as u32 + u32::from(outcome.withheld)
     }
 
     /// Asks the topology, whatever is remembered, for the message's routing key and those in its headers. Appends each
@@ -434,15 +511,16 @@ impl Shard {
         route: &Route,
         mandatory: bool,
         confirm: Option<u64>,
-    ) -> Published {
+    ) -> Result<Published, Refusal> {
         if route.is_empty() {
             self.stats.unroutable += 1;
             if mandatory {
-                return Published::Unroutable(message);
+                return Ok(Published::Unroutable(message));
             }
             self.store.release(message);
-            return Published::Confirmed;
+            return Ok(Published::Confirmed);
         }
+        self.admit_or_release(&route.local, message)?;
         let outcome = self.hand_to_all(message, route, confirm.map(|sequence| (session, sequence)));
         let accepted = outcome.accepted;
         let missing = route.remote.len() as u32 + u32::from(outcome.withheld);
@@ -451,9 +529,9 @@ impl Shard {
                 debug_assert!(session.confirms.back().is_none_or(|last| last.sequence < sequence));
                 session.confirms.push_back(OpenConfirm { sequence, missing, accepted });
             }
-            return Published::Pending;
+            return Ok(Published::Pending);
         }
-        if accepted { Published::Confirmed } else { Published::Rejected }
+        Ok(if accepted { Published::Confirmed } else { Published::Rejected })
     }
 
     /// Hands a message to all queues of a route. Takes it over. What became of it here.
@@ -495,10 +573,19 @@ impl Shard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     Yes,
-    /// It is in the queue, and publishers are stopped: its confirm should wait.
-    AndStopped,
+    /// It is in the queue, and its confirm should wait.
+    Later(Waits),
     /// The queue refuses it.
     No,
+}
+
+/// What the confirm of a message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waits {
+    /// Publishers of the queue are stopped.
+    pub(super) is_stopped: bool,
+    /// Its place in the queue was written down.
+    pub(super) is_recorded: bool,
 }
 
 /// What the queues at home here did with a message.
@@ -506,7 +593,7 @@ pub(super) enum Taken {
 pub(super) struct Outcome {
     /// None refuses it.
     pub(super) accepted: bool,
-    /// The confirm waits until a queue resumes its publishers.
+    /// The confirm waits for the journal, or until a queue resumes its publishers.
     pub(super) withheld: bool,
 }
 

@@ -1,11 +1,13 @@
 //! The lanes: what is sent to other shards and what they send.
 
 use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query, Targets};
+use super::handover::is_handover;
 use super::outputs::Handed;
-use super::publish::Outcome;
+use super::stored::Waiter;
 use super::{Output, Shard, ShardId};
 use crate::SessionId;
 use crate::mesh::Lane;
+use crate::message::Message;
 
 /// Items of the data lanes that a shard takes in before it turns to something else.
 const DATA_BUDGET: usize = 4096;
@@ -154,24 +156,7 @@ impl Shard {
 
     fn receive_data(&mut self, from: ShardId, letter: Letter) {
         match letter {
-            Letter::Publish { targets, message, confirm } => {
-                let messages = message.messages();
-                let first = self.store.insert(message);
-                let whole = match targets {
-                    Targets::One(queue) if messages > 1 => self.enqueue_batch(queue, first),
-                    _ => false,
-                };
-                for place in 0..messages {
-                    let confirm = confirm.map(|(session, first)| (session, first + u64::from(place)));
-                    let outcome = match whole {
-                        true => Outcome { accepted: true, withheld: false },
-                        false => self.enqueue_all(targets.as_slice(), first.after(place), confirm),
-                    };
-                    if let (Some((session, sequence)), false) = (confirm, outcome.withheld) {
-                        self.confirm_anywhere(session, sequence, outcome.accepted);
-                    }
-                }
-            }
+            Letter::Publish { targets, message, confirm } => self.receive_publish(&targets, message, confirm),
             Letter::PublishToKeeper { passage, message } => self.receive_for_keeper(&passage, message),
             Letter::Query(query) => self.receive_query(from, query),
             Letter::Unsubscribe { queue, session, consumer } => {
@@ -213,6 +198,51 @@ impl Shard {
         }
     }
 
+    /// A message or a batch for queues at home here, from a session or a shard that hands it over.
+    fn receive_publish(&mut self, targets: &Targets, message: Message, confirm: Option<(SessionId, u64)>) {
+        let messages = message.messages();
+        let is_handed_over = confirm.is_some_and(|(session, _)| is_handover(session));
+        let admitted = self.admit(targets.as_slice(), &message);
+        let first = self.store.insert(message);
+        let confirm = match admitted {
+            Ok(()) => confirm,
+            // Space or not, it is there already. But if it cannot be stored here it stays where it is.
+            Err(_) if is_handed_over => confirm.filter(|_| self.failure.is_none()),
+            Err(_) => {
+                self.stats.refused += u64::from(messages);
+                self.store.release_many(first, messages.into());
+                if let Some((session, first)) = confirm {
+                    self.confirm_all_anywhere(session, first, first + u64::from(messages) - 1, false);
+                }
+                return;
+            }
+        };
+        let whole = match targets {
+            Targets::One(queue) if messages > 1 => self.enqueue_batch(*queue, first),
+            _ => None,
+        };
+        match (whole, confirm) {
+            (Some(_), None) => {}
+            (Some(is_recorded), Some((session, first))) => {
+                let last = first + u64::from(messages) - 1;
+                if is_recorded {
+                    self.await_stored(Waiter::Confirms { session, first, last, accepted: true });
+                } else {
+                    self.confirm_all_anywhere(session, first, last, true);
+                }
+            }
+            (None, _) => {
+                for place in 0..messages {
+                    let confirm = confirm.map(|(session, first)| (session, first + u64::from(place)));
+                    let outcome = self.enqueue_all(targets.as_slice(), first.after(place), confirm);
+                    if let (Some((session, sequence)), false) = (confirm, outcome.withheld) {
+                        self.confirm_all_anywhere(session, sequence, sequence, outcome.accepted);
+                    }
+                }
+            }
+        }
+    }
+
     /// A query waits until the settlements and grants that its session made before are in. The session waits for the answer, so
     /// nothing can overtake it from behind.
     fn receive_query(&mut self, from: ShardId, query: Box<Query>) {
@@ -238,23 +268,32 @@ impl Shard {
 
     /// This shard's answer to a publish of a session anywhere.
     pub(super) fn confirm_anywhere(&mut self, session: SessionId, sequence: u64, accepted: bool) {
+        self.confirm_all_anywhere(session, sequence, sequence, accepted);
+    }
+
+    /// This shard's answer to publishes `first` to `last` of a session anywhere.
+    pub(super) fn confirm_all_anywhere(&mut self, session: SessionId, first: u64, last: u64, accepted: bool) {
         if session.shard == self.config.id {
-            self.confirmed(session, sequence, sequence, accepted);
+            self.confirmed(session, first, last, accepted);
         } else {
-            self.collect_confirm(session, sequence, accepted);
+            self.collect_confirms(ConfirmRun { session, first, last, accepted });
         }
     }
 
-    fn collect_confirm(&mut self, session: SessionId, sequence: u64, accepted: bool) {
-        let slot = &mut self.confirm_runs[session.shard.index()];
+    fn collect_confirms(&mut self, next: ConfirmRun) {
+        let home = next.session.shard;
+        let slot = &mut self.confirm_runs[home.index()];
         match slot {
-            Some(run) if run.session == session && run.accepted == accepted && run.last + 1 == sequence => {
-                run.last = sequence;
+            Some(run)
+                if run.session == next.session
+                    && run.accepted == next.accepted
+                    && run.last + 1 == next.first =>
+            {
+                run.last = next.last;
             }
             _ => {
-                let run = ConfirmRun { session, first: sequence, last: sequence, accepted };
-                if let Some(finished) = slot.replace(run) {
-                    self.send_confirms(session.shard, finished);
+                if let Some(finished) = slot.replace(next) {
+                    self.send_confirms(home, finished);
                 }
             }
         }
@@ -267,7 +306,12 @@ impl Shard {
 
     /// One home has answered for a run of publishes.
     pub(super) fn confirmed(&mut self, id: SessionId, first: u64, last: u64, accepted: bool) {
-        let Some(session) = self.sessions.get_mut(id.index, id.generation) else { return };
+        let Some(session) = self.sessions.get_mut(id.index, id.generation) else {
+            if is_handover(id) {
+                self.handed_over(first, last);
+            }
+            return;
+        };
         let (owner, channel) = (session.owner, session.channel);
         let from = session.confirms.partition_point(|open| open.sequence < first);
         for open in session.confirms.range_mut(from..).take_while(|open| open.sequence <= last) {

@@ -218,20 +218,7 @@ impl Shard {
             Ok(ask) => ask,
             Err(refusal) => return Some(Err(refusal)),
         };
-        let home = match &ask {
-            Ask::Counts { queue, .. }
-            | Ask::Info { queue }
-            | Ask::Purge { queue, .. }
-            | Ask::Move { queue, .. }
-            | Ask::Get { queue, .. }
-            | Ask::Subscribe { queue, .. }
-            | Ask::Cancel { queue, .. }
-            | Ask::Stop { queue, .. }
-            | Ask::Flush { queue, .. }
-            | Ask::Acquire { queue, .. }
-            | Ask::Delete { queue, .. } => queue.home,
-            Ask::Barrier => self.config.id,
-        };
+        let home = ask.queue().map_or(self.config.id, |queue| queue.home);
         if home == self.config.id {
             let result = self.ask_home(id, ask)?;
             self.note_answer(id, &result);

@@ -4,8 +4,10 @@
 //!    budgets and carry-over cost no system call.
 //! 2. Received bytes that were not asked for yet stay in the kernel.
 //! 3. [`Transport::flush`] sends at once, one `send` a connection; what does not fit waits for the socket to drain.
+//! 4. Files are the business of a thread, made with the first operation on one.
 
 mod accept;
+mod file;
 mod life;
 
 use std::collections::VecDeque;
@@ -20,16 +22,21 @@ use crate::outbox::Pool;
 use crate::slots::Slots;
 use crate::socket::{self, RawAddr};
 use crate::waker::EventWaker;
-use crate::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Transport, Wait, Waker, clock};
+use crate::{
+    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
+    clock,
+};
 
 use accept::Listener;
+use file::Files;
 use life::{Conn, State};
 
 /// Readiness reports taken a turn at most.
 const REPORTS_PER_TURN: usize = 256;
-/// Slot numbers of reports that do not belong to a connection: listeners from here on, and the waker.
+/// Slot numbers of reports that do not belong to a connection: listeners from here on, the waker, and files.
 const LISTENERS_FROM: u32 = 1 << 31;
 const WAKER: u32 = u32::MAX;
+const FILES: u32 = u32::MAX - 1;
 
 /// [`Transport`] over epoll.
 pub struct EpollTransport {
@@ -45,6 +52,7 @@ pub struct EpollTransport {
     ready: VecDeque<ConnId>,
     dead: Vec<u32>,
     closing: VecDeque<(u64, ConnId)>,
+    files: Files,
     waker: Arc<EventWaker>,
 }
 
@@ -77,6 +85,7 @@ impl EpollTransport {
             ready: VecDeque::new(),
             dead: Vec::new(),
             closing: VecDeque::new(),
+            files: Files::default(),
             waker,
             config,
         })
@@ -136,7 +145,7 @@ impl EpollTransport {
         for at in 0..self.reports.len() {
             let report = self.reports[at];
             let (index, generation) = ((report.u64 >> 32) as u32, report.u64 as u32);
-            if index == WAKER {
+            if index == WAKER || index == FILES {
                 continue;
             }
             if index >= LISTENERS_FROM {
@@ -197,6 +206,7 @@ impl EpollTransport {
     /// Whether there is something to do that no report will tell of.
     fn has_work(&self) -> bool {
         !self.dead.is_empty()
+            || self.files.has_ended()
             || (!self.ready.is_empty() && !self.free.is_empty())
             || self.listeners.iter().flatten().any(|listener| listener.ready)
     }
@@ -249,6 +259,7 @@ impl Transport for EpollTransport {
         if self.waker.take() {
             events.push(Event::Woken);
         }
+        self.files.tell(events);
         self.release_dead(events);
         let may_wait = events.len() == before && !self.has_work();
         let timeout_ns = match wait {
@@ -267,6 +278,7 @@ impl Transport for EpollTransport {
             self.expire(clock::monotonic_ns());
         }
         self.release_dead(events);
+        self.files.tell(events);
         if self.waker.take() {
             events.push(Event::Woken);
         }
@@ -348,6 +360,11 @@ impl Transport for EpollTransport {
             (Close::Flush, State::Open) => self.close_in_order(id.index, CloseReason::Local),
             _ => self.abort(id.index, CloseReason::Local),
         }
+    }
+
+    fn file(&mut self, token: u64, operation: FileOperation) {
+        let watch = |fd| watch(&self.epoll, fd, libc::EPOLLIN, ConnId { index: FILES, generation: 0 });
+        self.files.start(token, operation, watch);
     }
 
     #[inline]

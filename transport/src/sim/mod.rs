@@ -2,7 +2,8 @@
 //!
 //! One thread, no real time, no system call. With the same seed and the same calls, the same things happen. Bytes keep
 //! their order within a direction of a connection and arrive cut anywhere; everything else may be late, partial, out
-//! of order across connections, or reset, as [`Faults`] say.
+//! of order across connections, or reset, as [`Faults`] say. Files are on one [`Disk`], which outlives transports; a
+//! transport that is dropped is a process that ends, and leaves in any state what was under way.
 //!
 //! ```
 //! use fulmar_transport::sim::{Faults, Network};
@@ -36,11 +37,14 @@
 //! by then never will. It does not move the clock while a transport was woken or has left work for its next turn.
 
 mod client;
+mod disk;
+mod file;
 mod network;
 mod random;
 mod transport;
 
 pub use client::{SimClient, SimClientState};
+pub use disk::{BLOCK_BYTES, Disk, DiskFaults, SECTOR_BYTES};
 pub use network::{Faults, Network};
 pub use random::Random;
 pub use transport::SimTransport;

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::disk::Disk;
 use super::random::Random;
 use super::{SimClient, SimTransport};
 use crate::{Config, Waker};
@@ -80,10 +81,14 @@ impl Default for Faults {
     }
 }
 
-/// A virtual network with its clock. Clones are handles to the same one.
+/// What the disk's seed differs by from the network's, so that neither's faults decide about the other's.
+const DISK_SEED: u64 = 0x6469_736b;
+
+/// A virtual network with its clock and a disk. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Network {
     pub(super) net: Rc<RefCell<Net>>,
+    disk: Disk,
 }
 
 impl Network {
@@ -101,12 +106,17 @@ impl Network {
             next_serial: 0,
             next_port: 32_768,
         };
-        Network { net: Rc::new(RefCell::new(net)) }
+        Network { net: Rc::new(RefCell::new(net)), disk: Disk::new(seed ^ DISK_SEED) }
     }
 
     /// A transport on this network.
     pub fn transport(&self, config: Config) -> SimTransport {
         SimTransport::new(self.clone(), config)
+    }
+
+    /// The disk that all transports of this network have their files on.
+    pub fn disk(&self) -> Disk {
+        self.disk.clone()
     }
 
     /// A client's connection from 127.0.0.1, on its way.
@@ -212,6 +222,16 @@ pub(super) struct Member {
     pub(super) waker: Arc<SimWaker>,
     /// When it wants its next turn.
     pub(super) wake_ns: Option<u64>,
+    /// Operations on files whose time is over.
+    pub(super) files: VecDeque<usize>,
+    /// The transport is dropped.
+    pub(super) is_gone: bool,
+}
+
+impl Member {
+    pub(super) fn new(waker: Arc<SimWaker>) -> Self {
+        Member { waker, wake_ns: None, files: VecDeque::new(), is_gone: false }
+    }
 }
 
 #[derive(Default)]
@@ -239,6 +259,7 @@ enum Arrival {
     Credit { end: usize, bytes: usize },
     Finish { end: usize },
     Reset { end: usize, error: i32 },
+    File { member: usize, key: usize },
 }
 
 pub(super) struct Net {
@@ -314,6 +335,15 @@ impl Net {
         let end = &mut self.ends[from];
         end.last_arrival_ns += gap_ns;
         let time_ns = end.last_arrival_ns;
+        self.schedule(time_ns, arrival);
+    }
+
+    /// The disk needs so long for an operation of a transport.
+    pub(super) fn dispatch_file(&mut self, member: usize, key: usize, latency_ns: u64) {
+        self.schedule(self.now_ns + latency_ns, Arrival::File { member, key });
+    }
+
+    fn schedule(&mut self, time_ns: u64, arrival: Arrival) {
         let serial = self.next_serial;
         self.next_serial += 1;
         self.times.push(Reverse((time_ns, serial)));
@@ -342,6 +372,12 @@ impl Net {
             Arrival::Credit { end, bytes } => self.ends[end].credit += bytes,
             Arrival::Finish { end } => self.ends[end].finished = true,
             Arrival::Reset { end, error } => self.break_end(end, error),
+            Arrival::File { member, key } => {
+                let transport = &mut self.transports[member];
+                if !transport.is_gone {
+                    transport.files.push_back(key);
+                }
+            }
         }
     }
 

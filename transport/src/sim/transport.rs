@@ -9,10 +9,13 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::Network;
+use super::file::Files;
 use super::network::{Member, SimWaker, Stand};
 use crate::outbox::{Outbox, Pool};
 use crate::slots::Slots;
-use crate::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Transport, Wait, Waker};
+use crate::{
+    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
+};
 
 /// When the simulated clock shows 0, in milliseconds since 1970.
 const WALL_START_MS: u64 = 1_700_000_000_000;
@@ -53,6 +56,7 @@ pub struct SimTransport {
     pool: Pool,
     dirty: Vec<u32>,
     dead: VecDeque<u32>,
+    files: Files,
     waker: Arc<SimWaker>,
 }
 
@@ -61,10 +65,11 @@ impl SimTransport {
         let waker = Arc::new(SimWaker::default());
         let member = {
             let mut net = network.net.borrow_mut();
-            net.transports.push(Member { waker: waker.clone(), wake_ns: None });
+            net.transports.push(Member::new(waker.clone()));
             net.transports.len() - 1
         };
         SimTransport {
+            files: Files::new(network.disk()),
             network,
             member,
             conns: Slots::new(config.max_connections),
@@ -87,6 +92,25 @@ impl SimTransport {
     /// Connections that have not been told as closed.
     pub fn connections(&self) -> usize {
         self.used.len()
+    }
+
+    /// Operations on files that have not ended.
+    pub fn files_in_flight(&self) -> usize {
+        self.files.in_flight()
+    }
+
+    fn schedule_file(&mut self, started: Option<(usize, u64)>) {
+        if let Some((key, latency_ns)) = started {
+            self.network.net.borrow_mut().dispatch_file(self.member, key, latency_ns);
+        }
+    }
+
+    fn end_files(&mut self, events: &mut Vec<Event>) {
+        let ended = mem::take(&mut self.network.net.borrow_mut().transports[self.member].files);
+        for key in ended {
+            let next = self.files.end(key, events);
+            self.schedule_file(next);
+        }
     }
 
     fn add(&mut self, end: usize, state: State) -> Option<ConnId> {
@@ -300,6 +324,7 @@ impl Drop for SimTransport {
             }
         }
         net.transports[self.member].wake_ns = None;
+        net.transports[self.member].is_gone = true;
         self.waker.take();
     }
 }
@@ -333,6 +358,7 @@ impl Transport for SimTransport {
         if self.waker.take() {
             events.push(Event::Woken);
         }
+        self.end_files(events);
         self.release_dead(events);
         self.accept(events);
         let mut order = self.used.clone();
@@ -425,6 +451,11 @@ impl Transport for SimTransport {
             }
         }
         self.take_turn_soon();
+    }
+
+    fn file(&mut self, token: u64, operation: FileOperation) {
+        let started = self.files.start(token, operation);
+        self.schedule_file(started);
     }
 
     fn now_ns(&self) -> u64 {

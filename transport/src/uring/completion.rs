@@ -21,6 +21,7 @@ impl UringTransport {
             }
             Op::Accept => self.accepted(id.index, result, flags, events),
             Op::CancelAccept => {}
+            Op::File => self.file_ended(id.index, result),
             Op::Wake => {
                 if !cqueue::more(flags) {
                     self.watch_waker();

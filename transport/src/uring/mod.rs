@@ -10,6 +10,7 @@
 mod buffers;
 mod completion;
 mod conn;
+mod file;
 mod life;
 mod setup;
 
@@ -29,10 +30,14 @@ use crate::outbox::Pool;
 use crate::slots::Slots;
 use crate::socket::{self, RawAddr};
 use crate::waker::EventWaker;
-use crate::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Transport, Wait, Waker, clock};
+use crate::{
+    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
+    clock,
+};
 
 use buffers::Buffers;
 use conn::{Conn, State};
+use file::Files;
 pub use setup::UringRefused;
 
 /// Completions handled a turn at most.
@@ -53,6 +58,7 @@ enum Op {
     Accept,
     CancelAccept,
     Wake,
+    File,
 }
 
 fn user_data(op: Op, id: ConnId) -> u64 {
@@ -68,6 +74,7 @@ fn split_user_data(data: u64) -> (Op, ConnId) {
         5 => Op::Accept,
         6 => Op::CancelAccept,
         7 => Op::Wake,
+        8 => Op::File,
         op => panic!("a completion of unknown kind {op}"),
     };
     (op, ConnId { index: (data >> 32) as u32 & 0x00ff_ffff, generation: data as u32 })
@@ -110,6 +117,7 @@ pub struct UringTransport {
     /// Connections that close in order, and when that has to end.
     closing: VecDeque<(u64, ConnId)>,
     resting_listeners: u32,
+    files: Files,
     waker: Arc<EventWaker>,
 }
 
@@ -142,6 +150,7 @@ impl UringTransport {
             finished: Vec::new(),
             closing: VecDeque::new(),
             resting_listeners: 0,
+            files: Files::new(),
             waker,
             config,
         };
@@ -157,8 +166,8 @@ impl UringTransport {
     /// Queues an operation; it reaches the kernel in the next turn, or now if the queue is full.
     #[inline]
     fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: what an entry points to (an outbox's sending buffer, a boxed address) stays in place until the
-        // completion, which the connection's slot outlives.
+        // SAFETY: what an entry points to (an outbox's sending buffer, a boxed address, a file's buffer or path)
+        // stays in place until the completion, which the connection's slot or the operation's outlives.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             let made_room = self.enable().and_then(|()| self.ring.submit());
             if let Err(error) = made_room {
@@ -235,6 +244,7 @@ impl UringTransport {
         if !self.closing.is_empty() || self.resting_listeners > 0 {
             self.expire(clock::monotonic_ns());
         }
+        self.tell_files(events);
         self.release_finished(events);
         if self.waker.take() {
             events.push(Event::Woken);
@@ -272,6 +282,7 @@ fn tolerate(entered: io::Result<usize>) -> io::Result<()> {
 
 impl Drop for UringTransport {
     fn drop(&mut self) {
+        self.part_with_files();
         // The kernel must let go of the buffers before they are freed. A ring that is dropped by another thread than
         // its issuer refuses this; closing it cancels everything too, a moment later.
         if self.enabled {
@@ -338,6 +349,7 @@ impl Transport for UringTransport {
             events.push(Event::Woken);
         }
         self.hand_out_carried(events);
+        self.tell_files(events);
         self.release_finished(events);
         loop {
             let idle = events.len() == before && self.carried.is_empty();
@@ -432,6 +444,10 @@ impl Transport for UringTransport {
             (Close::Flush, State::Open) => self.close_in_order(id.index, CloseReason::Local),
             _ => self.abort(id.index, CloseReason::Local),
         }
+    }
+
+    fn file(&mut self, token: u64, operation: FileOperation) {
+        self.start_file(token, operation);
     }
 
     #[inline]

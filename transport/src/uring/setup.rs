@@ -97,6 +97,14 @@ pub(super) fn build(config: &Config) -> Result<IoUring, UringRefused> {
         ("SEND", opcode::Send::CODE),
         ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
         ("POLL_ADD", opcode::PollAdd::CODE),
+        ("OPENAT", opcode::OpenAt::CODE),
+        ("WRITE", opcode::Write::CODE),
+        ("READ", opcode::Read::CODE),
+        ("FSYNC", opcode::Fsync::CODE),
+        ("FALLOCATE", opcode::Fallocate::CODE),
+        ("CLOSE", opcode::Close::CODE),
+        ("UNLINKAT", opcode::UnlinkAt::CODE),
+        ("RENAMEAT", opcode::RenameAt::CODE),
     ];
     match needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
         Some((name, _)) => {

@@ -1,17 +1,19 @@
 //! The behaviour that all transports share, checked on each.
 
 mod cases;
+mod disk;
+mod files;
 mod real;
 mod simulated;
 mod world;
 
 /// Instantiates the cases for a world.
 macro_rules! cases {
-    ($world:ty: $($case:ident),* $(,)?) => {
+    ($world:ty, $from:ident: $($case:ident),* $(,)?) => {
         $(
             #[test]
             fn $case() {
-                <$world as $crate::world::World>::repeat($crate::cases::$case::<$world>);
+                <$world as $crate::world::World>::repeat($crate::$from::$case::<$world>);
             }
         )*
     };
@@ -20,7 +22,7 @@ macro_rules! cases {
 macro_rules! all_cases {
     ($name:ident, $world:ty) => {
         mod $name {
-            cases! { $world:
+            cases! { $world, cases:
                 echoes_what_arrives,
                 moves_much_both_ways_through_tiny_buffers,
                 drained_is_told_once_a_slow_reader_caught_up,
@@ -44,6 +46,17 @@ macro_rules! all_cases {
                 output_written_while_connecting_is_sent,
                 exhausted_buffers_come_back,
                 no_more_connections_than_allowed,
+            }
+            cases! { $world, files:
+                a_file_keeps_what_is_written,
+                what_is_not_there_is_told,
+                closing_waits_for_what_is_under_way,
+                many_operations_end_once_each,
+                names_change,
+                allocated_space_is_zeros,
+                past_the_page_cache_or_told_so,
+                an_end_ends_a_wait,
+                a_transport_may_go_with_operations_under_way,
             }
         }
     };

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +19,15 @@ use crate::world::{Side, World, connect, listen, pattern, until};
 pub struct RealWorld<T> {
     server: Side<T>,
     client: Side<T>,
+    directory: Option<PathBuf>,
+}
+
+impl<T> Drop for RealWorld<T> {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
 }
 
 pub type UringWorld = RealWorld<UringTransport>;
@@ -50,7 +60,8 @@ impl<T: Make> World for RealWorld<T> {
     type T = T;
 
     fn new(server: Config, client: Config) -> Option<Self> {
-        Some(RealWorld { server: Side::new(T::make(server)?), client: Side::new(T::make(client)?) })
+        let (server, client) = (Side::new(T::make(server)?), Side::new(T::make(client)?));
+        Some(RealWorld { server, client, directory: None })
     }
 
     fn sides(&mut self) -> (&mut Side<T>, &mut Side<T>) {
@@ -63,6 +74,18 @@ impl<T: Make> World for RealWorld<T> {
 
     fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    fn directory(&mut self) -> PathBuf {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let made = || {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("transport-{}-{number}", std::process::id());
+            let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+            std::fs::create_dir_all(&path).expect("a directory");
+            path
+        };
+        self.directory.get_or_insert_with(made).clone()
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
-use fulmar_transport::sim::{Faults, Network, SimClientState, SimTransport};
+use fulmar_transport::sim::{DiskFaults, Faults, Network, SimClientState, SimTransport};
 use fulmar_transport::{CloseReason, Config, Event, Transport, Wait};
 
 use crate::world::{Side, World, pattern};
@@ -29,6 +30,7 @@ impl World for SimWorld {
 
     fn new(server: Config, client: Config) -> Option<Self> {
         let network = Network::new(SEED.get(), Faults::default());
+        network.disk().set_faults(DiskFaults::default());
         let (server, client) = (Side::new(network.transport(server)), Side::new(network.transport(client)));
         Some(SimWorld { network, server, client })
     }
@@ -52,6 +54,11 @@ impl World for SimWorld {
 
     fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    fn directory(&mut self) -> PathBuf {
+        self.network.disk().make_directory(Path::new("/data"));
+        PathBuf::from("/data")
     }
 }
 

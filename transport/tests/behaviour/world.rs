@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fulmar_transport::{CloseReason, Config, ConnId, Event, ListenerId, Transport, Wait};
+use fulmar_transport::{CloseReason, Config, ConnId, Event, FileDone, ListenerId, Transport, Wait};
 
 /// Where a case runs: makes transports that can reach each other, and lets time pass.
 pub trait World: Sized {
@@ -20,6 +21,8 @@ pub trait World: Sized {
     }
     /// Where the server listens.
     fn address(&self) -> SocketAddr;
+    /// An empty directory of its own, the same each time.
+    fn directory(&mut self) -> PathBuf;
 }
 
 /// One transport and what it has told.
@@ -38,6 +41,9 @@ pub struct Side<T> {
     pub keep_buffers: bool,
     pub kept: Vec<fulmar_transport::RecvBuf>,
     pub echo: bool,
+    /// Operations on files that have ended, by their tokens.
+    pub files: HashMap<u64, FileDone>,
+    pub files_in_order: Vec<u64>,
 }
 
 impl<T: Transport> Side<T> {
@@ -55,6 +61,8 @@ impl<T: Transport> Side<T> {
             keep_buffers: false,
             kept: Vec::new(),
             echo: false,
+            files: HashMap::new(),
+            files_in_order: Vec::new(),
         }
     }
 
@@ -86,6 +94,10 @@ impl<T: Transport> Side<T> {
                 }
                 Event::Drained { conn } => *self.drained.entry(conn).or_default() += 1,
                 Event::Closed { conn, reason } => self.closed.entry(conn).or_default().push(reason),
+                Event::File(done) => {
+                    self.files_in_order.push(done.token);
+                    assert!(self.files.insert(done.token, done).is_none(), "an operation ended twice");
+                }
                 Event::Woken => self.woken += 1,
             }
         }

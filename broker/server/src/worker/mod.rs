@@ -243,7 +243,7 @@ impl<T: Transport> Worker<T> {
             Event::Accepted { conn, peer, local, .. } => self.accepted(conn, peer, local),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             // Nothing here connects; a wake-up is seen by the caller.
-            Event::Connected { .. } | Event::Woken => {}
+            Event::Connected { .. } | Event::File(_) | Event::Woken => {}
         }
     }
 

@@ -17,6 +17,7 @@ mod policy_model;
 mod queries;
 mod queues;
 mod selectors;
+mod stored;
 mod transaction_chaos;
 mod transactions;
 mod watchers;

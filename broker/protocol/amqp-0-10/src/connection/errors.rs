@@ -100,7 +100,9 @@ impl From<Refusal> for Fault {
             Refusal::InvalidArgument { .. } | Refusal::DefaultExchange => ErrorCode::InvalidArgument,
             // As the peer says it.
             Refusal::InvalidBinding { .. } => ErrorCode::InternalError,
-            Refusal::LimitExceeded(_) | Refusal::QueueFull(_) => ErrorCode::ResourceLimitExceeded,
+            Refusal::LimitExceeded(_) | Refusal::QueueFull(_) | Refusal::NotStored(_) => {
+                ErrorCode::ResourceLimitExceeded
+            }
             Refusal::Dtx { fault, .. } => dtx::fault_code(fault),
             _ => ErrorCode::InternalError,
         };

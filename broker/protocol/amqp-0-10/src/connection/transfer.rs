@@ -2,7 +2,7 @@
 
 use fulmar_core::message::MessageHeader;
 use fulmar_core::shard::Published;
-use fulmar_core::{MessageId, Shard};
+use fulmar_core::{MessageId, Refusal, Shard};
 
 use super::Env;
 use super::command::{Current, is_explicit};
@@ -275,10 +275,11 @@ impl Session {
         Ok(Flow::Done)
     }
 
-    /// The end of a publish whose queues live on other shards.
+    /// The end of a publish whose queues live on other shards, or that had to be stored.
     pub fn confirmed(&mut self, env: &mut Env<'_>, sequence: u64, accepted: bool) -> Result<Flow, Fault> {
         if !accepted {
-            return Err(over_limit());
+            let failure = env.shard.journal_failure().cloned();
+            return Err(failure.map_or_else(over_limit, |reason| Refusal::NotStored(reason).into()));
         }
         let explicit = match self.unaccepted.front() {
             Some(&first) if first == sequence => self.unaccepted.pop_front().is_some(),

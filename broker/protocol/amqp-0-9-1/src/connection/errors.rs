@@ -89,7 +89,7 @@ impl Exception {
             }
             Refusal::LimitExceeded(text) => Self::precondition(text.clone()),
             Refusal::QueueFull(name) => Self::precondition(format!("{} is full", queue(name))),
-            Refusal::Dtx { .. } => Self::precondition(refusal.to_string()),
+            Refusal::NotStored(_) | Refusal::Dtx { .. } => Self::precondition(refusal.to_string()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use fulmar_core::message::MessageHeader;
 use fulmar_core::shard::Published;
-use fulmar_core::{Encoding, MessageId, Shard, Value};
+use fulmar_core::{Encoding, MessageId, Refusal, Shard, Value};
 
 use super::Env;
 use super::channel::{Channel, Flow, Mode};
@@ -214,10 +214,13 @@ impl Channel {
             Mode::Tx(_) => return self.publish_in_tx(env, message, mandatory),
         };
         let vhost = env.link.vhost;
-        let published = env
-            .shard
-            .publish(self.session, vhost, message, mandatory, sequence)
-            .map_err(|refusal| Exception::refused(&refusal, &env.link.vhost_name, None))?;
+        let published = match env.shard.publish(self.session, vhost, message, mandatory, sequence) {
+            // Who asked for confirms learns it that way.
+            Err(Refusal::NotStored(_)) if sequence.is_some() => Published::Rejected,
+            published => {
+                published.map_err(|refusal| Exception::refused(&refusal, &env.link.vhost_name, None))?
+            }
+        };
         let accepted = match published {
             Published::Confirmed => true,
             Published::Rejected => false,
