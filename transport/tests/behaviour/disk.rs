@@ -86,7 +86,8 @@ impl Process {
 /// What is in a block of the file, sector by sector.
 fn sectors(disk: &Disk, block: u64) -> Vec<u8> {
     let mut bytes = [255; BLOCK_BYTES];
-    let read = disk.read_at(Path::new(FILE), block * BLOCK_BYTES as u64, &mut bytes).expect("there");
+    let file = disk.open(Path::new(FILE)).expect("there");
+    let read = file.read_at(block * BLOCK_BYTES as u64, &mut bytes).expect("read");
     assert!(read == BLOCK_BYTES || read == 0);
     if read == 0 {
         return vec![255];
@@ -204,7 +205,7 @@ fn names_last_when_their_directory_was_synced() {
         let mut process = Process::start(&network);
         process.write(0, 1, true).result.expect("written and synced");
         if seed % 2 == 0 {
-            made.insert(process.power_cut().file_bytes(Path::new(FILE)).is_ok());
+            made.insert(process.power_cut().open(Path::new(FILE)).is_ok());
             continue;
         }
         process.sync_name();
@@ -213,7 +214,7 @@ fn names_last_when_their_directory_was_synced() {
         let names = disk.list(Path::new("/data")).expect("the directory");
         assert_eq!(names.len(), 1, "renaming is done as a whole");
         renamed.insert(names[0].ends_with("other"));
-        assert_eq!(disk.file_bytes(&names[0]).expect("it"), BLOCK_BYTES as u64);
+        assert_eq!(disk.open(&names[0]).expect("it").file_bytes(), BLOCK_BYTES as u64);
     }
     assert_eq!((made.len(), renamed.len()), (2, 2), "kept and lost, old and new");
 }
@@ -276,28 +277,37 @@ fn the_side_that_blocks_sees_the_same_files() {
     let (old, new) = (Path::new("/data/a/old"), Path::new("/data/a/new"));
     assert!(disk.list(Path::new("/data")).is_err());
     disk.make_directory(Path::new("/data/a"));
-    disk.write_at(old, 10, b"some text").expect("room");
-    disk.sync(old).expect("there");
+    let file = disk.open_or_make(old).expect("made");
+    file.write_at(10, b"some text").expect("room");
+    file.sync().expect("synced");
     disk.rename(old, new).expect("there");
-    disk.sync_directory(Path::new("/data/a"));
-    disk.set_file_bytes(new, 14).expect("there");
-    disk.sync(new).expect("there");
+    disk.sync_directory(Path::new("/data/a")).expect("there");
+    file.set_file_bytes(14).expect("room");
+    file.sync().expect("synced");
+    drop(file);
     disk.power_cut();
     assert_eq!(disk.list(Path::new("/data")).expect("there"), [Path::new("/data/a")]);
     assert_eq!(disk.list(Path::new("/data/a")).expect("there"), [new]);
-    assert_eq!(disk.file_bytes(new).expect("there"), 14);
+    let file = disk.open(new).expect("there");
+    assert_eq!(file.file_bytes(), 14);
     let mut text = [1; 20];
-    assert_eq!(disk.read_at(new, 8, &mut text).expect("there"), 6);
+    assert_eq!(file.read_at(8, &mut text).expect("read"), 6);
     assert_eq!(&text[..6], b"\0\0some");
-    disk.set_file_bytes(new, 100).expect("there");
-    assert_eq!(disk.read_at(new, 10, &mut text).expect("there"), 20);
+    file.set_file_bytes(100).expect("room");
+    assert_eq!(file.read_at(10, &mut text).expect("read"), 20);
     assert_eq!(&text, b"some\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "what was cut off does not come back");
     disk.flip(new, 10, 1).expect("there");
-    assert_eq!(disk.read_at(new, 10, &mut text[..1]).expect("there"), 1);
+    assert_eq!(file.read_at(10, &mut text[..1]).expect("read"), 1);
     assert_eq!(text[0], b's' ^ 1);
-    disk.set_unreadable(new, true);
-    assert_eq!(disk.read_at(new, 0, &mut text).expect_err("unreadable").raw_os_error(), Some(libc::EIO));
+    disk.fail_after(Some(1));
+    assert!(file.sync().is_ok());
+    assert_eq!(file.write_at(0, b"x").expect_err("it fails").raw_os_error(), Some(libc::EIO));
+    assert_eq!(disk.remove(new).expect_err("it fails").raw_os_error(), Some(libc::EIO));
+    disk.fail_after(None);
     disk.remove(new).expect("there");
-    assert!(disk.remove(new).is_err() && disk.file_bytes(new).is_err());
+    assert!(disk.remove(new).is_err() && disk.open(new).is_err());
+    drop(file);
     assert_eq!(disk.used_bytes(), 0);
+    disk.remove_directory(Path::new("/data/a")).expect("empty");
+    assert!(disk.list(Path::new("/data/a")).is_err());
 }

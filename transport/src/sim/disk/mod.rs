@@ -8,12 +8,12 @@
 //! 3. A sync covers the writes that had ended when it began. One that fails covers nothing, and what it should have
 //!    covered no later one does either, unless it is written again.
 //! 4. What goes wrong is decided by the seed ([`DiskFaults`]), on the side of transports alone; the side that blocks,
-//!    for whoever looks before the transports are there or after they are gone, fails only where it was told to.
+//!    for whoever looks before the transports are there or after they are gone, fails only when it was told to.
 
 mod blocks;
 mod names;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,8 @@ pub(super) struct State {
     next_inode: Inode,
     /// How many writes have ended.
     writes: u64,
-    unreadable: BTreeSet<PathBuf>,
+    /// Operations of the side that blocks until it fails.
+    fuse: Option<u64>,
 }
 
 fn error(number: i32) -> io::Error {
@@ -107,7 +108,7 @@ impl Disk {
             names: Names::default(),
             next_inode: 1,
             writes: 0,
-            unreadable: BTreeSet::new(),
+            fuse: None,
         };
         Disk { state: Arc::new(Mutex::new(state)) }
     }
@@ -148,64 +149,73 @@ impl Disk {
         self.lock().names.make_directory(path);
     }
 
-    /// How long a file is, in bytes.
+    /// Removes a directory.
     ///
     /// # Errors
-    /// There is no such file.
-    pub fn file_bytes(&self, path: &Path) -> io::Result<u64> {
-        let state = self.lock();
-        Ok(state.files[&state.inode(path)?].len())
-    }
-
-    /// Reads as much of a file as there is room for, or to its end; gives how many bytes.
-    ///
-    /// # Errors
-    /// There is no such file, or it was made unreadable.
-    pub fn read_at(&self, path: &Path, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let state = self.lock();
-        if state.unreadable.contains(path) {
-            return Err(error(libc::EIO));
+    /// There is no such directory, or something stands in it.
+    pub fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        self.step()?;
+        if !self.list(path)?.is_empty() {
+            return Err(error(libc::ENOTEMPTY));
         }
-        Ok(state.files[&state.inode(path)?].read(offset, into))
+        self.lock().names.remove_directory(path);
+        Ok(())
     }
 
-    /// Writes to a file, making it if it is not there. Nothing is synced.
+    /// Opens a file that is there.
     ///
     /// # Errors
-    /// The disk is full.
-    pub fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// There is no such file.
+    pub fn open(&self, path: &Path) -> io::Result<SimFile> {
+        self.step()?;
         let mut state = self.lock();
+        let inode = state.inode(path)?;
+        Ok(self.opened(&mut state, inode))
+    }
+
+    /// Opens a file, making it if it is not there.
+    ///
+    /// # Errors
+    /// There is no such directory.
+    pub fn open_or_make(&self, path: &Path) -> io::Result<SimFile> {
+        self.step()?;
+        let mut state = self.lock();
+        state.check_directory(path)?;
         let inode = state.inode_or_new(path);
-        state.room_for(inode, offset + bytes.len() as u64)?;
-        state.write_blocks(inode, offset, bytes);
-        Ok(())
+        Ok(self.opened(&mut state, inode))
     }
 
-    /// Makes a file so long.
-    ///
-    /// # Errors
-    /// There is no such file.
-    pub fn set_file_bytes(&self, path: &Path, bytes: u64) -> io::Result<()> {
-        let mut state = self.lock();
-        let inode = state.inode(path)?;
-        state.files.get_mut(&inode).expect("a name of a file").set_len(bytes);
-        Ok(())
+    fn opened(&self, state: &mut State, inode: Inode) -> SimFile {
+        state.file(inode).opened += 1;
+        SimFile { disk: self.clone(), inode }
     }
 
-    /// Syncs a file.
-    ///
-    /// # Errors
-    /// There is no such file.
-    pub fn sync(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.lock();
-        let inode = state.inode(path)?;
-        state.sync_now(inode);
-        Ok(())
+    /// The side that blocks fails (`EIO`) after so many operations more, and goes on failing: whoever uses it is
+    /// interrupted at any moment.
+    pub fn fail_after(&self, operations: Option<u64>) {
+        self.lock().fuse = operations;
+    }
+
+    fn step(&self) -> io::Result<()> {
+        match &mut self.lock().fuse {
+            Some(0) => Err(error(libc::EIO)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Syncs what is called how in a directory.
-    pub fn sync_directory(&self, directory: &Path) {
+    ///
+    /// # Errors
+    /// There is no such directory.
+    pub fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.step()?;
+        self.list(directory)?;
         self.lock().names.sync(directory);
+        Ok(())
     }
 
     /// Removes a name.
@@ -213,6 +223,7 @@ impl Disk {
     /// # Errors
     /// There is no such file.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
+        self.step()?;
         self.lock().remove(path)
     }
 
@@ -221,6 +232,7 @@ impl Disk {
     /// # Errors
     /// There is no such file.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step()?;
         self.lock().rename(from, to)
     }
 
@@ -239,16 +251,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Reads of a file through [`Disk::read_at`] fail from now on, or no longer.
-    pub fn set_unreadable(&self, path: &Path, unreadable: bool) {
-        let mut state = self.lock();
-        if unreadable {
-            state.unreadable.insert(path.to_owned());
-        } else {
-            state.unreadable.remove(path);
-        }
-    }
-
     /// Bytes that files take.
     pub fn used_bytes(&self) -> u64 {
         self.lock().used_bytes()
@@ -263,6 +265,70 @@ impl Disk {
     /// Blocks that a power cut may change.
     pub fn unsynced_blocks(&self) -> usize {
         self.lock().files.values().map(Blocks::unsynced).sum()
+    }
+}
+
+/// An open file, for whoever blocks.
+pub struct SimFile {
+    disk: Disk,
+    inode: Inode,
+}
+
+impl SimFile {
+    /// How long it is, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.disk.lock().file(self.inode).len()
+    }
+
+    /// Reads as much as there is room for, or to its end; gives how many bytes.
+    ///
+    /// # Errors
+    /// The side that blocks was made to fail.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.disk.step()?;
+        Ok(self.disk.lock().file(self.inode).read(offset, into))
+    }
+
+    /// Writes. Nothing is synced.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.step()?;
+        let mut state = self.disk.lock();
+        state.room_for(self.inode, offset + bytes.len() as u64)?;
+        state.write_blocks(self.inode, offset, bytes);
+        Ok(())
+    }
+
+    /// Makes it so long.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub fn set_file_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.disk.step()?;
+        let mut state = self.disk.lock();
+        state.room_for(self.inode, bytes)?;
+        state.file(self.inode).set_len(bytes);
+        Ok(())
+    }
+
+    /// What was written is on the disk at the end.
+    ///
+    /// # Errors
+    /// The side that blocks was made to fail.
+    pub fn sync(&self) -> io::Result<()> {
+        self.disk.step()?;
+        let mut state = self.disk.lock();
+        let writes = state.writes;
+        state.file(self.inode).sync(writes);
+        Ok(())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.lock().close(self.inode);
     }
 }
 
@@ -285,10 +351,7 @@ impl State {
         if direct && !self.faults.has_direct {
             return Err(error(libc::EINVAL));
         }
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if self.names.list(parent).is_none() {
-            return Err(error(libc::ENOENT));
-        }
+        self.check_directory(path)?;
         let inode = if write { self.inode_or_new(path) } else { self.inode(path)? };
         self.file(inode).opened += 1;
         Ok(inode)
@@ -391,6 +454,12 @@ impl State {
         self.files.get_mut(&inode).expect("a file that is open or has a name")
     }
 
+    /// Whether there is a directory that such a file could stand in.
+    fn check_directory(&self, path: &Path) -> io::Result<()> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.names.list(parent).map(drop).ok_or_else(|| error(libc::ENOENT))
+    }
+
     fn inode(&self, path: &Path) -> io::Result<Inode> {
         self.names.get(path).ok_or_else(|| error(libc::ENOENT))
     }
@@ -434,11 +503,6 @@ impl State {
         };
         self.write_blocks(inode, offset, &bytes[..len]);
         len == bytes.len()
-    }
-
-    fn sync_now(&mut self, inode: Inode) {
-        let writes = self.writes;
-        self.file(inode).sync(writes);
     }
 
     /// Forgets files that nobody can come by any more.

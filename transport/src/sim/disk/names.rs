@@ -86,6 +86,10 @@ impl Names {
         self.directories.extend(path.ancestors().map(Path::to_owned));
     }
 
+    pub(super) fn remove_directory(&mut self, path: &Path) {
+        self.directories.remove(path);
+    }
+
     pub(super) fn link(&mut self, path: &Path, inode: Inode) {
         self.change(|| Change::Link(path.to_owned(), inode));
     }
