@@ -8,13 +8,15 @@
 //! 2. A record says what has happened, so that its fate does not depend on anything that was not recorded.
 //! 3. Appending never waits. What a journal cannot take it refuses beforehand ([`Journal::admit`]).
 
+mod recovered;
 mod transaction;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub(crate) use recovered::{Fate, FoundBranch, FoundPart, FoundPublish};
+pub use recovered::{FoundTransactions, RecoveredTransactions};
 use serde::{Deserialize, Serialize};
-
 pub use transaction::{Decision, PreparedBranch, PreparedPublish, PreparedSettlement, Step, TransactionKey};
 
 use crate::message::Encoding;

@@ -546,6 +546,11 @@ impl MessageStore {
         entry.position = position;
     }
 
+    /// Nobody needs the record of a message that was not read, and that counts for so many bytes.
+    pub(crate) fn retire_unread(&mut self, position: Position, bytes: usize) {
+        self.retired.push((position, bytes));
+    }
+
     /// A record that nobody needs any more, and the bytes of the message in it.
     pub(crate) fn pop_retired(&mut self) -> Option<(Position, usize)> {
         self.retired.pop()

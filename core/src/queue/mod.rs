@@ -275,6 +275,11 @@ impl Queue {
         tag
     }
 
+    /// A message in a client's hands.
+    pub(crate) fn handed_out(&self, tag: u64) -> Option<&Item> {
+        self.unsettled.get(tag)
+    }
+
     /// Takes a message out of a client's hands. The flag: a consumer can take messages again.
     #[inline]
     pub(crate) fn take_back(&mut self, tag: u64) -> Option<(Item, bool)> {

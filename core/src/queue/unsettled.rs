@@ -117,6 +117,13 @@ impl UnsettledTable {
         u64::from(slot.generation) << 32 | u64::from(index) | mark
     }
 
+    /// The message that a tag names; `None` if it has been settled.
+    pub(crate) fn get(&self, tag: u64) -> Option<&Item> {
+        let (index, generation) = (tag as u32, ((tag & !FETCHED) >> 32) as u32);
+        let slot = self.slots.get(index as usize).filter(|slot| slot.generation == generation)?;
+        slot.held.as_ref().map(|held| &held.item)
+    }
+
     /// Takes the message that a tag names; `None` if it has been settled.
     #[inline]
     pub(crate) fn remove(&mut self, tag: u64) -> Option<Unsettled> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::keeping::Passage;
 use super::moving::Taking;
-use super::transaction::{BranchLetter, RemotePart, TransactionId, Verdict};
+use super::transaction::{BranchLetter, PartDone, RemotePart, Verdict};
 use super::{Settlement, ShardConfig};
+use crate::journal::TransactionKey;
 use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
 use crate::queue::Consumer;
@@ -207,7 +208,7 @@ pub(super) enum Letter {
     Part(Box<RemotePart>),
     /// What becomes of a part that it has prepared.
     Verdict {
-        transaction: TransactionId,
+        transaction: TransactionKey,
         verdict: Verdict,
     },
 
@@ -256,8 +257,8 @@ pub(super) enum Letter {
     },
     /// The sender has done what it had to do for a transaction of the receiver's, or says why it cannot.
     PartDone {
-        transaction: TransactionId,
-        refusal: Option<Box<Refusal>>,
+        transaction: TransactionKey,
+        done: PartDone,
     },
     /// Emptied buffers of the receiver's pool.
     Buffers([Vec<u8>; BUFFER_BATCH]),

@@ -64,10 +64,10 @@ use remote::ConfirmRun;
 use sessions::{Connection, Session};
 use stored::Line;
 use table::Table;
-use transaction::{Branches, Parts, Round};
+use transaction::{Branches, Parts, Records, Round};
 
 use crate::hash::Map;
-use crate::journal::{Joined, Journal, Position, Reason};
+use crate::journal::{Joined, Journal, Position, Reason, TransactionKey};
 use crate::mesh::{Lane, MeshEnd};
 use crate::message::MessageStore;
 use crate::queue::ConsumerKey;
@@ -295,7 +295,9 @@ pub struct Shard {
     trash: Vec<Trash>,
     attic: Attic,
     /// Transactions that this shard carries out.
-    rounds: Table<Round>,
+    rounds: Map<TransactionKey, Round>,
+    /// What of them is written down.
+    records: Records,
     /// What it has to do for transactions.
     parts: Parts,
     /// Used on the control shard alone.
@@ -379,7 +381,8 @@ impl Shard {
             kept: Map::default(),
             trash: Vec::new(),
             attic: Attic::default(),
-            rounds: Table::new(),
+            rounds: Map::default(),
+            records: Records::default(),
             parts: Parts::default(),
             branches: Branches::default(),
             waiting_bytes: 0,
@@ -446,6 +449,7 @@ impl Shard {
         worked |= self.bury_dead();
         worked |= self.observe_thinned();
         worked |= self.empty_trash();
+        worked |= self.refuse_late();
         self.tell_pressure();
         worked
     }
@@ -496,6 +500,7 @@ impl Shard {
             || !self.moving.is_empty()
             || !self.trash.is_empty()
             || !self.orphans.is_empty()
+            || self.waits_in_vain()
             || self.more_data
     }
 

@@ -12,10 +12,12 @@ impl Shard {
 
     /// After a restart: a message stands in a durable queue at home here. After the topology; fastest in order of place,
     /// queue by queue. `false`: no such queue is at home here.
-    pub fn restore_place(&mut self, _found: &StoredPlace) -> bool {
-        false
+    pub fn restore_place(&mut self, found: &StoredPlace) -> bool {
+        self.set_aside(found)
     }
 
     /// After a restart: everything is restored. Before anybody is served.
-    pub fn end_restore(&mut self) {}
+    pub fn end_restore(&mut self) {
+        self.end_restore_of_transactions();
+    }
 }

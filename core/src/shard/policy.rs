@@ -170,6 +170,13 @@ impl Shard {
         Ok(())
     }
 
+    /// Keeps room in a queue at home here for a message that it has agreed to take before.
+    pub(super) fn keep_room(&mut self, id: QueueId, message: MessageId) {
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let bytes = counted_bytes(queue, self.store.get(message));
+        queue.keep_room(bytes);
+    }
+
     /// Gives up the room that a queue keeps for a message, which comes now or never.
     pub(super) fn give_up_room(&mut self, id: QueueId, message: MessageId) {
         let Some(queue) = self.queues.get_mut(id) else { return };

@@ -284,8 +284,25 @@ impl Shard {
         Taken::Later(Waits { is_stopped: false, is_recorded: true })
     }
 
-    /// Appends a message to a queue at home here that has agreed to take it. Takes the message over.
-    pub(super) fn enqueue_promised(&mut self, id: QueueId, message: MessageId) {
+    /// Appends a message to queues at home here that have agreed to take it. Takes the message over.
+    pub(super) fn enqueue_all_promised(&mut self, targets: &[QueueId], message: MessageId) {
+        let is_joining = self.is_joining(targets, message);
+        let (message, before) = match is_joining {
+            true => self.begin_joining(message),
+            false => (message, None),
+        };
+        for (place, &queue) in targets.iter().enumerate() {
+            if place + 1 < targets.len() {
+                self.store.retain(message);
+            }
+            self.enqueue_promised(queue, message);
+        }
+        if is_joining {
+            self.end_joining(before);
+        }
+    }
+
+    fn enqueue_promised(&mut self, id: QueueId, message: MessageId) {
         match self.queues.get_mut(id) {
             Some(queue) if !queue.takes_all() => {
                 self.enqueued += 1;
@@ -297,6 +314,11 @@ impl Shard {
         }
     }
 
+    /// Whether what happens to a message is to be one record.
+    fn is_joining(&self, targets: &[QueueId], message: MessageId) -> bool {
+        self.journal.is_some() && targets.len() > 1 && self.store.get(message).is_persistent()
+    }
+
     /// Appends a message to several queues at home here. Takes the message over. `confirm` is whose confirm has to wait
     /// if one of the queues has stopped its publishers.
     pub(super) fn enqueue_all(
@@ -305,8 +327,7 @@ impl Shard {
         message: MessageId,
         confirm: Option<(SessionId, u64)>,
     ) -> Outcome {
-        let is_joining =
-            self.journal.is_some() && targets.len() > 1 && self.store.get(message).is_persistent();
+        let is_joining = self.is_joining(targets, message);
         let (message, before) = match is_joining {
             true => self.begin_joining(message),
             false => (message, None),

@@ -143,7 +143,7 @@ impl Shard {
                     self.routed_by_keeper(session, sequence, missing, accepted);
                 }
                 Letter::Credit { connection, bytes } => self.credit_account(connection, bytes),
-                Letter::PartDone { transaction, refusal } => self.part_done(transaction, refusal),
+                Letter::PartDone { transaction, done } => self.part_done(from, transaction, done),
                 Letter::Buffers(buffers) => {
                     buffers.into_iter().for_each(|buffer| self.store.take_back(buffer));
                 }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::envelope::Ask;
 use super::handover::is_handover;
 use super::sessions::OpenConfirm;
+use super::transaction::Awaiting;
 use super::{Published, Shard};
 use crate::journal::{Journal, Position, Reason, Record, StoreKey};
 use crate::message::Message;
@@ -26,6 +27,8 @@ pub(super) enum Waiter {
     /// A session anywhere that wants messages of a queue here, when it is written down that those below a place may be in
     /// clients' hands.
     Ask { session: SessionId, ask: Box<Ask>, below: u64 },
+    /// The next step of a transaction.
+    Transaction(Awaiting),
 }
 
 struct Waiting {
@@ -168,6 +171,7 @@ impl Shard {
                     }
                     self.ask_again(session, *ask);
                 }
+                Waiter::Transaction(awaiting) => self.go_on_with_transaction(awaiting, None),
             }
         }
     }
@@ -186,8 +190,26 @@ impl Shard {
                     self.confirm_withheld(vec![slot]);
                 }
                 Waiter::Ask { session, ask, .. } => self.ask_again(session, *ask),
+                Waiter::Transaction(awaiting) => {
+                    let refusal = self.failure.clone().map(Refusal::NotStored);
+                    self.go_on_with_transaction(awaiting, refusal);
+                }
             }
         }
+    }
+
+    /// Whether somebody began to wait after the journal failed: what was agreed on before has to be carried out.
+    pub(super) fn waits_in_vain(&self) -> bool {
+        self.failure.is_some() && !self.line.waiting.is_empty()
+    }
+
+    /// Tells those who began to wait when nothing is stored any more. Whether there were any.
+    pub(super) fn refuse_late(&mut self) -> bool {
+        let is_late = self.waits_in_vain();
+        if is_late {
+            self.refuse_waiting();
+        }
+        is_late
     }
 
     /// Has somebody wait until everything is stored that has been written down.

@@ -417,7 +417,7 @@ fn what_waits_for_commits_is_bounded() {
 /// No shard keeps anything of a transaction that has ended, nor a message.
 pub(super) fn assert_nothing_is_left(broker: &Broker) {
     for shard in &broker.shards {
-        assert!(shard.parts.is_empty() && shard.rounds.len() == 0 && shard.waiting_bytes == 0);
+        assert!(shard.parts.is_empty() && shard.rounds.is_empty() && shard.waiting_bytes == 0);
         assert_eq!(shard.stats().messages, 0);
     }
 }

@@ -4,14 +4,16 @@
 //!    rolled back when none does; their work lies here by then.
 //! 2. It fails if a session says so, or goes, or if a queue refuses its part. It is over if it is not prepared in time.
 //!    In both cases its work is undone at once, and it stays known until somebody asks for its end.
-//! 3. A prepared branch stays until it is committed or rolled back, whoever comes and goes. A journal that restores one
-//!    after a restart enters it here as prepared.
+//! 3. A prepared branch stays until it is committed or rolled back, whoever comes and goes. So does one that an operator
+//!    has completed, until it is forgotten. A restart brings both back here.
 
 use slab::Slab;
 
 use super::super::envelope::Letter;
-use super::{Ended, Goal, Progress, Publish, Settling, Then, TransactionId, Verdict, Work, waiting_bytes};
+use super::round::Stage;
+use super::{Ended, Goal, Progress, Publish, Settling, Then, Verdict, Work, waiting_bytes};
 use crate::hash::Map;
+use crate::journal::{FoundBranch, TransactionKey};
 use crate::mesh::Lane;
 use crate::message::Message;
 use crate::queue::NEVER_NS;
@@ -39,9 +41,11 @@ enum State {
     /// Shards are at work on its end.
     Ending,
     /// It can be committed, whatever comes.
-    Prepared(TransactionId),
+    Prepared(TransactionKey),
     /// An operator has completed it; its transaction manager has to be told.
     Resolved { committed: bool },
+    /// The same, and it is being written down that it is forgotten.
+    Forgetting { committed: bool },
 }
 
 /// What is being done to a branch.
@@ -63,6 +67,8 @@ struct Branch {
     work: Work,
     timeout_s: u32,
     deadline_ns: u64,
+    /// As what it is written down.
+    record: Option<TransactionKey>,
 }
 
 /// All branches.
@@ -96,6 +102,38 @@ impl Branches {
     /// Whether a timer for a branch still counts.
     pub(in crate::shard) fn awaits(&self, slot: u32, deadline_ns: u64) -> bool {
         self.branches.get(slot as usize).is_some_and(|branch| branch.deadline_ns == deadline_ns)
+    }
+
+    /// A branch that a restart has found: prepared, or completed by an operator. Where it is.
+    pub(super) fn restore(
+        &mut self,
+        vhost: VhostId,
+        found: &FoundBranch,
+        record: TransactionKey,
+        completed: Option<bool>,
+    ) -> usize {
+        let state = match completed {
+            Some(committed) => State::Resolved { committed },
+            None => State::Prepared(record),
+        };
+        let slot = self.branches.insert(Branch {
+            vhost,
+            xid: found.xid.clone(),
+            state,
+            sessions: Vec::new(),
+            work: Work::default(),
+            timeout_s: found.timeout_s,
+            deadline_ns: NEVER_NS,
+            record: Some(record),
+        });
+        self.by_xid.insert((vhost, found.xid.clone()), slot);
+        slot
+    }
+
+    /// What is written down of a branch.
+    pub(super) fn about(&self, slot: usize) -> (VhostId, Xid, u32) {
+        let Branch { vhost, ref xid, timeout_s, .. } = self.branches[slot];
+        (vhost, xid.clone(), timeout_s)
     }
 
     pub(in crate::shard) fn len(&self) -> usize {
@@ -174,7 +212,7 @@ impl Shard {
             DtxCommand::Commit { one_phase } => self.commit_branch(session, vhost, &xid, one_phase),
             DtxCommand::Rollback => self.rollback_branch(session, vhost, &xid),
             DtxCommand::Resolve { commit } => self.resolve_branch(session, vhost, &xid, commit),
-            DtxCommand::Forget => self.forget_branch(vhost, &xid).map(Some),
+            DtxCommand::Forget => self.forget_branch(session, vhost, &xid),
             DtxCommand::Timeout => self.branch_timeout(vhost, &xid).map(Some),
             DtxCommand::SetTimeout(seconds) => self.set_branch_timeout(vhost, &xid, seconds).map(Some),
         };
@@ -232,11 +270,11 @@ impl Shard {
         slot: usize,
         session: SessionId,
         ending: Ending,
-        transaction: TransactionId,
+        transaction: TransactionKey,
         ended: Ended,
     ) {
-        let status = self.branch_ended(slot, ending, transaction, ended);
-        self.answer_for_branch(session, Ok(Reply::Dtx(status)));
+        let result = self.branch_ended(slot, ending, transaction, ended);
+        self.answer_for_branch(session, result.map(Reply::Dtx));
     }
 
     fn start_branch(
@@ -284,6 +322,7 @@ impl Shard {
             work: Work::default(),
             timeout_s: 0,
             deadline_ns: NEVER_NS,
+            record: None,
         });
         self.branches.by_xid.insert((vhost, xid.clone()), slot);
         self.set_branch_timer(slot, 0);
@@ -330,10 +369,10 @@ impl Shard {
             _ if !branch.sessions.is_empty() => Err(IN_USE.into()),
             // Stays until it is rolled back.
             State::Failed => Ok(Some(Reply::Dtx(DtxStatus::RolledBack))),
-            State::Active => Ok(self.finish_branch(slot, session, Ending::Prepare)),
+            State::Active => self.finish_branch(slot, session, Ending::Prepare),
             State::Prepared(_) => Err(IS_PREPARED.into()),
             State::Ending => Err(IS_ENDING.into()),
-            State::Resolved { committed } => Ok(Some(heuristic(committed))),
+            State::Resolved { committed } | State::Forgetting { committed } => Ok(Some(heuristic(committed))),
         }
     }
 
@@ -351,9 +390,9 @@ impl Shard {
             State::Failed => Ok(Some(Reply::Dtx(self.end_lost(slot)))),
             State::Active if !one_phase => Err(NOT_PREPARED.into()),
             State::Prepared(_) if one_phase => Err(IS_PREPARED.into()),
-            State::Active | State::Prepared(_) => Ok(self.finish_branch(slot, session, Ending::Commit)),
+            State::Active | State::Prepared(_) => self.finish_branch(slot, session, Ending::Commit),
             State::Ending => Err(IS_ENDING.into()),
-            State::Resolved { committed } => Ok(Some(heuristic(committed))),
+            State::Resolved { committed } | State::Forgetting { committed } => Ok(Some(heuristic(committed))),
         }
     }
 
@@ -371,9 +410,9 @@ impl Shard {
                 self.end_lost(slot);
                 Ok(Some(Reply::Dtx(DtxStatus::Ok)))
             }
-            State::Active | State::Prepared(_) => Ok(self.finish_branch(slot, session, Ending::Rollback)),
+            State::Active | State::Prepared(_) => self.finish_branch(slot, session, Ending::Rollback),
             State::Ending => Err(IS_ENDING.into()),
-            State::Resolved { committed } => Ok(Some(heuristic(committed))),
+            State::Resolved { committed } | State::Forgetting { committed } => Ok(Some(heuristic(committed))),
         }
     }
 
@@ -386,21 +425,45 @@ impl Shard {
     ) -> Result<Option<Reply>, Fault> {
         let (slot, branch) = self.branches.find(vhost, xid).ok_or(DtxFault::Unknown)?;
         match branch.state {
-            State::Prepared(_) => Ok(self.finish_branch(slot, session, Ending::Resolve { commit })),
+            State::Prepared(_) => self.finish_branch(slot, session, Ending::Resolve { commit }),
             _ => Err(DtxFault::IllegalState("is not prepared").into()),
         }
     }
 
-    fn forget_branch(&mut self, vhost: VhostId, xid: &Xid) -> Result<Reply, Fault> {
+    fn forget_branch(
+        &mut self,
+        session: SessionId,
+        vhost: VhostId,
+        xid: &Xid,
+    ) -> Result<Option<Reply>, Fault> {
         let (slot, branch) = self.branches.find(vhost, xid).ok_or(DtxFault::Unknown)?;
-        match branch.state {
-            State::Resolved { .. } => {
+        match (branch.state, branch.record) {
+            (State::Resolved { committed }, Some(record)) => {
+                branch.state = State::Forgetting { committed };
+                self.write_forgotten(record, slot, session);
+                Ok(None)
+            }
+            (State::Resolved { .. }, None) => {
                 self.branches.remove(slot);
-                Ok(Reply::Done)
+                Ok(Some(Reply::Done))
             }
             _ if !branch.sessions.is_empty() => Err(IN_USE.into()),
             _ => Err(NOT_HEURISTIC.into()),
         }
+    }
+
+    /// It is written down that a branch is forgotten, or cannot be.
+    pub(super) fn branch_forgotten(&mut self, slot: usize, session: SessionId, refusal: Option<Refusal>) {
+        let Some(refusal) = refusal else {
+            self.branches.remove(slot);
+            return self.answer_for_branch(session, Ok(Reply::Done));
+        };
+        if let Some(branch) = self.branches.branches.get_mut(slot)
+            && let State::Forgetting { committed } = branch.state
+        {
+            branch.state = State::Resolved { committed };
+        }
+        self.answer_for_branch(session, Err(refusal));
     }
 
     fn branch_timeout(&mut self, vhost: VhostId, xid: &Xid) -> Result<Reply, Fault> {
@@ -433,8 +496,13 @@ impl Shard {
     }
 
     /// Has every shard do its part of a branch's end.
-    fn finish_branch(&mut self, slot: usize, session: SessionId, ending: Ending) -> Option<Reply> {
-        let branch = self.branches.branches.get_mut(slot)?;
+    fn finish_branch(
+        &mut self,
+        slot: usize,
+        session: SessionId,
+        ending: Ending,
+    ) -> Result<Option<Reply>, Fault> {
+        let Some(branch) = self.branches.branches.get_mut(slot) else { return Ok(None) };
         let before = std::mem::replace(&mut branch.state, State::Ending);
         branch.deadline_ns = NEVER_NS;
         let work = std::mem::take(&mut branch.work);
@@ -449,8 +517,11 @@ impl Shard {
             _ => self.carry_out(work, Goal::Undo, then),
         };
         match progress {
-            Progress::Ended(ended) => Some(Reply::Dtx(self.branch_ended(slot, ending, transaction, ended))),
-            Progress::Waiting => None,
+            Progress::Ended(ended) => match self.branch_ended(slot, ending, transaction, ended) {
+                Ok(status) => Ok(Some(Reply::Dtx(status))),
+                Err(refusal) => Err(Fault::Other(refusal)),
+            },
+            Progress::Waiting => Ok(None),
         }
     }
 
@@ -459,20 +530,27 @@ impl Shard {
         &mut self,
         slot: usize,
         ending: Ending,
-        transaction: TransactionId,
+        transaction: TransactionKey,
         ended: Ended,
-    ) -> DtxStatus {
+    ) -> Result<DtxStatus, Refusal> {
         // Whoever published them may have gone.
-        let is_done =
-            ended.map(|unroutable| unroutable.into_iter().for_each(|id| self.store.release(id))).is_ok();
-        let Some(branch) = self.branches.branches.get_mut(slot) else { return DtxStatus::Ok };
+        let ended = ended.map(|unroutable| unroutable.into_iter().for_each(|id| self.store.release(id)));
+        let prepared = self.rounds.get(&transaction).filter(|round| round.stage == Stage::Prepared);
+        let record = prepared.is_some_and(|round| round.is_noted).then_some(transaction);
+        let is_prepared = prepared.is_some();
+        let Some(branch) = self.branches.branches.get_mut(slot) else { return Ok(DtxStatus::Ok) };
         match ending {
-            Ending::Prepare if is_done => branch.state = State::Prepared(transaction),
+            // It is now, or could not be ended.
+            _ if is_prepared => (branch.state, branch.record) = (State::Prepared(transaction), record),
             Ending::Prepare => branch.state = State::Failed,
             Ending::Resolve { commit } => branch.state = State::Resolved { committed: commit },
             Ending::Commit | Ending::Rollback => drop(self.branches.remove(slot)),
         }
-        if is_done { DtxStatus::Ok } else { DtxStatus::RolledBack }
+        match ended {
+            Ok(()) => Ok(DtxStatus::Ok),
+            Err(refusal @ Refusal::NotStored(_)) => Err(refusal),
+            Err(_) => Ok(DtxStatus::RolledBack),
+        }
     }
 
     /// Undoes what a branch has so far; from now on it can only be rolled back.

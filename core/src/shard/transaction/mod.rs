@@ -6,6 +6,8 @@
 //! 3. `part`: what a home does of it.
 //! 4. `association`: a session's work for branches of distributed transactions, on the session's shard.
 //! 5. `branches`: the branches, on the control shard, which carries them out.
+//! 6. `records`: what the journals have to have stored before a transaction goes on.
+//! 7. `restore`: what a restart makes of that.
 //!
 //! A transaction is all or nothing for whoever looks after its end. While it ends, one queue may show it a turn before
 //! another does. A queue that goes takes its part along, as it takes what was delivered to it.
@@ -13,12 +15,15 @@
 mod association;
 mod branches;
 mod part;
+mod records;
+mod restore;
 mod round;
 
 pub(super) use association::Associations;
 pub(super) use branches::{BranchLetter, Branches};
-pub(super) use part::{Order, Parts, RemotePart, Verdict};
-pub(super) use round::{Round, TransactionId};
+pub(super) use part::{Order, PartDone, Parts, RemotePart, Verdict};
+pub(super) use records::{Awaiting, Records};
+pub(super) use round::Round;
 
 use round::{Ended, Goal, Progress, Then};
 
