@@ -3,16 +3,17 @@
 //! 1. The control shard numbers each list of changes; every shard applies the lists in that order and reports the last
 //!    number it has applied.
 //! 2. An answer leaves the control shard when every shard has applied all that was decided before it, also by others:
-//!    whoever sees the answer can rely on it anywhere.
+//!    whoever sees the answer can rely on it anywhere. What is durable is stored then (`durable`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
+use super::durable::Unstored;
 use super::envelope::{Letter, PlanRequest, Planned};
 use crate::mesh::Lane;
-use crate::topology::{Asker, Change};
-use crate::{ConnectionId, Name, QueueId, Refusal, Request, SessionId, ShardId};
+use crate::topology::{Asker, Change, Plan};
+use crate::{ConnectionId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId};
 
 /// The control shard's bookkeeping.
 pub(super) struct Control {
@@ -20,13 +21,23 @@ pub(super) struct Control {
     version: u64,
     /// The last one that each shard has applied.
     applied: Vec<u64>,
-    /// Answers and the version that they wait for, in order.
-    waiting: VecDeque<(u64, Waiting)>,
+    /// Answers, in order.
+    waiting: VecDeque<Waiting>,
+    /// What is not stored yet.
+    pub(super) unstored: Unstored,
 }
 
-enum Waiting {
+/// An answer, and what it waits for.
+struct Waiting {
+    version: u64,
+    /// It is no good if that is not stored.
+    is_durable: bool,
+    answer: Answer,
+}
+
+enum Answer {
     Planned(SessionId, Result<Option<QueueId>, Refusal>),
-    Forgotten(QueueId),
+    Forgotten { queue: QueueId, is_stored: bool },
 }
 
 /// What became of a request to change the topology.
@@ -38,11 +49,25 @@ pub(super) enum Planning {
 
 impl Control {
     pub(super) fn new(shards: u8) -> Self {
-        Control { version: 0, applied: vec![0; usize::from(shards)], waiting: VecDeque::new() }
+        Control {
+            version: 0,
+            applied: vec![0; usize::from(shards)],
+            waiting: VecDeque::new(),
+            unstored: Unstored::default(),
+        }
     }
 
-    fn is_everywhere(&self, version: u64) -> bool {
-        self.applied.iter().all(|&applied| applied >= version)
+    /// Whether every shard has applied a version, and what is durable of it is stored or will not be.
+    fn is_done(&self, version: u64) -> bool {
+        self.unstored.is_stored(version) && self.applied.iter().all(|&applied| applied >= version)
+    }
+
+    fn is_all_done(&self) -> bool {
+        self.is_done(self.version)
+    }
+
+    fn wait(&mut self, is_durable: bool, answer: Answer) {
+        self.waiting.push_back(Waiting { version: self.version, is_durable, answer });
     }
 }
 
@@ -55,17 +80,18 @@ impl Shard {
             Request::DeclareQueue { name, .. } if name.is_empty() => self.random.queue_name(),
             _ => Name::default(),
         };
-        let result = match self.topology.plan(request, &asker, &generated) {
-            Ok(plan) => {
-                self.commit(plan.changes);
-                Ok(plan.queue)
+        let (result, is_durable) = match self.plan_storable(request, &asker, &generated) {
+            Ok(Plan { changes, queue }) => {
+                let is_pending =
+                    changes.is_empty() && self.control.unstored.is_asked_by(request, &self.topology);
+                (Ok(queue), self.commit(changes) || is_pending)
             }
-            Err(refusal) => Err(refusal),
+            Err(refusal) => (Err(refusal), false),
         };
-        if self.control.is_everywhere(self.control.version) {
+        if self.control.is_all_done() {
             return Planning::Done(result);
         }
-        self.control.waiting.push_back((self.control.version, Waiting::Planned(session, result)));
+        self.control.wait(is_durable, Answer::Planned(session, result));
         Planning::Waiting
     }
 
@@ -89,25 +115,44 @@ impl Shard {
     /// home will be told.
     pub(super) fn forget_queue(&mut self, queue: QueueId) -> bool {
         let plan = self.topology.plan_queue_end(queue);
-        self.commit(plan.changes);
-        if self.control.is_everywhere(self.control.version) {
+        let is_durable = self.commit(plan.changes);
+        if self.control.is_all_done() {
             return true;
         }
-        self.control.waiting.push_back((self.control.version, Waiting::Forgotten(queue)));
+        self.control.wait(is_durable, Answer::Forgotten { queue, is_stored: true });
         false
     }
 
     /// Control shard: another shard has applied everything up to a version.
     pub(super) fn applied_by(&mut self, shard: ShardId, version: u64) {
         self.control.applied[shard.index()] = version;
-        while let Some((version, _)) = self.control.waiting.front() {
-            if !self.control.is_everywhere(*version) {
+        self.answer_done();
+    }
+
+    /// Control shard: gives the answers whose time has come.
+    pub(super) fn answer_done(&mut self) {
+        while let Some(waiting) = self.control.waiting.front() {
+            if !self.control.is_done(waiting.version) {
                 break;
             }
-            match self.control.waiting.pop_front() {
-                Some((_, Waiting::Planned(session, result))) => self.send_planned(session, result),
-                Some((_, Waiting::Forgotten(queue))) => self.tell_forgotten(queue),
-                None => break,
+            let Some(Waiting { answer, .. }) = self.control.waiting.pop_front() else { break };
+            match answer {
+                Answer::Planned(session, result) => self.send_planned(session, result),
+                Answer::Forgotten { queue, is_stored } => self.tell_forgotten(queue, is_stored),
+            }
+        }
+    }
+
+    /// Control shard: what is durable of the changes that answers wait for will not be stored.
+    pub(super) fn refuse_unstored(&mut self, refusal: &Refusal) {
+        let unstored = &self.control.unstored;
+        for waiting in &mut self.control.waiting {
+            if !waiting.is_durable || unstored.is_stored(waiting.version) {
+                continue;
+            }
+            match &mut waiting.answer {
+                Answer::Planned(_, result) => *result = Err(refusal.clone()),
+                Answer::Forgotten { is_stored, .. } => *is_stored = false,
             }
         }
     }
@@ -163,12 +208,16 @@ impl Shard {
 
     /// Every shard has forgotten a queue that ended here: whoever asked for its end is answered, then its consumers are
     /// told. A client that is both would otherwise take the cancellation for the end and close its channel.
-    pub(super) fn forgotten(&mut self, queue: QueueId) {
+    pub(super) fn forgotten(&mut self, queue: QueueId, is_stored: bool) {
         let (done, left) = std::mem::take(&mut self.ending).into_iter().partition(|(id, ..)| *id == queue);
         self.ending = left;
         let done: Vec<_> = done;
         for (_, session, reply) in done {
-            self.answer(session, Ok(reply));
+            let result = match reply {
+                Reply::Messages(_) if !is_stored => Err(self.not_stored("a restart brings the queue back")),
+                reply => Ok(reply),
+            };
+            self.answer(session, result);
         }
         let (done, left) = std::mem::take(&mut self.cancelled).into_iter().partition(|(id, _)| *id == queue);
         self.cancelled = left;
@@ -178,29 +227,31 @@ impl Shard {
         }
     }
 
-    pub(super) fn tell_forgotten(&mut self, queue: QueueId) {
+    pub(super) fn tell_forgotten(&mut self, queue: QueueId, is_stored: bool) {
         if queue.home == self.config.id {
-            self.forgotten(queue);
+            self.forgotten(queue, is_stored);
         } else {
-            self.send(queue.home, Lane::Control, Letter::Forgotten(queue));
+            self.send(queue.home, Lane::Control, Letter::Forgotten { queue, is_stored });
         }
     }
 
-    pub(super) fn commit(&mut self, changes: Vec<Change>) {
+    /// Has every shard apply changes. Whether some of them are written down, and not stored yet.
+    pub(super) fn commit(&mut self, changes: Vec<Change>) -> bool {
         if changes.is_empty() {
-            return;
+            return false;
         }
         self.control.version += 1;
         let version = self.control.version;
         (self.applied_version, self.acknowledged_version) = (version, version);
-        self.record_changes(&changes);
+        let is_recorded = self.record_changes(version, &changes);
         self.apply(&changes);
         self.control.applied[ShardId::CONTROL.index()] = version;
         let changes: Arc<[Change]> = Arc::from(changes);
         for shard in self.config.others() {
             let changes = changes.clone();
-            self.send(shard, Lane::Control, Letter::Changes { version, changes });
+            self.send(shard, Lane::Control, Letter::Changes { version, changes, is_recorded });
         }
+        is_recorded
     }
 
     fn send_planned(&mut self, session: SessionId, result: Result<Option<QueueId>, Refusal>) {

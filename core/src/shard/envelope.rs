@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::durable::TopologyLost;
 use super::keeping::Passage;
 use super::moving::Taking;
 use super::transaction::{BranchLetter, PartDone, RemotePart, Verdict};
@@ -269,15 +270,24 @@ pub(super) enum Letter {
     QueueEnded(QueueId),
     /// A queue at home on the sender belongs to nobody any more.
     QueueReleased(QueueId),
+    /// `is_recorded`: some of them are written down.
     Changes {
         version: u64,
         changes: Arc<[Change]>,
+        is_recorded: bool,
     },
+    /// All that is to be stored of the topology up to this version has been.
+    TopologyStored(u64),
+    /// The control shard's journal has failed.
+    TopologyLost(Box<TopologyLost>),
     /// Everything up to this version has been applied by the sender.
     Applied(u64),
     Planned(Box<Planned>),
-    /// Every shard has forgotten the queue that ended at the receiver.
-    Forgotten(QueueId),
+    /// Every shard has forgotten the queue that ended at the receiver; a restart does too, if that `is_stored`.
+    Forgotten {
+        queue: QueueId,
+        is_stored: bool,
+    },
     /// The sender holds as many messages as it may, or no longer does.
     Pressure(bool),
     /// Of a branch of a distributed transaction.

@@ -115,7 +115,9 @@ impl Shard {
                 Some(Ok(Reply::Acquired { queue, tags }))
             }
             Ask::Delete { queue, name, if_unused, if_empty } => {
-                match self.check_deletable(queue, name, if_unused, if_empty) {
+                let checked = self.check_deletable(queue, name, if_unused, if_empty);
+                let stored = self.check_deletion_stored(queue);
+                match checked.and_then(|messages| stored.map(|()| messages)) {
                     Ok(messages) => {
                         let ended = self.end_queue(queue);
                         self.reply_when_ended(session, queue, ended, Reply::Messages(messages))

@@ -6,6 +6,8 @@
 //! 2. A binding made while there is a last message gets it, if it matches; no other does again.
 //! 3. Only the exchange that a message is addressed to looks, not those that it comes to by way of others.
 //!
+//! After a restart a durable exchange goes on with larger numbers; its last message is forgotten.
+//!
 //! A session's request to another shard may overtake what it published to such an exchange and has no confirm for yet.
 
 use super::envelope::Letter;
@@ -24,6 +26,9 @@ const SEQUENCE: &str = "qpid.msg_sequence";
 
 const NS_PER_MS: u64 = 1_000_000;
 
+/// How many bits of a number count the messages of one run. Above them are the runs before.
+const NUMBER_BITS: u32 = 40;
+
 /// What is missing of a confirm while the exchange's home has not told how many shards will answer.
 const UNTOLD: u32 = 1 << 31;
 
@@ -33,6 +38,14 @@ pub(super) struct Kept {
     /// The last message's number.
     sequence: i64,
     last: Option<Last>,
+}
+
+impl Kept {
+    /// Of an exchange that was there in runs before this one. Each run has numbers of its own, since nobody writes down how
+    /// far the one before has come.
+    pub(super) fn of_later_run(run: u32) -> Self {
+        Kept { sequence: i64::from(run.saturating_sub(1)) << NUMBER_BITS, last: None }
+    }
 }
 
 /// The last message that came.

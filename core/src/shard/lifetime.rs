@@ -7,7 +7,7 @@ use crate::request::Lifetime;
 use crate::topology::Change;
 use crate::{QueueId, ShardId};
 
-const NS_PER_MS: u64 = 1_000_000;
+pub(super) const NS_PER_MS: u64 = 1_000_000;
 
 impl Shard {
     /// The connection that a queue belonged to has gone. The queue goes with it, or becomes anybody's.

@@ -5,7 +5,7 @@
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
 //! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `moving` (messages taken out
 //! of queues), `keeping` (exchanges that keep something), `deadletter`, `requests` (what sessions ask), `control` (changes
-//! to the topology), `transaction`,
+//! to the topology), `durable` (what is written down of them), `transaction`,
 //! `recording` (what is written down of messages), `handover` (messages that go from queue to queue), `stored` (what
 //! waits for the journal), `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
 //! to connections).
@@ -49,6 +49,7 @@ use attic::Attic;
 pub use attic::Resumable;
 use control::Control;
 use deadletter::Dead;
+use durable::TopologyLost;
 use envelope::{Bereft, Letter, Query};
 pub use envelope::{Envelope, mesh_for};
 use handover::Handovers;
@@ -311,6 +312,10 @@ pub struct Shard {
     stored: Position,
     /// The version of the topology that is on the control shard's.
     stored_version: u64,
+    /// The last version that some of is written down there: what is written down here now depends on it.
+    recorded_version: u64,
+    /// What the control shard's journal did not store when it failed.
+    lost: Option<Box<TopologyLost>>,
     /// Why nothing is stored any more.
     failure: Option<Reason>,
     /// Whether what is written down now is complete by itself.
@@ -390,7 +395,9 @@ impl Shard {
             stats: Stats::default(),
             journal: None,
             stored: Position::NONE,
-            stored_version: u64::MAX,
+            stored_version: 0,
+            recorded_version: 0,
+            lost: None,
             failure: None,
             joined: Joined::No,
             joining: None,

@@ -99,17 +99,22 @@ impl Shard {
             Letter::Plan(asked) => self.plan_remote(&asked),
             Letter::QueueEnded(queue) => {
                 if self.forget_queue(queue) {
-                    self.tell_forgotten(queue);
+                    self.tell_forgotten(queue, true);
                 }
             }
             Letter::QueueReleased(queue) => self.plan_release(queue),
-            Letter::Changes { version, changes } => {
+            Letter::Changes { version, changes, is_recorded } => {
                 self.apply(&changes);
                 self.applied_version = version;
+                if is_recorded {
+                    self.recorded_version = version;
+                }
             }
+            Letter::TopologyStored(version) => self.topology_stored(version),
+            Letter::TopologyLost(lost) => self.topology_lost(&lost),
             Letter::Applied(version) => self.applied_by(from, version),
             Letter::Planned(planned) => self.planned(planned.session, planned.result),
-            Letter::Forgotten(queue) => self.forgotten(queue),
+            Letter::Forgotten { queue, is_stored } => self.forgotten(queue, is_stored),
             Letter::Pressure(high) => self.pressed[from.index()] = high,
             Letter::Branch(letter) => self.receive_branch_letter(*letter),
             _ => unreachable!("this does not travel in the control lane"),

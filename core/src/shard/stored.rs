@@ -63,6 +63,15 @@ impl Line {
         self.is_last_of_turn = true;
     }
 
+    /// Takes the first ones out.
+    fn split_off_front(&mut self, count: usize) -> Line {
+        let back = self.waiting.split_off(count);
+        let waiting = std::mem::replace(&mut self.waiting, back);
+        let asks = waiting.iter().filter(|waiting| matches!(waiting.waiter, Waiter::Ask { .. })).count();
+        self.asks -= asks;
+        Line { waiting, is_last_of_turn: false, asks }
+    }
+
     fn pop(&mut self, is_ready: impl FnOnce(&Waiting) -> bool) -> Option<Waiter> {
         if !is_ready(self.waiting.front()?) {
             return None;
@@ -106,11 +115,13 @@ impl Shard {
     pub fn stored(&mut self, position: Position) {
         debug_assert!(position >= self.stored, "what is stored stays stored");
         self.stored = position;
+        self.note_stored_changes();
         self.tell_stored();
     }
 
     /// The journal stores nothing any more. Once.
     pub fn journal_failed(&mut self, reason: Reason) {
+        self.lose_changes(&reason);
         self.failure = Some(reason);
         self.queues.iter_mut().for_each(|queue| queue.stop_recording());
         self.refuse_waiting();
@@ -178,7 +189,16 @@ impl Shard {
 
     /// Tells those who wait that what they wait for will not be.
     pub(super) fn refuse_waiting(&mut self) {
-        while let Some(waiter) = self.line.pop(|_| true) {
+        self.refuse_waiting_from(0);
+    }
+
+    /// The same for those who wait for a version of the topology, or a later one.
+    pub(super) fn refuse_waiting_from(&mut self, version: u64) {
+        // Versions only grow from the front to the back.
+        let at = self.line.waiting.partition_point(|waiting| waiting.version < version);
+        let mut refused = std::mem::take(&mut self.line);
+        self.line = refused.split_off_front(at);
+        while let Some(waiter) = refused.pop(|_| true) {
             match waiter {
                 // What goes on to other queues has not arrived, and a restart will find it where it was.
                 Waiter::Confirms { session, .. } if is_handover(session) => {}
@@ -215,7 +235,7 @@ impl Shard {
     /// Has somebody wait until everything is stored that has been written down.
     pub(super) fn await_stored(&mut self, waiter: Waiter) {
         let end = self.journal.as_ref().map_or(Position::NONE, |journal| journal.end());
-        self.line.push(end, self.applied_version, waiter);
+        self.line.push(end, self.recorded_version, waiter);
     }
 
     /// The confirms of so many publishes of a session here, which were written down just now, wait until that is stored.
@@ -263,6 +283,7 @@ impl Shard {
         if !queues.iter().any(is_stored) {
             return Ok(());
         }
+        self.check_not_lost(queues)?;
         match &self.failure {
             Some(reason) => Err(Refusal::NotStored(reason.clone())),
             None => journal.admit(bytes).map_err(Refusal::NotStored),

@@ -122,6 +122,11 @@ pub struct File {
 pub struct TestJournal(Rc<RefCell<File>>);
 
 impl TestJournal {
+    /// An empty one of a broker that has run so many times.
+    pub fn of_run(run: u32) -> Self {
+        TestJournal(Rc::new(RefCell::new(File { run, ..File::default() })))
+    }
+
     /// The file.
     pub fn file(&self) -> Ref<'_, File> {
         self.0.borrow()

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{BindingEntry, Change, ExchangeEntry, PREDECLARED, QueueEntry, Topology};
 use crate::journal::StoreKey;
 use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
-use crate::{Name, QueueId, Refusal, ShardId, Table, VhostId};
+use crate::{Name, QueueId, Refusal, Request, ShardId, Table, VhostId};
 
 /// A [`Change`] as it is recorded. A field that a record does not have is as in [`Default`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,15 +38,6 @@ pub enum StoredChange {
         vhost: Name,
         /// Its name.
         name: Name,
-    },
-    /// An exchange that numbers messages has used no number from here on.
-    NumbersReserved {
-        /// Its virtual host.
-        vhost: Name,
-        /// Its name.
-        exchange: Name,
-        /// The first number that it has not used.
-        below: i64,
     },
     /// A queue appears.
     QueueDeclared {
@@ -77,6 +68,40 @@ pub enum StoredChange {
     Bound(StoredBinding),
     /// A binding goes.
     Unbound(StoredBinding),
+}
+
+impl StoredChange {
+    /// Whether there is more after it than before.
+    pub(crate) fn takes_room(&self) -> bool {
+        use StoredChange::{Bound, ExchangeDeclared, QueueDeclared, QueueRedirected};
+        matches!(self, Bound(_) | ExchangeDeclared { .. } | QueueDeclared { .. } | QueueRedirected { .. })
+    }
+
+    /// Whether a request asks for this change.
+    pub(crate) fn is_asked_by(&self, request: &Request, topology: &Topology) -> bool {
+        let is_at = |id: &VhostId, vhost: &Name| topology.vhost_name(*id) == vhost;
+        match (self, request) {
+            (
+                Self::ExchangeDeclared { vhost, name, .. },
+                Request::DeclareExchange { vhost: at, name: asked, .. },
+            )
+            | (
+                Self::ExchangeDeleted { vhost, name },
+                Request::DeleteExchange { vhost: at, name: asked, .. },
+            )
+            | (
+                Self::QueueDeclared { vhost, name, .. },
+                Request::DeclareQueue { vhost: at, name: asked, .. },
+            ) => is_at(at, vhost) && name == asked,
+            (Self::Bound(binding), Request::Bind { vhost, source, destination, kind, key, .. })
+            | (Self::Unbound(binding), Request::Unbind { vhost, source, destination, kind, key, .. }) => {
+                is_at(vhost, &binding.vhost)
+                    && (source, destination, kind) == (&binding.source, &binding.destination, &binding.kind)
+                    && (*key == binding.key || binding.rules == Rules::Amqp010)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A [`BindingEntry`] as it is recorded.
@@ -195,7 +220,6 @@ impl Topology {
                 self.skip_store_keys(*below);
                 return Ok(None);
             }
-            StoredChange::NumbersReserved { .. } => return Ok(None),
             StoredChange::ExchangeDeclared { vhost, name, options } => {
                 let vhost = self.known_vhost(vhost)?;
                 let entry = ExchangeEntry { vhost, name: name.clone(), options: options.clone() };

@@ -6,6 +6,7 @@ mod browse;
 mod chaos;
 mod credit;
 mod deadletters;
+mod durable;
 mod flow;
 mod groups;
 mod keeping;
@@ -30,6 +31,7 @@ use crate::mesh::Wake;
 use crate::message::{MessageHead, MessageHeader};
 use crate::request::{ConsumerOptions, DestinationKind, ExchangeOptions, Got, QueueOptions, Request};
 use crate::test_support::Plain;
+use crate::test_support::journal::TestJournal;
 use crate::{Table, Value};
 
 const VHOST: VhostId = VhostId(0);
@@ -80,6 +82,8 @@ struct Broker {
     /// By owner.
     received: Vec<VecDeque<Received>>,
     told: Vec<VecDeque<Told>>,
+    /// They store what is appended while somebody waits for an answer.
+    journals: Vec<TestJournal>,
 }
 
 impl Broker {
@@ -105,6 +109,7 @@ impl Broker {
             clock: Clock { monotonic_ns: 1_000 * MS, wall_ms: 1_700_000_000_000 },
             received: Vec::new(),
             told: Vec::new(),
+            journals: Vec::new(),
         };
         broker.tell_time();
         broker
@@ -184,6 +189,9 @@ impl Broker {
             (0..self.shards.len()).for_each(|index| {
                 self.turn(index);
             });
+            for (shard, journal) in self.shards.iter_mut().zip(&self.journals) {
+                journal.store_all(shard);
+            }
             let told = &mut self.told[client.owner as usize];
             if let Some(at) = told.iter().position(|told| matches!(told, Told::Reply(_))) {
                 let Some(Told::Reply(result)) = told.remove(at) else { unreachable!() };

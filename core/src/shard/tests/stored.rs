@@ -24,6 +24,7 @@ impl Durable {
         for (shard, journal) in broker.shards.iter_mut().zip(&journals) {
             journal.give_to(shard);
         }
+        broker.journals.clone_from(&journals);
         Durable { broker, journals }
     }
 
