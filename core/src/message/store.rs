@@ -420,10 +420,11 @@ impl MessageStore {
     #[inline]
     pub(crate) fn release_many(&mut self, id: MessageId, references: u32) {
         if self.drop_references(id, references) {
-            let message = &mut self.entries[id.slot as usize].message;
+            let entry = &mut self.entries[id.slot as usize];
+            let (message, is_recorded) = (&mut entry.message, entry.position.is_some());
             let capacity = message.bytes.capacity();
             self.held_bytes -= capacity as u64;
-            if message.origin == self.shard && self.pool.keep(capacity) {
+            if message.origin == self.shard && !is_recorded && self.pool.keep(capacity) {
                 message.bytes.clear();
             } else {
                 self.part_with_buffer(id);
@@ -431,10 +432,15 @@ impl MessageStore {
         }
     }
 
-    /// The buffer of a free slot cannot stay there: it belongs to another shard's pool, or there are enough.
-    #[cold]
+    /// The buffer of a free slot cannot stay there: it belongs to another shard's pool, or there are enough. Or else the
+    /// message was written down.
+    #[inline(never)]
     fn part_with_buffer(&mut self, id: MessageId) {
+        self.retire(id);
         let message = &mut self.entries[id.slot as usize].message;
+        if message.origin == self.shard && self.pool.keep(message.bytes.capacity()) {
+            return message.bytes.clear();
+        }
         let buffer = std::mem::take(&mut message.bytes);
         if message.origin != self.shard {
             self.foreign.push((message.origin, buffer));
@@ -468,6 +474,9 @@ impl MessageStore {
             return copy;
         }
         self.drop_references(id, messages.into());
+        if self.entries[id.slot as usize].position.is_some() {
+            self.retire(id);
+        }
         let message = &mut self.entries[id.slot as usize].message;
         let bytes = std::mem::take(&mut message.bytes);
         self.held_bytes -= bytes.capacity() as u64;
@@ -607,17 +616,17 @@ impl MessageStore {
         entry.next_free = self.free;
         self.free = id.slot;
         self.live -= 1;
-        if entry.position.is_some() {
-            self.retire(id);
-        }
         true
     }
 
-    /// The last reference to a message that was written down has gone.
+    /// The last reference to a message has gone. If it was written down nobody needs the record.
+    #[cold]
     fn retire(&mut self, id: MessageId) {
         let entry = &mut self.entries[id.slot as usize];
-        let position = std::mem::replace(&mut entry.position, Position::NONE);
-        self.retired.push((position, entry.message.all_bytes()));
+        if entry.position.is_some() {
+            let position = std::mem::replace(&mut entry.position, Position::NONE);
+            self.retired.push((position, entry.message.all_bytes()));
+        }
     }
 
     /// Moves a message to a larger buffer.

@@ -53,7 +53,7 @@ impl Shard {
         let origin = if has_somewhere_to_go(&queue.options, reason) {
             self.origin_of(queue, &item)
         } else {
-            self.departures.note(queue, &item);
+            self.departures.note_recorded(queue, item);
             None
         };
         let message = match goes_by_alternate(&queue.options, reason) {

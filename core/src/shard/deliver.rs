@@ -57,7 +57,7 @@ impl Shard {
             Settlement::Accept => {
                 self.stats.settled += 1;
                 note_gone(queue, &item, &mut self.thinned);
-                self.departures.note(queue.entry(), &item);
+                self.departures.note(queue, &item);
                 self.store.release(item.message);
                 if able {
                     self.schedule(id);
@@ -246,7 +246,7 @@ impl Shard {
             bytes += (item.messages() * self.store.get(message).total_bytes()) as u64;
             let mut tag = 0;
             if no_ack {
-                self.departures.note(queue.entry(), &item);
+                self.departures.note(queue, &item);
             } else {
                 self.store.retain(message);
                 tag = queue.hand_out(item, Some(key));
@@ -290,7 +290,7 @@ impl Shard {
             let most = u16::try_from(budget - count).unwrap_or(u16::MAX);
             let Some(item) = queue.pop_batch(most) else { break };
             let messages = u16::from(item.followers) + 1;
-            self.departures.note(queue.entry(), &item);
+            self.departures.note(queue, &item);
             bytes += (item.messages() * self.store.get(item.message).total_bytes()) as u64;
             let message = self.store.extract_batch(item.message, messages);
             let redelivered = item.redelivered;
@@ -348,7 +348,7 @@ impl Shard {
         let tag = if no_ack { 0 } else { queue.hand_out(item, Some(key)) };
         if no_ack {
             note_gone(queue, &item, &mut self.thinned);
-            self.departures.note(queue.entry(), &item);
+            self.departures.note(queue, &item);
         }
         let (queue, message, redelivered) = (queue.id(), item.message, item.redelivered);
         let ttl_left_ms = item.ttl_left_ms(self.clock.monotonic_ns);

@@ -447,7 +447,7 @@ impl Shard {
         let tag = if no_ack { 0 } else { queue.hand_out(item, None) };
         if no_ack {
             note_gone(queue, &item, &mut self.thinned);
-            self.departures.note(queue.entry(), &item);
+            self.departures.note(queue, &item);
         }
         let remaining = count(queue.ready_messages());
         // The next one may suit somebody whom this one did not.

@@ -141,7 +141,7 @@ impl Shard {
 
     fn send_on(&mut self, queue: &QueueEntry, item: Item, goal: &Goal) {
         if let Goal::Nowhere = goal {
-            self.departures.note(queue, &item);
+            self.departures.note_recorded(queue, item);
             return self.store.release(item.message);
         }
         let origin = self.origin_of(queue, &item);

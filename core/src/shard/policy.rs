@@ -256,7 +256,7 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(id) else { return };
         if let Some(item) = queue.replace(key, priority) {
             note_gone(queue, &item, &mut self.thinned);
-            self.departures.note(queue.entry(), &item);
+            self.departures.note(queue, &item);
             self.stats.replaced += 1;
             self.store.release(item.message);
         }
@@ -285,6 +285,7 @@ impl Shard {
 
     /// The confirm of the only message that a session has just published waits for the queue that took it, or for the
     /// journal, or for both.
+    #[inline(never)]
     pub(super) fn expect_confirm(
         &mut self,
         id: SessionId,

@@ -273,6 +273,7 @@ impl Shard {
     }
 
     /// Appends a message to a queue at home here that takes whatever comes, and writes that down. Takes the message over.
+    #[inline(never)]
     fn enqueue_recorded(&mut self, id: QueueId, message: MessageId) -> Taken {
         let message = self.to_record(message);
         let content = self.store.get(message);
@@ -315,8 +316,9 @@ impl Shard {
     }
 
     /// Whether what happens to a message is to be one record.
+    #[inline]
     fn is_joining(&self, targets: &[QueueId], message: MessageId) -> bool {
-        self.journal.is_some() && targets.len() > 1 && self.store.get(message).is_persistent()
+        targets.len() > 1 && self.journal.is_some() && self.store.get(message).is_persistent()
     }
 
     /// Appends a message to several queues at home here. Takes the message over. `confirm` is whose confirm has to wait
@@ -541,7 +543,9 @@ impl Shard {
             self.store.release(message);
             return Ok(Published::Confirmed);
         }
-        self.admit_or_release(&route.local, message)?;
+        if self.store.get(message).is_persistent() {
+            self.admit_or_release(&route.local, message)?;
+        }
         let outcome = self.hand_to_all(message, route, confirm.map(|sequence| (session, sequence)));
         let accepted = outcome.accepted;
         let missing = route.remote.len() as u32 + u32::from(outcome.withheld);

@@ -7,7 +7,7 @@
 
 use super::Shard;
 use crate::journal::{QueuePlace, Record, StoreKey};
-use crate::queue::Item;
+use crate::queue::{Item, Queue};
 use crate::topology::QueueEntry;
 use crate::{MessageId, QueueId};
 
@@ -34,15 +34,22 @@ pub(super) struct Joining {
 impl Departures {
     /// A message has left its queue for good and goes nowhere else.
     #[inline]
-    pub(super) fn note(&mut self, queue: &QueueEntry, item: &Item) {
-        if item.recorded
-            && let Some(key) = queue.store_key
-        {
+    pub(super) fn note(&mut self, queue: &Queue, item: &Item) {
+        if item.recorded {
+            self.note_recorded(queue.entry(), *item);
+        }
+    }
+
+    /// The same; whether there is a record of it is looked at here.
+    #[inline(never)]
+    pub(super) fn note_recorded(&mut self, queue: &QueueEntry, item: Item) {
+        if let Some(key) = queue.store_key.filter(|_| item.recorded) {
             self.add(key, item.sequence, item.messages() as u64);
         }
     }
 
     /// The messages at so many places from `first` on have left a queue.
+    #[inline(never)]
     pub(super) fn add(&mut self, queue: StoreKey, first: u64, count: u64) {
         match self.runs.last_mut() {
             Some(run) if run.queue == queue && run.first + run.count == first => run.count += count,
@@ -115,6 +122,7 @@ impl Shard {
         }
     }
 
+    #[inline(never)]
     fn record_all_departures(&mut self) {
         let Some(journal) = &mut self.journal else { return };
         if !self.departures.runs.is_empty() {

@@ -3,11 +3,11 @@
 use super::envelope::{BUFFER_BATCH, Envelope, Letter, Query, Targets};
 use super::handover::is_handover;
 use super::outputs::Handed;
+use super::publish::Outcome;
 use super::stored::Waiter;
 use super::{Output, Shard, ShardId};
-use crate::SessionId;
 use crate::mesh::Lane;
-use crate::message::Message;
+use crate::{MessageId, SessionId};
 
 /// Items of the data lanes that a shard takes in before it turns to something else.
 const DATA_BUDGET: usize = 4096;
@@ -161,7 +161,27 @@ impl Shard {
 
     fn receive_data(&mut self, from: ShardId, letter: Letter) {
         match letter {
-            Letter::Publish { targets, message, confirm } => self.receive_publish(&targets, message, confirm),
+            Letter::Publish { targets, message, confirm } => {
+                let (messages, is_persistent) = (message.messages(), message.is_persistent());
+                let first = self.store.insert(message);
+                if is_persistent {
+                    return self.receive_persistent(&targets, first, messages, confirm);
+                }
+                let whole = match targets {
+                    Targets::One(queue) if messages > 1 => self.enqueue_batch(queue, first).is_some(),
+                    _ => false,
+                };
+                for place in 0..messages {
+                    let confirm = confirm.map(|(session, first)| (session, first + u64::from(place)));
+                    let outcome = match whole {
+                        true => Outcome { accepted: true, withheld: false },
+                        false => self.enqueue_all(targets.as_slice(), first.after(place), confirm),
+                    };
+                    if let (Some((session, sequence)), false) = (confirm, outcome.withheld) {
+                        self.confirm_anywhere(session, sequence, outcome.accepted);
+                    }
+                }
+            }
             Letter::PublishToKeeper { passage, message } => self.receive_for_keeper(&passage, message),
             Letter::Query(query) => self.receive_query(from, query),
             Letter::Unsubscribe { queue, session, consumer } => {
@@ -204,12 +224,16 @@ impl Shard {
     }
 
     /// A message or a batch for queues at home here, from a session or a shard that hands it over.
-    fn receive_publish(&mut self, targets: &Targets, message: Message, confirm: Option<(SessionId, u64)>) {
-        let messages = message.messages();
+    #[inline(never)]
+    fn receive_persistent(
+        &mut self,
+        targets: &Targets,
+        first: MessageId,
+        messages: u16,
+        confirm: Option<(SessionId, u64)>,
+    ) {
         let is_handed_over = confirm.is_some_and(|(session, _)| is_handover(session));
-        let admitted = self.admit(targets.as_slice(), &message);
-        let first = self.store.insert(message);
-        let confirm = match admitted {
+        let confirm = match self.admit(targets.as_slice(), self.store.get(first)) {
             Ok(()) => confirm,
             // Space or not, it is there already. But if it cannot be stored here it stays where it is.
             Err(_) if is_handed_over => confirm.filter(|_| self.failure.is_none()),

@@ -64,7 +64,7 @@ impl Shard {
                 queue.hand_out(item, Some(key))
             } else {
                 note_gone(queue, &item, &mut self.thinned);
-                self.departures.note(queue.entry(), &item);
+                self.departures.note(queue, &item);
                 0
             }
         };

@@ -239,6 +239,7 @@ impl Shard {
     }
 
     /// The confirms of so many publishes of a session here, which were written down just now, wait until that is stored.
+    #[inline(never)]
     pub(super) fn expect_stored(&mut self, id: SessionId, first: Option<u64>, messages: u64) -> Published {
         let (Some(first), Some(session)) = (first, self.session_mut(id)) else { return Published::Confirmed };
         let open = |sequence| OpenConfirm { sequence, missing: 1, accepted: true };
@@ -265,6 +266,7 @@ impl Shard {
     }
 
     /// The same for a message that is released if it may not.
+    #[inline(never)]
     pub(super) fn admit_or_release(&mut self, queues: &[QueueId], message: MessageId) -> Result<(), Refusal> {
         let admitted = self.admit(queues, self.store.get(message));
         if admitted.is_err() {
@@ -274,6 +276,7 @@ impl Shard {
     }
 
     /// The same for a message of so many bytes that is to outlive the process.
+    #[inline(never)]
     pub(super) fn admit_bytes(&self, queues: &[QueueId], bytes: usize) -> Result<(), Refusal> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let is_stored = |id: &QueueId| {
