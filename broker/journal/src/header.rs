@@ -36,6 +36,21 @@ const END: usize = NAMES_AT + MOST_ENCODINGS * NAME_BYTES;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StoreId(pub [u8; 16]);
 
+impl StoreId {
+    /// From 32 hexadecimal digits, as it is shown.
+    pub fn parse(text: &str) -> Option<StoreId> {
+        let is_digit = |byte: u8| byte.is_ascii_hexdigit();
+        let number = Some(text).filter(|text| text.len() == 32 && text.bytes().all(is_digit));
+        number.and_then(|text| u128::from_str_radix(text, 16).ok()).map(|id| StoreId(id.to_be_bytes()))
+    }
+}
+
+impl std::fmt::Display for StoreId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// What the header of a segment says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {

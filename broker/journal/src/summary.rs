@@ -97,6 +97,11 @@ impl SegmentSummary {
             if self.live_records == 0 { 0 } else { self.live_bytes.saturating_sub(bytes as u64) };
     }
 
+    /// So many records of messages are needed, as a restart has counted.
+    pub fn set_live(&mut self, records: u64, bytes: u64) {
+        (self.live_records, self.live_bytes) = (records, bytes);
+    }
+
     /// Records of messages that somebody needs.
     pub fn live_records(&self) -> u64 {
         self.live_records

@@ -28,13 +28,19 @@ pub struct Entry {
     pub counted_bytes: u32,
     /// Has been delivered before.
     pub redelivered: bool,
+    /// Which of its batch the first one is.
+    pub part: u16,
+    /// The record has other messages, or other queues' places.
+    pub is_shared: bool,
 }
 
 /// The messages of one queue.
 #[derive(Debug, Default)]
 pub struct Places {
     runs: Vec<Run>,
-    /// The runs by the place behind their last entry, for the one that an entry continues.
+    /// The run of the last entry, and the place behind it.
+    current: (u64, usize),
+    /// The others by the place behind their last entry.
     ends: BTreeMap<u64, usize>,
     dequeued: PlaceSet,
     /// Entries since dead ones were last dropped, and places dequeued since then.
@@ -48,23 +54,30 @@ const COMPACT_ENTRIES: u64 = 1 << 16;
 impl Places {
     /// A message was recorded.
     pub fn enqueued(&mut self, entry: Entry) {
-        let end = entry.place.saturating_add(u64::from(entry.count));
-        let run = match self.ends.range(..=entry.place).next_back() {
+        self.entries += 1;
+        if self.runs.is_empty() || entry.place != self.current.0 {
+            self.change_run(entry.place);
+        }
+        self.current.0 = entry.place.saturating_add(u64::from(entry.count));
+        self.runs[self.current.1].push(entry);
+    }
+
+    /// Goes to the run that a place continues: the one that ends the least before it, or a new one.
+    fn change_run(&mut self, place: u64) {
+        if !self.runs.is_empty() {
+            // Where two end at the same place the other is not continued any more.
+            self.ends.insert(self.current.0, self.current.1);
+        }
+        self.current = match self.ends.range(..=place).next_back() {
             Some((&end, &run)) => {
                 self.ends.remove(&end);
-                run
+                (end, run)
             }
             None => {
                 self.runs.push(Run::default());
-                self.runs.len() - 1
+                (place, self.runs.len() - 1)
             }
         };
-        self.runs[run].push(entry);
-        if let Some(other) = self.ends.insert(end, run) {
-            // Two end there; the other is not continued any more, and costs nothing but its head.
-            debug_assert_ne!(other, run);
-        }
-        self.entries += 1;
     }
 
     /// Places have become free: `count` from `first` on.
@@ -88,6 +101,15 @@ impl Places {
             live.advance(run.entries());
         }
         live
+    }
+
+    /// All places that were recorded, whatever became of them.
+    pub fn enqueued_places(&self) -> PlaceSet {
+        let mut places = PlaceSet::default();
+        for entry in self.runs.iter().flat_map(Run::entries) {
+            places.insert(entry.place, u64::from(entry.count));
+        }
+        places
     }
 
     /// Bytes of memory that the entries take.
@@ -115,7 +137,7 @@ impl Places {
         self.runs.clear();
         if let Some(last) = pending {
             run.push(last);
-            self.ends.insert(last.place.saturating_add(u64::from(last.count)), 0);
+            self.current = (last.place.saturating_add(u64::from(last.count)), 0);
             self.runs.push(run);
         }
         (self.entries, self.dropped) = (entries, 0);
@@ -123,10 +145,16 @@ impl Places {
 }
 
 impl Entry {
+    /// What is mostly the same for all messages of a queue.
+    fn kind(&self) -> (u8, bool, u32) {
+        (self.priority, self.is_shared, self.counted_bytes)
+    }
+
     /// Whether the other is the next message of the same batch.
     fn is_continued_by(&self, other: &Entry) -> bool {
         let next = self.place.wrapping_add(u64::from(self.count));
-        *other == Entry { place: next, count: 1, ..*self } && self.count < u16::MAX
+        let part = self.part.wrapping_add(self.count);
+        *other == Entry { place: next, part, count: 1, ..*self } && self.count < u16::MAX
     }
 }
 
@@ -158,6 +186,7 @@ impl Iterator for Live<'_> {
             if entry.count > 1 {
                 entry.count -= 1;
                 entry.place += 1;
+                entry.part += 1;
             } else if let Some(next) = rest.next() {
                 *entry = next;
             } else {
@@ -233,8 +262,9 @@ const SAME_POSITION: u8 = 4;
 const SAME_STRIDE: u8 = 8;
 const SAME_EXPIRY: u8 = 16;
 const SAME_KIND: u8 = 32;
-/// What it says of the entry itself.
+// What it says of the entry itself.
 const REDELIVERED: u8 = 64;
+const LATER_PART: u8 = 128;
 
 impl Run {
     fn push(&mut self, entry: Entry) {
@@ -259,7 +289,7 @@ impl State {
         let State { entry: last, stride } = *self;
         let gap = entry.place.wrapping_sub(last.place.wrapping_add(u64::from(last.count)));
         let step = entry.position.0.wrapping_sub(last.position.0);
-        let same_kind = (entry.priority, entry.counted_bytes) == (last.priority, last.counted_bytes);
+        let same_kind = entry.kind() == last.kind();
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         out.push(
             flag(gap == 0, NEXT_PLACE)
@@ -268,7 +298,8 @@ impl State {
                 | flag(step == stride, SAME_STRIDE)
                 | flag(entry.expires_ms == last.expires_ms, SAME_EXPIRY)
                 | flag(same_kind, SAME_KIND)
-                | flag(entry.redelivered, REDELIVERED),
+                | flag(entry.redelivered, REDELIVERED)
+                | flag(entry.part != 0, LATER_PART),
         );
         if gap != 0 {
             put(out, gap);
@@ -283,8 +314,11 @@ impl State {
             put_signed(out, entry.expires_ms.wrapping_sub(last.expires_ms));
         }
         if !same_kind {
-            out.push(entry.priority);
+            out.extend([entry.priority, u8::from(entry.is_shared)]);
             put(out, u64::from(entry.counted_bytes));
+        }
+        if entry.part != 0 {
+            put(out, u64::from(entry.part));
         }
         self.follow(*entry);
     }
@@ -310,8 +344,10 @@ impl State {
         }
         if !is(SAME_KIND) {
             entry.priority = byte(bytes);
+            entry.is_shared = byte(bytes) != 0;
             entry.counted_bytes = get(bytes) as u32;
         }
+        entry.part = if is(LATER_PART) { get(bytes) as u16 } else { 0 };
         entry.redelivered = is(REDELIVERED);
         self.follow(entry);
         entry

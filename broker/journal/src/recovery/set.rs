@@ -49,6 +49,15 @@ impl PlaceSet {
         }
     }
 
+    /// Adds a place; whether it was not in it.
+    pub fn insert_one(&mut self, place: u64) -> bool {
+        let is_new = !self.contains(place);
+        if is_new {
+            self.insert(place, 1);
+        }
+        is_new
+    }
+
     fn is_full(&self, block: u64) -> bool {
         self.full.range(..=block).next_back().is_some_and(|(_, end)| block < *end)
     }

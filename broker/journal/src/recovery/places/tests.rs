@@ -25,6 +25,7 @@ enum Step {
         priority: u8,
         counted_bytes: u32,
         redelivered: bool,
+        is_shared: bool,
     },
     /// The record of what stands at an earlier place is written again.
     Rewrite {
@@ -42,9 +43,9 @@ fn step() -> impl Strategy<Value = Step> {
     let gap = prop_oneof![8 => Just(0u64), 1 => 0u64..5, 1 => 0u64..(1 << 50)];
     let count = prop_oneof![3 => Just(1u16), 1 => 1u16..40];
     prop_oneof![
-        6 => (gap, count, expiry, 0u8..10, bytes, any::<bool>()).prop_map(
-            |(gap, count, expires_ms, priority, counted_bytes, redelivered)| Step::Enqueue {
-                gap, count, expires_ms, priority, counted_bytes, redelivered
+        6 => (gap, count, expiry, 0u8..10, bytes, any::<bool>(), any::<bool>()).prop_map(
+            |(gap, count, expires_ms, priority, counted_bytes, redelivered, is_shared)| Step::Enqueue {
+                gap, count, expires_ms, priority, counted_bytes, redelivered, is_shared
             }
         ),
         2 => any::<u64>().prop_map(|place| Step::Rewrite { place }),
@@ -66,14 +67,14 @@ proptest! {
         for (index, step) in steps.into_iter().enumerate() {
             position += 16 * (1 + (index as u64 * 7919) % 50);
             match step {
-                Step::Enqueue { gap, count, expires_ms, priority, counted_bytes, redelivered } => {
+                Step::Enqueue { gap, count, expires_ms, priority, counted_bytes, redelivered, is_shared } => {
                     let place = next + gap;
                     next = place + u64::from(count);
                     let entry = Entry {
-                        position: Position(position), place, count, expires_ms, priority, counted_bytes, redelivered
+                        position: Position(position), place, count, expires_ms, priority, counted_bytes, redelivered, is_shared, part: 0
                     };
                     places.enqueued(entry);
-                    model.extend((0..u64::from(count)).map(|i| (place + i, Entry { place: place + i, count: 1, ..entry })));
+                    model.extend((0..u64::from(count)).map(|i| (place + i, Entry { place: place + i, part: i as u16, count: 1, ..entry })));
                 }
                 Step::Rewrite { place } => {
                     let known = model.range(place % (next + 1)..).next().map(|(_, entry)| *entry);

@@ -1,0 +1,4 @@
+mod damage;
+mod memory;
+mod model;
+mod shards;
