@@ -10,44 +10,49 @@ fn durable() -> QueueOptions {
     QueueOptions { durable: true, ..QueueOptions::default() }
 }
 
-fn declare(name: &str, options: QueueOptions) -> Request {
+pub(super) fn declare(name: &str, options: QueueOptions) -> Request {
     Request::DeclareQueue { vhost: VHOST, name: name.into(), passive: false, options: Box::new(options) }
 }
 
-fn declare_exchange(name: &str, options: ExchangeOptions) -> Request {
+pub(super) fn declare_exchange(name: &str, options: ExchangeOptions) -> Request {
     Request::DeclareExchange { vhost: VHOST, name: name.into(), passive: false, options }
 }
 
-fn delete(name: &str) -> Request {
+pub(super) fn delete(name: &str) -> Request {
     Request::DeleteQueue { vhost: VHOST, name: name.into(), if_unused: false, if_empty: false }
 }
 
 fn bind(source: &str, destination: &str, key: &str) -> Request {
+    bind_to(source, destination, DestinationKind::Queue, key)
+}
+
+fn unbind(source: &str, destination: &str, key: &str) -> Request {
+    unbind_of(bind(source, destination, key))
+}
+
+pub(super) fn bind_to(source: &str, destination: &str, kind: DestinationKind, key: &str) -> Request {
     Request::Bind {
         vhost: VHOST,
         source: source.into(),
         destination: destination.into(),
-        kind: DestinationKind::Queue,
+        kind,
         key: key.into(),
         arguments: Table::default(),
     }
 }
 
-fn unbind(source: &str, destination: &str, key: &str) -> Request {
-    let Request::Bind { vhost, source, destination, kind, key, arguments } = bind(source, destination, key)
-    else {
-        unreachable!()
-    };
+pub(super) fn unbind_of(bind: Request) -> Request {
+    let Request::Bind { vhost, source, destination, kind, key, arguments } = bind else { unreachable!() };
     Request::Unbind { vhost, source, destination, kind, key, arguments }
 }
 
-fn fanout(durable: bool) -> ExchangeOptions {
+pub(super) fn fanout(durable: bool) -> ExchangeOptions {
     ExchangeOptions { kind: "fanout".into(), durable, ..ExchangeOptions::default() }
 }
 
 impl Broker {
     /// With journals, which store what is appended while an answer is awaited by [`Broker::ask`].
-    fn durable(shards: u8) -> Self {
+    pub(super) fn durable(shards: u8) -> Self {
         let mut broker = Broker::new(shards);
         broker.journals = (0..shards).map(|_| TestJournal::default()).collect();
         broker.give_journals();
@@ -61,7 +66,7 @@ impl Broker {
     }
 
     /// What a broker with so many shards makes of what is stored, and of `more` records besides.
-    fn restarted(self, shards: u8, more: usize) -> Self {
+    pub(super) fn restarted(self, shards: u8, more: usize) -> Self {
         let mut restarted = Broker::new(shards);
         self.journals.iter().for_each(|journal| journal.crash(more));
         restarted.journals = self.journals;
@@ -110,7 +115,7 @@ impl Broker {
     }
 
     /// What would be recorded of the whole, the same for every shard.
-    fn stored_topology(&self) -> Vec<StoredChange> {
+    pub(super) fn stored_topology(&self) -> Vec<StoredChange> {
         let changes = self.shards[0].topology_changes();
         for shard in &self.shards {
             assert!(shard.topology_changes() == changes, "replicas differ");

@@ -7,6 +7,7 @@ mod chaos;
 mod credit;
 mod deadletters;
 mod durable;
+mod durable_chaos;
 mod flow;
 mod groups;
 mod keeping;
