@@ -4,6 +4,7 @@
 //! * [`authority`]: decides on logins.
 
 pub mod authority;
+mod replace;
 pub mod users;
 
 use std::path::PathBuf;

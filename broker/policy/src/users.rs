@@ -1,9 +1,9 @@
 //! The file of users: one `name:hash` a line, the hash an argon2id PHC string, or `!` for an account that is locked.
 //! Comments (`#`) and empty lines are kept.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use argon2::password_hash::rand_core::OsRng;
@@ -11,6 +11,7 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, SaltString};
 use argon2::{Argon2, Params};
 
 use crate::GUEST;
+use crate::replace::{SystemFiles, replace};
 
 /// What stands for the hash of an account that nobody can log in to.
 const LOCKED: &str = "!";
@@ -99,37 +100,22 @@ impl UserFile {
         Ok(Line::User { name: name.to_string(), hash: hash.to_string() })
     }
 
-    /// Writes the file, readable by its owner alone, in one step: a reader sees the old one or the new one.
+    /// Writes the file, readable by its owner alone, in one step: a reader, and whoever comes after a power cut, sees the
+    /// old one or the new one.
     ///
     /// # Errors
     /// The system's.
     pub fn save(&self) -> Result<(), UsersError> {
-        self.try_save().map_err(|error| UsersError::Io(self.path.clone(), error))
-    }
-
-    fn try_save(&self) -> io::Result<()> {
-        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let mut name = self.path.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".new.{}", std::process::id()));
-        let new = dir.join(name);
-        let written = self.write_to(&new).and_then(|()| fs::rename(&new, &self.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written?;
-        fs::File::open(dir)?.sync_all()
-    }
-
-    fn write_to(&self, path: &Path) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut text = String::new();
         for line in &self.lines {
             match line {
-                Line::Text(text) => writeln!(file, "{text}")?,
-                Line::User { name, hash } => writeln!(file, "{name}:{hash}")?,
+                Line::Text(line) => text.push_str(line),
+                Line::User { name, hash } => text.extend([name.as_str(), ":", hash]),
             }
+            text.push('\n');
         }
-        file.sync_all()
+        replace(&mut SystemFiles, &self.path, text.as_bytes())
+            .map_err(|error| UsersError::Io(self.path.clone(), error))
     }
 
     /// Adds a user.
