@@ -2,7 +2,9 @@
 //!
 //! * [`users`]: the file of users and their password hashes.
 //! * [`authority`]: decides on logins.
+//! * [`acl`]: who may do what.
 
+pub mod acl;
 pub mod authority;
 mod replace;
 pub mod users;
