@@ -7,6 +7,7 @@
 //! * [`login`]: the thread that checks passwords.
 //! * [`serve`], [`user`], [`tools`]: the subcommands.
 
+pub mod acl;
 pub mod affinity;
 pub mod broker;
 pub mod detect;

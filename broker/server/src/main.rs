@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use fulmar_bench::BenchArgs;
+use fulmar_server::acl::AclArgs;
 use fulmar_server::tools::{receive, send};
 use fulmar_server::user::UserArgs;
-use fulmar_server::{serve, settings, user};
+use fulmar_server::{acl, serve, settings, user};
 use fulmar_tuning::TuneArgs;
 
 #[global_allocator]
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         Some(("send", matches)) => send::run(&parsed(matches)),
         Some(("receive", matches)) => receive::run(&parsed(matches)),
         Some(("user", matches)) => user::run(parsed(matches)),
+        Some(("acl", matches)) => acl::run(parsed(matches)),
         Some(("bench", matches)) => fulmar_bench::run(parsed(matches)),
         Some(("tune", matches)) => fulmar_tuning::run(parsed(matches), &fulmar_policy::default_state_dir()),
         _ => unreachable!("clap insists on a subcommand"),
@@ -38,6 +40,7 @@ fn command() -> Command {
         .subcommand(send::Args::augment_args(Command::new("send")))
         .subcommand(receive::Args::augment_args(Command::new("receive")))
         .subcommand(UserArgs::augment_args(Command::new("user")))
+        .subcommand(AclArgs::augment_args(Command::new("acl")))
         .subcommand(BenchArgs::augment_args(Command::new("bench")))
         .subcommand(TuneArgs::augment_args(Command::new("tune")))
 }

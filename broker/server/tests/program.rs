@@ -150,3 +150,24 @@ fn a_directory_that_cannot_be_used_is_named() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains(&inside), "{text}");
 }
+
+#[test]
+fn access_control_lists_are_checked_and_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.acl");
+    std::fs::write(&file, "acl allow bob@QPID create queue name=q\nacl deny all all\n").unwrap();
+    let acl = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_fulmar")).arg("acl").args(words).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    let path = file.to_str().unwrap();
+    assert_eq!(acl(&["check", path]).0, Some(0));
+    let (code, text) = acl(&["test", path, "bob@QPID", "create", "queue", "name=q"]);
+    assert_eq!((code, text), (Some(0), format!("allow ({path}:1)\n")));
+    let (code, text) = acl(&["test", path, "eve@QPID", "create", "queue", "name=q"]);
+    assert_eq!((code, text), (Some(1), format!("deny ({path}:2)\n")));
+    std::fs::write(&file, "acl allow all fly\n").unwrap();
+    let (code, text) = acl(&["check", path]);
+    assert!(code == Some(2) && text.starts_with(&format!("{path}:1: unknown action 'fly'")), "{text}");
+}

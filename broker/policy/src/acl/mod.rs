@@ -139,14 +139,16 @@ impl Acl {
         self.checks_publishing
     }
 
-    /// Whether a user, as `name@realm`, may do something with the object of that name.
+    /// Whether a user, as `name@realm`, may do something with the object of that name. A rule that asks for a property
+    /// which is not among the facts does not speak of this; without facts, rules are not held to what they ask for, which
+    /// is how the peer has it for queries, consuming and purging.
     pub fn decide(
         &self,
         user: &str,
         action: Action,
         object: Object,
         name: &str,
-        facts: &[(Property, Fact<'_>)],
+        facts: Option<&[(Property, Fact<'_>)]>,
     ) -> Verdict {
         let identity = Identity::of(user);
         let rules = self.rules_for(user, action, object);
@@ -188,14 +190,16 @@ impl Acl {
 
 impl Rule {
     /// What the rule says, if it speaks of this.
-    fn judge(&self, user: &Identity<'_>, name: &str, facts: &[(Property, Fact<'_>)]) -> Option<Verdict> {
+    fn judge(
+        &self,
+        user: &Identity<'_>,
+        name: &str,
+        facts: Option<&[(Property, Fact<'_>)]>,
+    ) -> Option<Verdict> {
         if self.name.as_ref().is_some_and(|text| !text.matches(user, name)) {
             return None;
         }
-        // Who asks without saying more is not held to what he did not say.
-        if facts.is_empty() {
-            return Some(self.verdict);
-        }
+        let Some(facts) = facts else { return Some(self.verdict) };
         let known = |property| facts.iter().find(|(known, _)| *known == property).map(|(_, fact)| *fact);
         if let Some(pattern) = &self.key {
             match known(Property::RoutingKey)? {

@@ -20,7 +20,7 @@ fn told(notes: &[Note]) -> String {
 }
 
 fn decide(acl: &Acl, user: &str, action: Action, object: Object, name: &str) -> Outcome {
-    acl.decide(user, action, object, name, &[]).outcome
+    acl.decide(user, action, object, name, None).outcome
 }
 
 #[test]
@@ -33,7 +33,7 @@ acl allow admin all
 acl deny all all
 acl allow-log bob@QPID create queue name=tmp*
 ");
-    let queue = |user, action, name| acl.decide(user, action, Object::Queue, name, &[]);
+    let queue = |user, action, name| acl.decide(user, action, Object::Queue, name, None);
     assert_eq!(
         queue("ted@QPID", Action::Delete, "keep"),
         Verdict { outcome: Outcome::DenyLog, line: Some(3) }
@@ -74,7 +74,7 @@ acl allow all create exchange type=topic
 acl deny all all
 ");
     let create = |name, facts: &[(Property, Fact<'_>)]| {
-        acl.decide("a@b", Action::Create, Object::Queue, name, facts).outcome.allows()
+        acl.decide("a@b", Action::Create, Object::Queue, name, Some(facts)).outcome.allows()
     };
     let facts = |durable, bytes, count| {
         [
@@ -89,8 +89,10 @@ acl deny all all
     assert!(!create("d1", &facts(true, 1001, 5)));
     assert!(!create("d1", &facts(true, 1000, 4)));
     assert!(!create("d1", &[(Durable, Fact::Flag(true))]), "without a size the rule does not speak of it");
-    assert!(create("d1", &[]), "who says nothing of properties is not held to them");
-    let kind = |kind| acl.decide("a@b", Action::Create, Object::Exchange, "x", &[(Type, Fact::Text(kind))]);
+    assert!(!create("d1", &[]));
+    assert!(decide(&acl, "a@b", Action::Create, Object::Queue, "d1").allows(), "nobody asked for properties");
+    let kind =
+        |kind| acl.decide("a@b", Action::Create, Object::Exchange, "x", Some(&[(Type, Fact::Text(kind))]));
     assert!(kind("topic").outcome.allows() && !kind("direct").outcome.allows());
 }
 
