@@ -9,6 +9,9 @@ pub struct Limits {
     pub max_message_bytes: u64,
     /// Bytes of messages that a shard holds before publishers are stopped.
     pub memory_bytes: u64,
+    /// Bytes of messages that a shard holds, with what they take besides their buffers, before long queues put some of
+    /// theirs out of memory. Well below `memory_bytes`.
+    pub paging_bytes: u64,
     /// Slots of each lane of the ring between two shards; a power of two.
     pub lane_slots: usize,
     /// Routes remembered by a shard.
@@ -44,6 +47,7 @@ impl Default for Limits {
             delivery_window_bytes: 256 * 1024,
             max_message_bytes: 128 << 20,
             memory_bytes: 1 << 30,
+            paging_bytes: 256 << 20,
             lane_slots: 1024,
             route_cache_entries: 4096,
             pool_bytes: 16 << 20,
@@ -68,6 +72,7 @@ impl Limits {
             delivery_window_bytes: 256,
             max_message_bytes: 64 * 1024,
             memory_bytes: 1 << 20,
+            paging_bytes: 16 * 1024,
             lane_slots: 4,
             route_cache_entries: 4,
             pool_bytes: 4096,

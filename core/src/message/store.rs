@@ -1,7 +1,10 @@
 //! The messages of one shard: a slab of counted entries over a pool of buffers.
 
+mod paged;
+
 use super::pool::{BufferPool, suits};
 use super::{Edit, Encoding, MessageHeader, MessageId, MessageView};
+use crate::hash::Map;
 use crate::journal::{Position, StoredMessage};
 use crate::topology::Routable;
 use crate::{Limits, ShardId};
@@ -246,6 +249,8 @@ pub struct MessageStore {
     foreign: Vec<(ShardId, Vec<u8>)>,
     /// Records that nobody needs any more, and the bytes of the messages in them.
     retired: Vec<(Position, usize)>,
+    /// How many hold a record, where there was more than one.
+    holders: Map<Position, u32>,
 }
 
 impl MessageStore {
@@ -260,6 +265,7 @@ impl MessageStore {
             shard,
             foreign: Vec::new(),
             retired: Vec::new(),
+            holders: Map::default(),
         }
     }
 
@@ -555,11 +561,6 @@ impl MessageStore {
         entry.position = position;
     }
 
-    /// Nobody needs the record of a message that was not read, and that counts for so many bytes.
-    pub(crate) fn retire_unread(&mut self, position: Position, bytes: usize) {
-        self.retired.push((position, bytes));
-    }
-
     /// A record that nobody needs any more, and the bytes of the message in it.
     pub(crate) fn pop_retired(&mut self) -> Option<(Position, usize)> {
         self.retired.pop()
@@ -625,7 +626,8 @@ impl MessageStore {
         let entry = &mut self.entries[id.slot as usize];
         if entry.position.is_some() {
             let position = std::mem::replace(&mut entry.position, Position::NONE);
-            self.retired.push((position, entry.message.all_bytes()));
+            let bytes = entry.message.all_bytes();
+            self.drop_holder(position, bytes);
         }
     }
 

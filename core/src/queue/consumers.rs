@@ -49,6 +49,8 @@ enum State {
     Short,
     /// Nothing is there for it.
     Idle,
+    /// What comes next for it is being read.
+    Reading,
     /// Its connection has enough under way.
     Parked,
     /// Another one is the single active consumer.
@@ -270,6 +272,11 @@ impl Consumers {
         self.set_state(key.slot, State::Idle);
     }
 
+    /// What comes next for the consumer whose turn it is has to be read: it waits for [`Consumers::wake_idle`].
+    pub(crate) fn await_read(&mut self, key: ConsumerKey) {
+        self.set_state(key.slot, State::Reading);
+    }
+
     /// The consumer whose turn it is has found nothing so far: the turn passes on.
     pub(crate) fn pass(&mut self, key: ConsumerKey) {
         let Some(entry) = self.entry(key) else { return };
@@ -298,7 +305,7 @@ impl Consumers {
         }
         for place in 0..self.order.len() {
             let slot = self.order[place];
-            if self.state(slot) == Some(State::Idle) {
+            if matches!(self.state(slot), Some(State::Idle | State::Reading)) {
                 self.enter(slot);
             }
         }
@@ -438,7 +445,7 @@ impl Consumers {
             let key = ConsumerKey { slot, generation: self.slots[slot as usize].generation };
             let Some(entry) = self.entry(key) else { continue };
             let Some(left) = entry.flush_left else { continue };
-            if is_empty || left == 0 || !matches!(entry.state, State::Able | State::Parked) {
+            if is_empty || left == 0 || !matches!(entry.state, State::Able | State::Parked | State::Reading) {
                 entry.flush_left = None;
                 flushed.push(entry.consumer.session);
                 self.flushing -= 1;

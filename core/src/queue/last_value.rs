@@ -34,6 +34,17 @@ impl LastValue {
         self.by_key.insert(key, position)
     }
 
+    /// A message of that key is there again after a restart, in no order. Gives the position of the one that is not the
+    /// last of its key.
+    pub(crate) fn restored(&mut self, key: Name, position: Position) -> Option<Position> {
+        let newer = self.by_key.get(key.as_bytes()).copied().filter(|newer| newer.1 > position.1);
+        if newer.is_some() {
+            self.keys.insert(position.1, key);
+            return Some(position);
+        }
+        self.enqueued(key, position)
+    }
+
     /// The message at a place is gone.
     pub(crate) fn gone(&mut self, sequence: u64) {
         let Some(key) = self.keys.remove(&sequence) else { return };

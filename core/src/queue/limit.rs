@@ -19,7 +19,8 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// The limit that a queue is declared with, if it has one and keeps to it. (What should be on disk stays in memory.)
+    /// The limit that a queue is declared with, if it has one and keeps to it: what is beyond leaves memory in a queue that
+    /// flows to disk.
     pub(crate) fn new(options: &QueueOptions) -> Option<Self> {
         let overflow = options.overflow;
         let limited = options.max_length.is_some() || options.max_length_bytes.is_some();

@@ -114,20 +114,19 @@ impl Queue {
         self.marks = Marks { stored: below, recorded: below, handed_out };
     }
 
-    /// A message that was written down is there again, behind all that were restored before.
-    #[cfg(test)]
-    pub(crate) fn restore(&mut self, place: &QueuePlace, message: MessageId, clock: Clock) {
+    /// A message that was written down, as the queue knows it after a restart; which of its batch it is.
+    pub(crate) fn restored(&self, place: &QueuePlace, part: u16, clock: Clock) -> Item {
         assert!(place.place < self.next_sequence, "a place of a run before");
-        self.ready.push(Item {
+        Item {
             sequence: place.place,
             expires_ns: monotonic_ns(place.expires_ms, clock),
-            message,
+            message: MessageId { slot: 0, part },
             followers: 0,
             body_bytes: place.counted_bytes,
-            priority: place.priority,
+            priority: place.priority.min(self.ready.max_priority()),
             redelivered: place.redelivered || place.place < self.marks.handed_out,
             recorded: true,
-        });
+        }
     }
 
     /// Appends a message that is written down; returns what is to be.
@@ -162,7 +161,6 @@ fn wall_ms(moment_ns: u64, clock: Clock) -> u64 {
 }
 
 /// The other way round; what is past is now.
-#[cfg(test)]
 pub(crate) fn monotonic_ns(moment_ms: u64, clock: Clock) -> u64 {
     if moment_ms == u64::MAX {
         return NEVER_NS;

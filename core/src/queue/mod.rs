@@ -11,10 +11,13 @@ mod fairshare;
 mod flow;
 mod groups;
 mod last_value;
+mod level;
 mod limit;
 mod marks;
 #[cfg(test)]
 mod model_tests;
+mod paged;
+mod paging;
 mod policy;
 mod ready;
 mod seek;
@@ -27,13 +30,15 @@ use std::sync::Arc;
 pub use alerts::Alert;
 pub(crate) use consumers::{Consumer, Consumers};
 use groups::{Groups, Owner};
+pub(crate) use level::Look;
 pub(crate) use limit::Admission;
 pub use limit::Depth;
 use marks::Marks;
+pub(crate) use paged::PagedItem;
 use policy::Policy;
 pub use policy::QueueCounters;
-pub(crate) use ready::{Item, NEVER_NS, Ready};
-pub(crate) use seek::Found;
+pub(crate) use ready::{Item, Kept, Leaving, NEVER_NS, Ready};
+pub(crate) use seek::{Acquired, Found};
 pub(crate) use unsettled::{
     ConsumerKey, Unsettled, UnsettledTable, browsed_place, counts_as_held, is_browsed, tag_to_browse,
 };
@@ -67,6 +72,9 @@ pub(crate) struct Queue {
     /// What is to outlive the process is written down when it comes.
     is_recorded: bool,
     marks: Marks,
+    is_resident: bool,
+    /// Most of it that should be in memory.
+    share: Depth,
     /// Standing in the shard's line of queues with something to do.
     pub(crate) scheduled: bool,
     /// The earliest deadline set for messages that expire, or [`NEVER_NS`].
@@ -110,6 +118,8 @@ impl Queue {
             is_watched: false,
             is_recorded: false,
             marks: Marks::OPEN,
+            is_resident: paging::is_resident(options),
+            share: paging::share(options),
             scheduled: false,
             expiry_timer_ns: NEVER_NS,
             unused_since_ns: now_ns,
@@ -126,8 +136,8 @@ impl Queue {
     pub(crate) fn with_policy(mut self, limits: &Limits) -> Self {
         if let Some(policy) = Policy::new(self.options(), limits) {
             self.policy = Some(Box::new(policy));
-            self.note_watchers();
         }
+        self.note_watchers();
         self
     }
 
@@ -310,17 +320,12 @@ impl Queue {
 
     /// The message at a place, be it in a client's hands; alone.
     pub(crate) fn item_at(&mut self, place: u64) -> Option<Item> {
-        self.ready.at(place).or_else(|| self.unsettled.at(place))
+        self.ready.at(place).and_then(Look::here).or_else(|| self.unsettled.at(place))
     }
 
     /// The place of the next message that comes.
     pub(crate) fn next_place(&self) -> u64 {
         self.next_sequence
-    }
-
-    /// The first message that waits at a place or behind it, alone.
-    pub(crate) fn next_ready(&self, place: u64) -> Option<Item> {
-        self.ready.next_at(place)
     }
 
     /// Takes everything that waits.
@@ -354,7 +359,8 @@ impl Queue {
         let by_policy = self.policy.as_ref().map_or(u64::MAX, |policy| policy.unwatched_bytes());
         self.is_watched = by_policy == 0;
         let looks_at_all = self.is_bounded || self.consumers.watchers() > 0;
-        self.unwatched_bytes = if looks_at_all { 0 } else { by_policy };
+        let by_share = if self.share.messages < u64::MAX { 0 } else { self.share.bytes };
+        self.unwatched_bytes = if looks_at_all { 0 } else { by_policy.min(by_share) };
     }
 
     #[cold]
@@ -411,7 +417,8 @@ impl Queue {
 
     /// Whether somebody is there and something to give.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty() && self.consumers.next().is_some()
+        (self.ready.has_head() || self.is_sought() && !self.ready.is_empty())
+            && self.consumers.next().is_some()
     }
 
     #[inline]

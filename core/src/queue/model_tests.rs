@@ -183,7 +183,8 @@ impl Pair {
             Step::Drain { which } => self.drain(which),
             Step::Purge => {
                 self.model.next_is_another();
-                let mut purged: Vec<_> = self.queue.take_ready().into_items().collect();
+                let mut purged: Vec<_> =
+                    self.queue.take_ready().into_leaving().filter_map(Leaving::here).collect();
                 purged.sort_unstable();
                 let mut expected: Vec<_> = self.model.ready.drain(..).map(|m| m.number).collect();
                 expected.sort_unstable();

@@ -132,6 +132,13 @@ impl Policy {
         (stopped, alerts)
     }
 
+    /// After a restart the queue is so deep.
+    pub(crate) fn restored(&mut self, depth: Depth) {
+        if let Some(flow) = &mut self.flow {
+            flow.enqueued(depth);
+        }
+    }
+
     /// A message is in a client's hands.
     pub(crate) fn handed_out(&mut self, item: &Item, tag: u64) {
         if let Some(held) = &mut self.held {

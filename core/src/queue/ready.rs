@@ -3,25 +3,19 @@
 //! They leave at the head, which costs no more than a queue of handles does, or from anywhere by their place, which
 //! costs a search. Whoever looks at them one after the other keeps his own place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::NS_PER_MS;
 use super::fairshare::{Fairshare, Occupied};
+use super::level::{Level, Look};
+use super::paged::{PagedItem, SMALLEST_BYTES};
 use crate::MessageId;
+use crate::journal::{Position, Ticket};
 
 /// "Never", as a moment.
 pub(crate) const NEVER_NS: u64 = u64::MAX;
-
-/// Room for this many messages is kept by an empty level; what a burst took beyond goes back.
-const KEPT_SLOTS: usize = 64 * 1024;
-
-/// So many gaps in a level may stay, however few messages there are.
-const SPARED_GAPS: usize = 32;
-
-/// In place of a message that was taken out of the middle.
-const GAP: MessageId = MessageId { slot: u32::MAX, part: u16::MAX };
 
 /// A message in a queue, or several of a batch that stand one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,15 +58,16 @@ impl Item {
         usize::from(self.followers) + 1
     }
 
-    /// The place of the last message that it stands for.
+    /// The bytes that all of them count for.
     #[inline]
-    fn last_sequence(&self) -> u64 {
-        self.sequence + u64::from(self.followers)
+    pub(crate) fn all_body_bytes(&self) -> u64 {
+        u64::from(self.body_bytes) * self.messages() as u64
     }
 
+    /// The place of the last message that it stands for.
     #[inline]
-    fn is_gap(&self) -> bool {
-        self.message == GAP
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.sequence + u64::from(self.followers)
     }
 
     /// The first message of it that is not before a place, alone.
@@ -88,7 +83,7 @@ impl Item {
 
     /// Takes the first `messages` off, which are fewer than there are.
     #[inline]
-    fn split_off_first(&mut self, messages: u16) -> Item {
+    pub(super) fn split_off_first(&mut self, messages: u16) -> Item {
         let first = Item { followers: messages as u8 - 1, ..*self };
         self.sequence += u64::from(messages);
         self.message = self.message.after(messages);
@@ -109,127 +104,38 @@ impl Ord for Item {
     }
 }
 
-/// One priority: new messages in order of arrival, and those that came back, which are older than all new ones taken
-/// since.
-///
-/// Where one was taken out of the middle of the new ones, a gap stays, to be passed over. The first place is no gap.
-#[derive(Default)]
-struct Level {
-    fresh: VecDeque<Item>,
-    returned: BTreeMap<u64, Item>,
-    gaps: usize,
-    /// As many as have come back and gaps there are; 0: the new ones are all there is.
-    irregular: usize,
+/// What of a queue should be in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Messages of each level.
+    pub(crate) messages: u64,
+    /// Their bytes, about, with what they take besides their bodies.
+    pub(crate) bytes: u64,
 }
 
-impl Level {
-    #[inline]
-    fn head(&self) -> Option<&Item> {
-        if self.irregular == 0 {
-            return self.fresh.front();
-        }
-        match (self.fresh.front(), self.returned.values().next()) {
-            (Some(fresh), Some(returned)) => Some(fresh.min(returned)),
-            (fresh, returned) => fresh.or(returned),
-        }
-    }
+/// A message that leaves a queue unseen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It is in memory, and held.
+    Here(Item),
+    /// It has a record alone.
+    Away(PagedItem),
+}
 
-    #[inline]
-    fn pop(&mut self) -> Option<Item> {
-        if self.irregular == 0 { self.pop_fresh(1) } else { self.pop_irregular() }
-    }
-
-    /// Takes the next new message, with those of its batch that follow, at most `most` in all. Gaps behind it stay.
-    #[inline]
-    fn pop_fresh(&mut self, most: u16) -> Option<Item> {
-        let front = self.fresh.front_mut()?;
-        if u16::from(front.followers) >= most {
-            Some(front.split_off_first(most))
-        } else {
-            self.fresh.pop_front()
+impl Leaving {
+    /// What the queue knows of it.
+    pub(crate) fn item(&self) -> &Item {
+        match self {
+            Leaving::Here(item) => item,
+            Leaving::Away(paged) => &paged.item,
         }
     }
 
-    fn pop_irregular(&mut self) -> Option<Item> {
-        let returned = self.returned.first_entry();
-        if let Some(returned) = returned
-            && self.fresh.front().is_none_or(|fresh| returned.key() < &fresh.sequence)
-        {
-            self.irregular -= 1;
-            return Some(returned.remove());
-        }
-        let item = self.pop_fresh(1);
-        self.drop_first_gaps();
-        item
-    }
-
-    fn put_back(&mut self, item: Item) {
-        self.returned.insert(item.sequence, item);
-        self.irregular += 1;
-    }
-
-    /// The first message that is not before a place.
-    fn next_at(&self, place: u64) -> Option<Item> {
-        let returned = self.returned.range(place..).next().map(|(_, item)| *item);
-        let from = self.fresh.partition_point(|item| item.last_sequence() < place);
-        let fresh = self.fresh.range(from..).find(|item| !item.is_gap()).map(|item| item.alone_at(place));
-        match (fresh, returned) {
-            (Some(fresh), Some(returned)) => Some(fresh.min(returned)),
-            (fresh, returned) => fresh.or(returned),
-        }
-    }
-
-    /// Takes the message at a place.
-    fn remove(&mut self, place: u64) -> Option<Item> {
-        if let Some(item) = self.returned.remove(&place) {
-            self.irregular -= 1;
-            return Some(item);
-        }
-        let at = self.fresh.partition_point(|item| item.last_sequence() < place);
-        let found = self.fresh.get_mut(at).filter(|item| item.sequence <= place && !item.is_gap())?;
-        // Those of its batch that stand before it are as if they had come back.
-        while found.sequence < place {
-            let before = found.split_off_first(1);
-            self.returned.insert(before.sequence, before);
-            self.irregular += 1;
-        }
-        if found.followers > 0 {
-            return Some(found.split_off_first(1));
-        }
-        let item = *found;
-        found.message = GAP;
-        self.gaps += 1;
-        self.irregular += 1;
-        self.drop_first_gaps();
-        self.close_gaps();
-        Some(item)
-    }
-
-    fn drop_first_gaps(&mut self) {
-        while self.fresh.front().is_some_and(Item::is_gap) {
-            self.fresh.pop_front();
-            self.gaps -= 1;
-            self.irregular -= 1;
-        }
-    }
-
-    /// Closes the gaps once they are the greater part.
-    fn close_gaps(&mut self) {
-        if self.gaps >= SPARED_GAPS && 2 * self.gaps > self.fresh.len() {
-            self.fresh.retain(|item| !item.is_gap());
-            self.irregular -= self.gaps;
-            self.gaps = 0;
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.returned.is_empty()
-    }
-
-    #[inline]
-    fn shrink(&mut self) {
-        if self.fresh.capacity() > KEPT_SLOTS {
-            self.fresh.shrink_to(KEPT_SLOTS / 2);
+    /// The message, if it is in memory.
+    pub(crate) fn here(self) -> Option<Item> {
+        match self {
+            Leaving::Here(item) => Some(item),
+            Leaving::Away(_) => None,
         }
     }
 }
@@ -245,6 +151,11 @@ pub(crate) struct Ready {
     body_bytes: u64,
     /// Messages that expire at some time.
     expiring: usize,
+    /// Levels with messages that are out of memory.
+    tails: usize,
+    /// Those messages, and the bytes that they count for; what is being read is not in memory yet.
+    away_messages: usize,
+    away_bytes: u64,
 }
 
 impl Ready {
@@ -257,6 +168,9 @@ impl Ready {
             messages: 0,
             body_bytes: 0,
             expiring: 0,
+            tails: 0,
+            away_messages: 0,
+            away_bytes: 0,
         }
     }
 
@@ -292,7 +206,7 @@ impl Ready {
     /// Appends a new message; its sequence is higher than all before.
     pub(crate) fn push(&mut self, item: Item) {
         self.count_in(&item);
-        self.levels[usize::from(item.priority)].fresh.push_back(item);
+        self.levels[usize::from(item.priority)].push(item);
     }
 
     /// Puts a message back to its place.
@@ -328,6 +242,7 @@ impl Ready {
 
     fn pop_highest(&mut self) -> Option<Item> {
         let level = self.next_level()?;
+        self.levels[level].head()?;
         if let Some(fairshare) = &mut self.fairshare {
             fairshare.taken(level);
         }
@@ -369,13 +284,16 @@ impl Ready {
         Some(item)
     }
 
-    /// When the first of the levels' heads expires.
+    /// When the first of the levels' heads expires, of those that nobody reads yet.
     pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
         if self.expiring == 0 {
             return None;
         }
-        let heads = self.levels.iter().filter_map(Level::head);
-        heads.map(|item| item.expires_ns).min().filter(|&ns| ns != NEVER_NS)
+        let heads = self.levels.iter().filter_map(|level| match level.head() {
+            Some(head) => Some(head.expires_ns),
+            None => level.head_away().map(|away| away.item.expires_ns),
+        });
+        heads.min().filter(|&ns| ns != NEVER_NS)
     }
 
     /// Whether anything expires at some time.
@@ -383,29 +301,32 @@ impl Ready {
         self.expiring > 0
     }
 
-    /// The first message in order of arrival, whatever its priority, that is not before a place; as one alone.
-    pub(crate) fn next_at(&self, place: u64) -> Option<Item> {
-        self.levels.iter().filter_map(|level| level.next_at(place)).min()
+    /// The first message in order of arrival, whatever its priority, that is not before a place.
+    pub(crate) fn next_at(&self, place: u64) -> Option<Look> {
+        self.levels.iter().filter_map(|level| level.next_at(place)).min_by_key(Look::place)
     }
 
     /// The same among those of one level.
-    pub(crate) fn next_of(&self, level: u8, place: u64) -> Option<Item> {
+    pub(crate) fn next_of(&self, level: u8, place: u64) -> Option<Look> {
         self.levels[usize::from(level)].next_at(place)
     }
 
     /// The message at a place.
-    pub(crate) fn at(&self, place: u64) -> Option<Item> {
-        self.next_at(place).filter(|item| item.sequence == place)
+    pub(crate) fn at(&self, place: u64) -> Option<Look> {
+        self.next_at(place).filter(|look| look.place() == place)
     }
 
-    /// Everything, in order.
-    pub(crate) fn into_items(mut self) -> impl Iterator<Item = Item> + Send {
-        std::iter::from_fn(move || self.pop())
+    /// Everything, in order; what is out of memory comes last.
+    pub(crate) fn into_leaving(mut self) -> impl Iterator<Item = Leaving> + Send {
+        std::iter::from_fn(move || {
+            let here = self.pop().map(Leaving::Here);
+            here.or_else(|| self.pop_away().map(Leaving::Away))
+        })
     }
 
     /// The level of the next message.
     #[inline]
-    fn next_level(&self) -> Option<usize> {
+    pub(super) fn next_level(&self) -> Option<usize> {
         if self.messages == 0 {
             return None;
         }
@@ -452,21 +373,192 @@ impl Ready {
         let level = usize::from(item.priority);
         self.occupied[level / 64] |= 1 << (level % 64);
         self.messages += item.messages();
-        self.body_bytes += u64::from(item.body_bytes) * item.messages() as u64;
+        self.body_bytes += item.all_body_bytes();
         self.expiring += if item.expires_ns == NEVER_NS { 0 } else { item.messages() };
     }
 
     #[inline]
     fn count_out(&mut self, item: &Item) {
         self.messages -= item.messages();
-        self.body_bytes -= u64::from(item.body_bytes) * item.messages() as u64;
+        self.body_bytes -= item.all_body_bytes();
         self.expiring -= if item.expires_ns == NEVER_NS { 0 } else { item.messages() };
+    }
+}
+
+/// What is out of memory.
+impl Ready {
+    /// Whether something is.
+    #[inline]
+    pub(crate) fn is_paged(&self) -> bool {
+        self.tails > 0
+    }
+
+    /// Whether the next message is in memory.
+    #[inline]
+    pub(crate) fn has_head(&self) -> bool {
+        self.messages > 0 && (self.tails == 0 || self.peek().is_some())
+    }
+
+    /// How many messages are in memory.
+    pub(crate) fn messages_here(&self) -> usize {
+        self.messages - self.away_messages
+    }
+
+    /// The memory that they take, about, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.bytes_here() + self.messages_here() as u64 * SMALLEST_BYTES
+    }
+
+    /// Whether there are messages that have not been put out of memory yet.
+    pub(crate) fn may_page_out(&self) -> bool {
+        self.levels.iter().any(Level::may_page_out)
+    }
+
+    /// How many are out of memory.
+    pub(crate) fn messages_away(&self) -> usize {
+        self.away_messages
+    }
+
+    /// The level of the next message, or of another one that has messages out of memory.
+    pub(crate) fn level_of_next(&self) -> u8 {
+        let next = self.next_level().filter(|&level| self.levels[level].has_tail());
+        next.or_else(|| self.levels.iter().rposition(Level::has_tail)).unwrap_or(0) as u8
+    }
+
+    /// Whether something of a level can be read that nobody reads yet.
+    pub(crate) fn can_read(&self, level: u8) -> bool {
+        let level = &self.levels[usize::from(level)];
+        level.has_tail() && !level.is_reading()
+    }
+
+    /// The bytes that they count for.
+    pub(crate) fn bytes_here(&self) -> u64 {
+        self.body_bytes - self.away_bytes
+    }
+
+    /// Puts a message in that has a record alone.
+    pub(crate) fn put_away(&mut self, paged: PagedItem) {
+        self.count_in(&paged.item);
+        self.away_messages += paged.item.messages();
+        self.away_bytes += paged.item.all_body_bytes();
+        self.levels[usize::from(paged.item.priority)].put_away(paged);
+        self.count_tails();
+    }
+
+    /// Puts messages out of memory, those that would be taken last before others, beyond the first ones of each level.
+    /// `page` gives the place of a message's record, or says that it has to stay, or that there were enough. How
+    /// many it were.
+    pub(crate) fn page_out(&mut self, kept: Kept, mut page: impl FnMut(&Item) -> Option<Position>) -> usize {
+        let mut all = 0;
+        for (number, level) in self.levels.iter_mut().enumerate() {
+            let (messages, bytes) = level.page_out(number as u8, kept, &mut page);
+            self.away_messages += messages;
+            self.away_bytes += bytes;
+            all += messages;
+        }
+        self.count_tails();
+        all
+    }
+
+    /// A level that should be read from before its messages are wanted: fewer than so many bytes are in memory before what
+    /// is out of it.
+    pub(crate) fn level_to_read(&self, least_bytes: u64) -> Option<u8> {
+        let wants =
+            |level: &Level| level.has_tail() && !level.is_reading() && level.bytes_ahead() < least_bytes;
+        let number = self.levels.iter().rposition(wants)?;
+        Some(number as u8)
+    }
+
+    /// Notes that messages of a level are being read: the first ones that are out of memory, or those from a place on,
+    /// about so many bytes. `false`: none are, or others are being read.
+    pub(crate) fn begin_read(
+        &mut self,
+        ticket: Ticket,
+        level: u8,
+        place: Option<u64>,
+        most_bytes: u64,
+    ) -> bool {
+        self.levels[usize::from(level)].begin_read(ticket, place, most_bytes)
+    }
+
+    /// The messages of a level that are being read, of which the first one comes next.
+    #[inline]
+    pub(crate) fn arriving(&self, ticket: Ticket, level: u8) -> Option<&VecDeque<PagedItem>> {
+        self.levels[usize::from(level)].arriving(ticket)
+    }
+
+    /// What comes next of a level is here. Whether that was the last one of those being read.
+    pub(crate) fn arrive(&mut self, level: u8, message: MessageId) -> bool {
+        let Some((item, is_last)) = self.levels[usize::from(level)].arrive(message) else { return true };
+        self.away_messages -= item.messages();
+        self.away_bytes -= item.all_body_bytes();
+        if is_last {
+            self.count_tails();
+        }
+        is_last
+    }
+
+    /// What is missing of those being read stays out of memory.
+    pub(crate) fn give_up_read(&mut self, ticket: Ticket, level: u8) {
+        self.levels[usize::from(level)].give_up_read(ticket);
+    }
+
+    /// A level whose first message is out of memory, is not being read, and has expired before `now_ns`.
+    pub(crate) fn expired_away(&self, now_ns: u64) -> Option<u8> {
+        if self.expiring == 0 || self.tails == 0 {
+            return None;
+        }
+        let has_expired =
+            |level: &Level| level.head_away().is_some_and(|away| away.item.expires_ns <= now_ns);
+        self.levels.iter().position(has_expired).map(|level| level as u8)
+    }
+
+    /// The first message of a level, if it is out of memory and nobody reads it yet.
+    pub(crate) fn head_away(&self, level: u8) -> Option<PagedItem> {
+        self.levels[usize::from(level)].head_away()
+    }
+
+    /// Takes the first message of a level that is out of memory.
+    pub(crate) fn pop_away_of(&mut self, level: u8) -> Option<PagedItem> {
+        let index = usize::from(level);
+        let paged = self.levels[index].pop_away()?;
+        self.count_out(&paged.item);
+        self.away_messages -= paged.item.messages();
+        self.away_bytes -= paged.item.all_body_bytes();
+        self.note_taken(index);
+        self.count_tails();
+        Some(paged)
+    }
+
+    fn pop_away(&mut self) -> Option<PagedItem> {
+        let level = self.levels.iter().rposition(Level::has_tail)?;
+        self.pop_away_of(level as u8)
+    }
+
+    /// Whether a message that is out of memory stands at a place.
+    pub(crate) fn holds_away(&mut self, place: u64) -> bool {
+        self.levels.iter_mut().any(|level| level.holds_away(place))
+    }
+
+    /// The record of a message that is out of memory is elsewhere now; whether it was at `old` until now. `None`: no such
+    /// message is.
+    pub(crate) fn relocate(&mut self, place: u64, old: Position, new: Position) -> Option<bool> {
+        self.levels.iter_mut().find_map(|level| level.relocate(place, old, new))
+    }
+
+    fn count_tails(&mut self) {
+        self.tails = self.levels.iter().filter(|level| level.has_tail()).count();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::level::{KEPT_SLOTS, SPARED_GAPS};
     use super::*;
+
+    fn here(look: Option<Look>) -> Option<Item> {
+        look.and_then(Look::here)
+    }
 
     fn item(sequence: u64, priority: u8) -> Item {
         Item {
@@ -560,7 +652,7 @@ mod tests {
         let mut ready = Ready::new(1);
         (0..6).for_each(|sequence| ready.push(item(sequence, (sequence % 2) as u8)));
         ready.push(Item { followers: 4, ..item(6, 0) });
-        assert_eq!(ready.at(2).unwrap(), item(2, 0));
+        assert_eq!(here(ready.at(2)).unwrap(), item(2, 0));
         assert_eq!(ready.remove(0, 2).unwrap().sequence, 2);
         assert!(ready.remove(0, 2).is_none() && ready.remove(1, 4).is_none() && ready.at(2).is_none());
         // Out of the middle, the beginning and the end of a batch.
@@ -588,7 +680,7 @@ mod tests {
         let look = |ready: &Ready| {
             let mut place = 0;
             let mut seen = Vec::new();
-            while let Some(item) = ready.next_at(place) {
+            while let Some(item) = here(ready.next_at(place)) {
                 assert_eq!(item.followers, 0);
                 seen.push(item.sequence);
                 place = item.sequence + 1;
@@ -598,8 +690,8 @@ mod tests {
         assert_eq!(look(&ready), [0, 1, 3, 4, 6]);
         ready.put_back(five);
         assert_eq!(look(&ready), [0, 1, 3, 4, 5, 6]);
-        assert_eq!((ready.next_of(1, 2).unwrap().sequence, ready.next_of(1, 4)), (3, None));
-        assert_eq!(ready.next_at(5).unwrap().message, MessageId::alone(4).after(1));
+        assert_eq!((here(ready.next_of(1, 2)).unwrap().sequence, ready.next_of(1, 4)), (3, None));
+        assert_eq!(here(ready.next_at(5)).unwrap().message, MessageId::alone(4).after(1));
     }
 
     #[test]
@@ -609,9 +701,9 @@ mod tests {
         for sequence in 1..9_999 {
             assert_eq!(ready.remove(0, sequence).unwrap().sequence, sequence);
             let level = &ready.levels[0];
-            assert!(level.gaps <= SPARED_GAPS.max(level.fresh.len() / 2 + 1));
+            assert!(level.fresh.gaps <= SPARED_GAPS.max(level.fresh.items.len() / 2 + 1));
         }
-        assert!(ready.levels[0].fresh.len() < 100);
+        assert!(ready.levels[0].fresh.items.len() < 100);
         assert_eq!(drain(&mut ready), [0, 9_999]);
         assert_eq!(ready.levels[0].irregular, 0);
     }
@@ -621,6 +713,6 @@ mod tests {
         let mut ready = Ready::new(0);
         (0..4 * KEPT_SLOTS as u64).for_each(|sequence| ready.push(item(sequence, 0)));
         drain(&mut ready);
-        assert!(ready.levels[0].fresh.capacity() <= KEPT_SLOTS);
+        assert!(ready.levels[0].fresh.items.capacity() <= KEPT_SLOTS);
     }
 }

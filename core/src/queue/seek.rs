@@ -3,6 +3,7 @@
 //! Each keeps for itself how far it has looked, so that none waits for another. One that finds nothing more leaves its
 //! ring until something comes, comes back, or loses its owner.
 
+use super::level::Look;
 use super::ready::{Item, Ready};
 use super::{Consumer, ConsumerKey, Owner, Queue};
 use crate::{Selector, SessionId};
@@ -28,8 +29,31 @@ pub(crate) enum Found {
     Message(Item),
     /// Nothing among those that it has looked at, and there are more.
     NothingYet,
+    /// What comes next is out of memory: the messages of a level from a place on, or its first ones.
+    Away {
+        /// Its level.
+        level: u8,
+        /// Its place, if it is not the first one that is out of memory.
+        place: Option<u64>,
+    },
     /// Nothing, until something comes.
     Nothing,
+}
+
+/// What came of taking a message that was browsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acquired {
+    /// Its tag.
+    Yes(u64),
+    /// It is gone, or not for that session.
+    No,
+    /// It has to be read first: the messages of a level from a place on.
+    Away {
+        /// Its level.
+        level: u8,
+        /// Its place.
+        place: u64,
+    },
 }
 
 impl Seek {
@@ -80,7 +104,10 @@ impl Queue {
         let mut is_selected =
             |item: &Item| consumer.selector.as_ref().is_none_or(|selector| selects(selector, item));
         match seek {
-            None => ready.peek().map(|head| head.alone_at(head.sequence)).into(),
+            None => match ready.peek() {
+                Some(head) => Found::Message(head.alone_at(head.sequence)),
+                None => head_away(ready),
+            },
             Some(Seek::Browse(from)) => {
                 let mut looks = LOOKS;
                 search(from, &mut looks, |place| ready.next_at(place), is_selected)
@@ -93,7 +120,11 @@ impl Queue {
             }
             Some(Seek::Groups) => {
                 let first = groups.and_then(|groups| groups.first_for(consumer.owner()));
-                first.and_then(|place| ready.at(place)).into()
+                match first.and_then(|place| ready.at(place)).and_then(Look::here) {
+                    Some(item) => Found::Message(item),
+                    // What has not been read since a restart is of no group yet.
+                    None => head_away(ready),
+                }
             }
         }
     }
@@ -121,7 +152,7 @@ impl Queue {
     pub(crate) fn fetch(&mut self, session: SessionId, settles: bool) -> Option<Item> {
         let owner = (session, None);
         let Some(groups) = self.groups() else { return self.pop() };
-        let found = groups.first_for(owner).and_then(|place| self.ready.at(place))?;
+        let found = groups.first_for(owner).and_then(|place| self.ready.at(place)?.here())?;
         self.take(&found, settles.then_some(owner))
     }
 
@@ -133,18 +164,25 @@ impl Queue {
         }
     }
 
-    /// Hands a message that a session has browsed over to it; gives its tag. `None`: it is gone, or not for that session.
-    pub(crate) fn acquire(&mut self, place: u64, session: SessionId, now_ns: u64) -> Option<u64> {
+    /// Hands a message that a session has browsed over to it.
+    pub(crate) fn acquire(&mut self, place: u64, session: SessionId, now_ns: u64) -> Acquired {
         let owner = (session, None);
         if !self.may_hand_out(place) {
-            return None;
+            return Acquired::No;
         }
-        let found = self.ready.at(place).filter(|item| item.expires_ns >= now_ns)?;
-        if self.groups().is_some_and(|groups| !groups.is_for(place, owner)) {
-            return None;
+        let found = match self.ready.at(place) {
+            Some(Look::Here(item)) => item,
+            Some(Look::Away { level, place }) => return Acquired::Away { level, place },
+            None => return Acquired::No,
+        };
+        let is_for = self.groups().is_none_or(|groups| groups.is_for(place, owner));
+        if found.expires_ns < now_ns || !is_for {
+            return Acquired::No;
         }
-        let item = self.take(&found, Some(owner))?;
-        Some(self.hand_out(item, None))
+        match self.take(&found, Some(owner)) {
+            Some(item) => Acquired::Yes(self.hand_out(item, None)),
+            None => Acquired::No,
+        }
     }
 
     /// Something came, came back or went: those that found nothing, or not enough credit, look again.
@@ -154,9 +192,11 @@ impl Queue {
     }
 }
 
-impl From<Option<Item>> for Found {
-    fn from(found: Option<Item>) -> Self {
-        found.map_or(Found::Nothing, Found::Message)
+/// What there is if the next message is not in memory.
+fn head_away(ready: &Ready) -> Found {
+    match ready.next_level().filter(|_| ready.is_paged()) {
+        Some(level) => Found::Away { level: level as u8, place: None },
+        None => Found::Nothing,
     }
 }
 
@@ -176,13 +216,17 @@ fn search_levels(ready: &Ready, from: &mut [u64], mut suits: impl FnMut(&Item) -
 fn search(
     from: &mut u64,
     looks: &mut usize,
-    next: impl Fn(u64) -> Option<Item>,
+    next: impl Fn(u64) -> Option<Look>,
     mut suits: impl FnMut(&Item) -> bool,
 ) -> Found {
-    while let Some(item) = next(*from) {
+    while let Some(look) = next(*from) {
         if *looks == 0 {
             return Found::NothingYet;
         }
+        let item = match look {
+            Look::Here(item) => item,
+            Look::Away { level, place } => return Found::Away { level, place: Some(place) },
+        };
         *looks -= 1;
         if suits(&item) {
             *from = item.sequence;

@@ -220,6 +220,7 @@ impl Pair {
                 self.queue.consumers.pass(key);
                 return true;
             }
+            Found::Away { .. } => panic!("everything is in memory"),
             Found::Nothing => {
                 assert_eq!(expected, None, "consumer {id} does not find what is for it");
                 let last = self.messages.iter().rposition(|m| m.whereabouts == Whereabouts::Ready);
@@ -289,7 +290,11 @@ impl Pair {
                 && m.expires_ns >= self.now_ns
                 && self.group_is_for(m.group, owner)
         });
-        let tag = self.queue.acquire(place, OTHER, self.now_ns);
+        let tag = match self.queue.acquire(place, OTHER, self.now_ns) {
+            Acquired::Yes(tag) => Some(tag),
+            Acquired::No => None,
+            Acquired::Away { .. } => panic!("everything is in memory"),
+        };
         assert_eq!(tag.is_some(), expected);
         if let Some(tag) = tag {
             self.messages[place as usize].whereabouts = Whereabouts::Held { tag, owner };
@@ -327,7 +332,7 @@ impl Pair {
     }
 
     fn take_out(&mut self, place: u64) {
-        let Some(item) = self.queue.next_ready(place) else { return };
+        let Some(item) = self.queue.look(place).and_then(Look::here) else { return };
         let expected = (place..).find(|&place| {
             let message = &self.messages[place as usize];
             message.whereabouts == Whereabouts::Ready

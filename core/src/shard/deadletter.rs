@@ -70,17 +70,23 @@ impl Shard {
         reason: Reason,
         origin: Option<Origin>,
     ) {
-        match reason {
-            Reason::Rejected => self.stats.rejected += 1,
-            Reason::Expired => self.stats.expired += 1,
-            Reason::MaxLength => self.stats.overflown += 1,
-            Reason::Overwritten => self.stats.overwritten += 1,
-            Reason::QueueEnded => {}
-        }
+        self.note_discarded(reason, 1);
         if has_somewhere_to_go(&queue.options, reason) {
             self.dead.push_back(Dead { queue: queue.clone(), message, reason, origin });
         } else {
             self.store.release(message);
+        }
+    }
+
+    /// A queue gives messages up.
+    pub(super) fn note_discarded(&mut self, reason: Reason, messages: usize) {
+        let messages = messages as u64;
+        match reason {
+            Reason::Rejected => self.stats.rejected += messages,
+            Reason::Expired => self.stats.expired += messages,
+            Reason::MaxLength => self.stats.overflown += messages,
+            Reason::Overwritten => self.stats.overwritten += messages,
+            Reason::QueueEnded => {}
         }
     }
 
@@ -204,7 +210,7 @@ impl Shard {
 }
 
 /// Whether somebody wants what a queue gives up for a reason.
-fn has_somewhere_to_go(options: &QueueOptions, reason: Reason) -> bool {
+pub(super) fn has_somewhere_to_go(options: &QueueOptions, reason: Reason) -> bool {
     options.dead_letter_exchange.is_some() && reason != Reason::QueueEnded
         || goes_by_alternate(options, reason)
 }

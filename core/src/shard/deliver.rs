@@ -95,12 +95,15 @@ impl Shard {
         if !queue.scheduled && queue.has_work() {
             queue.scheduled = true;
             self.ready.push_back(id.index);
+        } else if queue.is_paged() && !queue.scheduled {
+            self.read_ahead_of(id);
         }
     }
 
     /// Gives every queue in the line its turn, round after round, until nothing is left or the turn is used up.
     pub(super) fn dispatch_ready(&mut self) -> bool {
-        let budget = TURN_BUDGET + 2 * std::mem::take(&mut self.enqueued);
+        self.paging.came = std::mem::take(&mut self.enqueued);
+        let budget = TURN_BUDGET + 2 * self.paging.came;
         let mut served = 0;
         while served < budget {
             let Some(index) = self.ready.pop_front() else { break };
@@ -128,6 +131,9 @@ impl Shard {
         if queue.may_expire() {
             set_expiry_timer(&mut queue, &mut self.timers);
         }
+        if queue.is_paged() {
+            self.read_ahead(&mut queue);
+        }
         let is_flushing = queue.consumers.is_flushing();
         let id = queue.id();
         self.queues.put(index, queue);
@@ -147,7 +153,13 @@ impl Shard {
         self.dispatch(id.index, usize::MAX);
         while let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_over_limit()) {
             let entry = queue.entry().clone();
-            let Some(item) = queue.pop() else { break };
+            let Some(item) = queue.pop() else {
+                let level = queue.ready().level_of_next();
+                if self.drop_away(id, level, Reason::MaxLength) {
+                    continue;
+                }
+                break;
+            };
             note_gone(queue, &item, &mut self.thinned);
             self.discard(&entry, item, Reason::MaxLength);
         }
@@ -190,7 +202,12 @@ impl Shard {
         let now_ns = self.clock.monotonic_ns;
         for _ in 0..budget {
             let Some(queue) = self.queues.get_mut(id) else { return true };
-            let Some(item) = queue.pop_expired(now_ns) else { return true };
+            let Some(item) = queue.pop_expired(now_ns) else {
+                match queue.ready().expired_away(now_ns) {
+                    Some(level) if self.drop_away(id, level, Reason::Expired) => continue,
+                    _ => return true,
+                }
+            };
             note_gone(queue, &item, &mut self.thinned);
             let entry = queue.entry().clone();
             self.discard(&entry, item, Reason::Expired);
@@ -414,7 +431,7 @@ fn note_gone_from_watched(queue: &mut Queue, item: Item, thinned: &mut Vec<Queue
 }
 
 /// Makes sure that a queue is looked at when its next head expires.
-fn set_expiry_timer(queue: &mut Queue, timers: &mut Timers<Due>) {
+pub(super) fn set_expiry_timer(queue: &mut Queue, timers: &mut Timers<Due>) {
     if let Some(deadline_ns) = queue.next_expiry_ns().filter(|&ns| ns < queue.expiry_timer_ns) {
         queue.expiry_timer_ns = deadline_ns;
         timers.set(deadline_ns, Due::Expiry(queue.id()));

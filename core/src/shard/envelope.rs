@@ -121,6 +121,8 @@ pub(super) enum Ask {
     Acquire {
         queue: QueueId,
         tags: Vec<u64>,
+        /// What came of the first ones, as long as others had to be read.
+        acquired: Vec<Option<u64>>,
     },
     Delete {
         queue: QueueId,

@@ -8,7 +8,7 @@ use super::envelope::{Answer, Ask, Bereft, Letter, Query};
 use super::{Due, Output, Shard};
 use crate::mesh::Lane;
 
-use crate::queue::{Consumer, Item, Queue};
+use crate::queue::{Consumer, Item, Leaving, PagedItem, Queue};
 use crate::request::{ConsumerOptions, Got, QueueInfo};
 use crate::topology::QueueEntry;
 use crate::{ConnectionId, Credit, Name, QueueId, Refusal, Reply, SessionId};
@@ -18,13 +18,13 @@ const RELEASE_BUDGET: usize = 4096;
 
 /// Messages of a queue that is gone or purged, released little by little.
 pub(super) struct Trash {
-    items: Box<dyn Iterator<Item = Item> + Send>,
+    items: Box<dyn Iterator<Item = Leaving> + Send>,
     /// The queue that has ended, if its alternate exchange gets them.
     by: Option<Arc<QueueEntry>>,
 }
 
 impl Trash {
-    fn new(items: impl Iterator<Item = Item> + Send + 'static) -> Self {
+    fn new(items: impl Iterator<Item = Leaving> + Send + 'static) -> Self {
         Trash { items: Box::new(items), by: None }
     }
 }
@@ -110,8 +110,8 @@ impl Shard {
                 Some(Ok(Reply::Done))
             }
             Ask::Flush { queue, consumer } => self.flush_at_home(queue, session, consumer),
-            Ask::Acquire { queue, tags } => {
-                let tags = self.acquire_at_home(session, queue, &tags);
+            Ask::Acquire { queue, tags, acquired } => {
+                let tags = self.acquire_at_home(session, queue, tags, acquired)?;
                 Some(Ok(Reply::Acquired { queue, tags }))
             }
             Ask::Delete { queue, name, if_unused, if_empty } => {
@@ -193,6 +193,7 @@ impl Shard {
             Due::HeldBack(_) => true,
             Due::Branch(slot) => branches.awaits(*slot, deadline_ns),
             Due::Resumption(session) => attic.awaits(*session, deadline_ns),
+            Due::ReadAgain | Due::PageOut => true,
         });
     }
 
@@ -217,16 +218,21 @@ impl Shard {
             self.accounts.leave(consumer.account);
         }
         self.confirm_withheld(queue.take_withheld());
-        let (ready, unsettled) = (queue.take_ready().into_items(), queue.take_unsettled().into_items());
-        if queue.options().alternate.is_some() {
-            let mut items: Vec<Item> = ready.chain(unsettled).collect();
-            items.sort_unstable();
-            let entry = queue.entry().clone();
-            self.throw_away(Trash { items: Box::new(items.into_iter()), by: Some(entry) });
-            self.bury_dead();
+        let (mut ready, unsettled) = (queue.take_ready(), queue.take_unsettled().into_items());
+        let entry = queue.entry().clone();
+        if queue.options().alternate.is_none() {
+            self.throw_away(Trash::new(ready.into_leaving()));
+            self.throw_away(Trash::new(unsettled.map(Leaving::Here)));
+        } else if ready.is_paged() {
+            unsettled.for_each(|item| ready.put_back(item));
+            self.bury_paged(entry, ready);
         } else {
-            self.throw_away(Trash::new(ready));
-            self.throw_away(Trash::new(unsettled));
+            let mut items: Vec<Item> =
+                ready.into_leaving().filter_map(Leaving::here).chain(unsettled).collect();
+            items.sort_unstable();
+            let items = Box::new(items.into_iter().map(Leaving::Here));
+            self.throw_away(Trash { items, by: Some(entry) });
+            self.bury_dead();
         }
         Some(queue.consumers.iter().map(Bereft::of).collect())
     }
@@ -363,8 +369,11 @@ impl Shard {
         let Some(mut trash) = self.trash.pop() else { return false };
         for _ in 0..RELEASE_BUDGET {
             match (trash.items.next(), &trash.by) {
-                (Some(item), None) => self.store.release(item.message),
-                (Some(item), Some(queue)) => self.discard(queue, item, Reason::QueueEnded),
+                (Some(Leaving::Here(item)), None) => self.store.release(item.message),
+                (Some(Leaving::Here(item)), Some(queue)) => self.discard(queue, item, Reason::QueueEnded),
+                (Some(Leaving::Away(PagedItem { item, at })), _) => {
+                    self.store.drop_holder(at, item.all_body_bytes() as usize);
+                }
                 (None, _) => return true,
             }
         }
@@ -414,11 +423,11 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(id) else { return Ok(Reply::Messages(messages)) };
         let ready = queue.take_ready();
         if queue.watches_leaving() {
-            let items: Vec<Item> = ready.into_items().collect();
-            items.iter().for_each(|item| note_gone(queue, item, &mut self.thinned));
+            let items: Vec<Leaving> = ready.into_leaving().collect();
+            items.iter().for_each(|leaving| note_gone(queue, leaving.item(), &mut self.thinned));
             self.throw_away(Trash::new(items.into_iter()));
         } else {
-            self.throw_away(Trash::new(ready.into_items()));
+            self.throw_away(Trash::new(ready.into_leaving()));
         }
         Ok(Reply::Messages(messages))
     }
@@ -438,7 +447,12 @@ impl Shard {
         if queue.options().browse_only {
             return Some(Err(browse_only(&name)));
         }
-        if let Some(place) = queue.place_to_fetch(session).filter(|&place| !queue.may_hand_out(place)) {
+        let place = queue.place_to_fetch(session);
+        if place.is_none() && queue.is_paged() {
+            self.await_head(session, id, Ask::Get { queue: id, name, no_ack });
+            return None;
+        }
+        if let Some(place) = place.filter(|&place| !queue.may_hand_out(place)) {
             let ask = Ask::Get { queue: id, name, no_ack };
             self.await_place(session, id, ask, place);
             return None;

@@ -4,8 +4,9 @@
 //! `sessions` (connections, sessions, the gate before them), `publish` and `route` (from a session to queues),
 //! `deliver` and `accounts` (from queues to sessions and back), `home` (what a queue's home does for sessions
 //! anywhere), `lifetime` (when queues go), `policy` (queues that do not take whatever comes), `moving` (messages taken out
-//! of queues), `keeping` (exchanges that keep something), `deadletter`, `requests` (what sessions ask), `control` (changes
-//! to the topology), `durable` (what is written down of them), `transaction`,
+//! of queues), `paging` and `reading` (queues longer than memory), `keeping` (exchanges that keep something), `deadletter`,
+//! `requests` (what sessions ask), `control` (changes to the topology), `durable` (what is written down of them),
+//! `transaction`,
 //! `recording` (what is written down of messages), `handover` (messages that go from queue to queue), `stored` (what
 //! waits for the journal), `remote` and `envelope` (the lanes to other shards), `outputs` (what waits to be told
 //! to connections).
@@ -27,6 +28,7 @@ mod paging;
 mod policy;
 mod publish;
 mod random;
+mod reading;
 mod recording;
 mod remote;
 mod requests;
@@ -57,9 +59,11 @@ use home::{Queues, Trash};
 use keeping::Kept;
 use moving::Moving;
 use outputs::Outputs;
+use paging::Paging;
 pub use policy::Event;
 use policy::Withheld;
 use random::Random;
+use reading::Reads;
 use recording::{Departures, Joining};
 use remote::ConfirmRun;
 use sessions::{Connection, Session};
@@ -237,6 +241,12 @@ pub struct Stats {
     pub messages: u64,
     /// Bytes of those messages' buffers.
     pub memory_bytes: u64,
+    /// Of those ready, messages that are out of memory.
+    pub paged: u64,
+    /// Messages that were put out of memory.
+    pub paged_out: u64,
+    /// Messages that were read again.
+    pub read_back: u64,
 }
 
 /// What a deadline is for.
@@ -254,6 +264,10 @@ enum Due {
     Branch(u32),
     /// Nobody has come back for a session.
     Resumption(SessionId),
+    /// What could not be read is tried again.
+    ReadAgain,
+    /// Messages may leave memory that could not before.
+    PageOut,
 }
 
 /// One shard: the queues at home here, the sessions of the connections that live here, a replica of the topology.
@@ -325,6 +339,8 @@ pub struct Shard {
     handovers: Handovers,
     /// Those who wait for the journal.
     line: Line,
+    paging: Paging,
+    reads: Reads,
 
     mesh: MeshEnd<Envelope>,
     /// Used on the control shard alone.
@@ -404,6 +420,8 @@ impl Shard {
             departures: Departures::default(),
             handovers: Handovers::default(),
             line: Line::default(),
+            paging: Paging::new(limits.paging_bytes),
+            reads: Reads::new(paging::read_bytes(limits.paging_bytes, 1)),
             mesh,
             control: Control::new(config.shards),
             applied_version: 0,
@@ -457,6 +475,8 @@ impl Shard {
         worked |= self.observe_thinned();
         worked |= self.empty_trash();
         worked |= self.refuse_late();
+        worked |= self.go_on_burying();
+        worked |= self.page_out();
         self.tell_pressure();
         worked
     }
@@ -504,11 +524,13 @@ impl Shard {
             || !self.outputs.is_empty()
             || !self.dead.is_empty()
             || !self.thinned.is_empty()
-            || !self.moving.is_empty()
+            || self.moving.iter().any(|moving| !moving.waits)
             || !self.trash.is_empty()
             || !self.orphans.is_empty()
             || self.waits_in_vain()
             || self.more_data
+            || self.paging.has_more
+            || self.reads.has_work()
     }
 
     /// Counters, and what the shard holds now. Costs a look at every queue.
@@ -524,6 +546,7 @@ impl Shard {
         for queue in self.queues.iter() {
             stats.consumers += queue.consumers.len() as u64;
             stats.ready += queue.ready_messages() as u64;
+            stats.paged += queue.ready().messages_away() as u64;
             stats.unsettled += queue.unsettled_messages() as u64;
         }
         stats
@@ -543,6 +566,9 @@ impl Shard {
                 }
                 Due::Branch(slot) => self.time_branch_out(slot, deadline_ns),
                 Due::Resumption(session) => self.expire_kept(session, deadline_ns),
+                Due::ReadAgain => self.read_again(),
+                // At the end of the turn.
+                Due::PageOut => {}
             }
         }
         worked

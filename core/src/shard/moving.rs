@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::deliver::note_gone;
-use crate::queue::Item;
+use crate::queue::{Item, Look};
 use crate::request::{HeaderFilter, MoveTo};
 use crate::topology::QueueEntry;
 use crate::{ConnectionId, MessageId, Name, QueueId, Refusal, Reply, SessionId, VhostId};
@@ -41,6 +41,15 @@ pub(super) struct Moving {
     place: u64,
     end: u64,
     taken: u32,
+    /// What comes next is being read.
+    pub(super) waits: bool,
+}
+
+impl Moving {
+    /// Whether the messages are taken out of this queue.
+    pub(super) fn is_of(&self, queue: QueueId) -> bool {
+        self.queue == queue
+    }
 }
 
 impl Shard {
@@ -82,7 +91,7 @@ impl Shard {
         taking: Taking,
     ) -> Option<Result<Reply, Refusal>> {
         let end = self.queues.get_mut(queue).map_or(0, |queue| queue.next_place());
-        let mut moving = Moving { queue, taking, asker, place: 0, end, taken: 0 };
+        let mut moving = Moving { queue, taking, asker, place: 0, end, taken: 0, waits: false };
         if self.move_some(&mut moving) {
             return Some(Ok(Reply::Messages(moving.taken)));
         }
@@ -96,16 +105,25 @@ impl Shard {
         if let Some(queue) = self.queues.get_mut(target).filter(|_| target.home == self.config.id) {
             let taking = Taking { goal: Goal::Queue(source), most: None, filter: None };
             let end = queue.next_place();
-            self.moving.push(Moving { queue: target, taking, asker: None, place: 0, end, taken: 0 });
+            self.moving.push(Moving {
+                queue: target,
+                taking,
+                asker: None,
+                place: 0,
+                end,
+                taken: 0,
+                waits: false,
+            });
         }
     }
 
     /// Goes on with what is being taken out.
     pub(super) fn move_on(&mut self) -> bool {
         let movings = std::mem::take(&mut self.moving);
-        let worked = !movings.is_empty();
+        let mut worked = false;
         for mut moving in movings {
-            if !self.move_some(&mut moving) {
+            worked |= !moving.waits;
+            if moving.waits || !self.move_some(&mut moving) {
                 self.moving.push(moving);
             } else if let Some(session) = moving.asker {
                 self.answer(session, Ok(Reply::Messages(moving.taken)));
@@ -121,8 +139,14 @@ impl Shard {
                 return true;
             }
             let Some(queue) = self.queues.get_mut(moving.queue) else { return true };
-            let Some(item) = queue.next_ready(moving.place).filter(|item| item.sequence < moving.end) else {
-                return true;
+            let item = match queue.look(moving.place).filter(|look| look.place() < moving.end) {
+                Some(Look::Here(item)) => item,
+                Some(Look::Away { level, place }) => {
+                    moving.waits = true;
+                    self.want_of(moving.queue, level, Some(place));
+                    return false;
+                }
+                None => return true,
             };
             moving.place = item.sequence + 1;
             let filter = moving.taking.filter.as_ref();

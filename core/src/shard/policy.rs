@@ -93,6 +93,9 @@ impl Shard {
             self.note_group(id, message, &header);
         }
         let enqueued = self.queues.get_mut(id).map(|queue| queue.note_enqueued(now_ns)).unwrap_or_default();
+        if self.queues.get_mut(id).is_some_and(|queue| queue.is_beyond_share()) {
+            self.paging.note_beyond(id);
+        }
         self.tell_alerts(id, enqueued.alerts);
         self.after_push(id);
         self.enforce_limits(id);
@@ -274,7 +277,7 @@ impl Shard {
     }
 
     /// A header as text; empty if there is none.
-    fn text_of(&self, message: MessageId, header: &Name) -> Name {
+    pub(super) fn text_of(&self, message: MessageId, header: &Name) -> Name {
         let view = self.store.view(message);
         match view.encoding.header(view.properties, header.as_bytes()) {
             Some(Value::Text(text) | Value::Bytes(text)) => text,

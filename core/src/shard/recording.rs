@@ -140,7 +140,7 @@ impl Shard {
     pub(super) fn record_purge(&mut self, id: QueueId, key: StoreKey) {
         let mut kept: Vec<u64> = self.leaving_places(key).collect();
         let Some(queue) = self.queues.get_mut(id) else { return };
-        let Some(mut from) = queue.next_ready(0).map(|item| item.sequence) else { return };
+        let Some(mut from) = queue.look(0).map(|look| look.place()) else { return };
         kept.extend(queue.held_places());
         kept.push(queue.next_place());
         kept.sort_unstable();

@@ -78,7 +78,9 @@ impl Shard {
             Request::FlushConsumer { consumer } => {
                 self.end_credit(id, consumer, |queue| Ask::Flush { queue, consumer })
             }
-            Request::Acquire { queue, tags } => self.ask(id, Ok(Ask::Acquire { queue, tags })),
+            Request::Acquire { queue, tags } => {
+                self.ask(id, Ok(Ask::Acquire { queue, tags, acquired: Vec::new() }))
+            }
             Request::Barrier => self.barrier(id),
             Request::QueryExchange { vhost, name } => {
                 let entry = self.topology.exchange_entry(vhost, name.as_bytes());

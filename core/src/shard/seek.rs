@@ -2,11 +2,13 @@
 
 use super::deadletter::Reason;
 use super::deliver::note_gone;
+use super::envelope::Ask;
 use super::outputs::Handed;
+use super::reading::{Reader, Want};
 use super::{Clock, Shard};
 use crate::QueueId;
 use crate::SessionId;
-use crate::queue::{Found, Item, NEVER_NS, Queue, browsed_place, tag_to_browse};
+use crate::queue::{Acquired, Found, Item, NEVER_NS, Queue, browsed_place, tag_to_browse};
 use crate::selector::{Selector, Standing};
 
 impl Shard {
@@ -28,6 +30,12 @@ impl Shard {
             Found::Message(found) => found,
             Found::NothingYet => {
                 queue.consumers.pass(key);
+                return true;
+            }
+            Found::Away { level, place } => {
+                queue.consumers.await_read(key);
+                let reader = Reader::Queue(queue.id());
+                self.read(queue.ready_mut(), Want { reader, level, place });
                 return true;
             }
             Found::Nothing => {
@@ -82,21 +90,30 @@ impl Shard {
         true
     }
 
-    /// Makes messages that a session has browsed its own.
+    /// Makes messages that a session has browsed its own; of some that may have happened. `None`: the answer comes when
+    /// others have been read.
     pub(super) fn acquire_at_home(
         &mut self,
         session: SessionId,
         id: QueueId,
-        tags: &[u64],
-    ) -> Vec<Option<u64>> {
+        tags: Vec<u64>,
+        mut acquired: Vec<Option<u64>>,
+    ) -> Option<Vec<Option<u64>>> {
         let now_ns = self.clock.monotonic_ns;
-        let mut acquire = |tag: &u64| {
-            let place = browsed_place(*tag)?;
-            self.queues.get_mut(id)?.acquire(place, session, now_ns)
-        };
-        let acquired = tags.iter().map(&mut acquire).collect();
+        for &tag in &tags[acquired.len()..] {
+            let place = browsed_place(tag).zip(self.queues.get_mut(id));
+            match place.map(|(place, queue)| queue.acquire(place, session, now_ns)) {
+                Some(Acquired::Yes(tag)) => acquired.push(Some(tag)),
+                Some(Acquired::No) | None => acquired.push(None),
+                Some(Acquired::Away { level, place }) => {
+                    let ask = Ask::Acquire { queue: id, tags, acquired };
+                    self.await_place_of(session, id, ask, level, Some(place));
+                    return None;
+                }
+            }
+        }
         self.schedule(id);
-        acquired
+        Some(acquired)
     }
 }
 

@@ -134,15 +134,19 @@ impl Shard {
 
     /// Whether a restart has to find the message at a place of a durable queue.
     pub fn holds(&mut self, queue: StoreKey, place: u64) -> bool {
-        self.stored_message(queue, place).is_some()
+        self.holds_paged(queue, place) || self.stored_message(queue, place).is_some()
     }
 
     /// The record of the message at a place of a durable queue, which was at `old`, is also at `new`, where it stays.
     /// Whether anybody needs it; if not it is nobody's.
     pub fn relocated(&mut self, queue: StoreKey, place: u64, old: Position, new: Position) -> bool {
+        if self.relocate_paged(queue, place, old, new) {
+            return true;
+        }
         let Some(message) = self.stored_message(queue, place) else { return false };
         if self.store.position(message) == old {
             self.store.set_position(message, new);
+            self.store.move_holder(old, new);
         }
         true
     }
@@ -153,8 +157,11 @@ impl Shard {
         if let Some(message) = self.leaving_message(queue, place) {
             return Some(message);
         }
-        let id = self.topology.queue_by_key(queue)?;
-        let item = self.queues.get_mut(id)?.item_at(place)?;
+        let id = self.topology.queue_by_key(queue);
+        let item = match id.and_then(|id| self.queues.get_mut(id)) {
+            Some(queue) => queue.item_at(place)?,
+            None => self.buried(queue)?.at(place)?.here()?,
+        };
         item.recorded.then_some(item.message)
     }
 
@@ -333,6 +340,7 @@ impl Shard {
 
     /// A session has gone which may have asked for messages.
     pub(super) fn forget_asks(&mut self, session: SessionId) {
+        self.reads.forget_asks(session);
         if self.line.asks == 0 {
             return;
         }
@@ -352,7 +360,8 @@ impl Shard {
         }
     }
 
-    fn ask_again(&mut self, session: SessionId, ask: Ask) {
+    /// Carries out what a session anywhere asked for some time ago.
+    pub(super) fn ask_again(&mut self, session: SessionId, ask: Ask) {
         let Some(result) = self.ask_home(session, ask) else { return };
         if session.shard == self.config.id {
             self.answered(session, result);

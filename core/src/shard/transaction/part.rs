@@ -115,6 +115,11 @@ impl Parts {
         }
     }
 
+    /// The message at a place that a restart has set aside.
+    pub(in crate::shard) fn aside_at(&mut self, queue: StoreKey, place: u64) -> Option<&mut StoredPlace> {
+        self.aside.get_mut(&(queue, place))?.as_mut()
+    }
+
     #[cfg(test)]
     pub(in crate::shard) fn is_empty(&self) -> bool {
         self.prepared.is_empty() && self.held.is_empty() && self.aside.is_empty()

@@ -143,7 +143,7 @@ impl Shard {
             let Some(Some(found)) = self.parts.aside.remove(&(*queue, *place)) else { continue };
             self.stats.settled += 1;
             self.departures.add(*queue, *place, 1);
-            self.store.retire_unread(found.at, found.place.counted_bytes as usize);
+            self.store.drop_holder(found.at, found.place.counted_bytes as usize);
         }
     }
 
