@@ -501,6 +501,7 @@ fn protocol_config(settings: &Settings, authority: &Authority) -> ProtocolConfig
         max_consumers_per_channel: u32::MAX,
         max_message_bytes: settings.max_message_bytes,
         timestamps: Switch::new(settings.enable_timestamp),
+        known_hosts: settings.known_hosts_url.clone(),
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Settings {
     pub users_file: Option<PathBuf>,
     /// Whether SASL ANONYMOUS is offered.
     pub anonymous: bool,
+    /// Where else clients of AMQP 0-10 find a broker, told to them as they come.
+    pub known_hosts_url: Vec<String>,
     /// Whether messages that come by AMQP 0-10 are given the time of their receipt.
     pub enable_timestamp: bool,
     /// Heartbeat offered, in seconds.
@@ -252,6 +254,16 @@ pub const SPECS: &[Spec] = &[
     spec("anonymous", "", "false", "Let clients log in without a name (SASL ANONYMOUS)", |s, text| {
         set(&mut s.anonymous, text)
     }),
+    list(spec(
+        "known-hosts-url",
+        "URL",
+        "",
+        "Where else clients of AMQP 0-10 find a broker, told to them as they come (amqp:tcp:host:port)",
+        |s, text| {
+            s.known_hosts_url.push(text.to_string());
+            Ok(())
+        },
+    )),
     spec(
         "enable-timestamp",
         "",

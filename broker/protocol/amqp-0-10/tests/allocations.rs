@@ -244,6 +244,7 @@ impl Relay {
             max_consumers_per_channel: 10,
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
+            known_hosts: Vec::new(),
         });
         let mut out = Vec::with_capacity(1 << 20);
         let mut cx = Context { shard: &mut shard, out: &mut out, now_ns: 1 };

@@ -54,6 +54,7 @@ impl World {
             max_consumers_per_channel: 10,
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
+            known_hosts: Vec::new(),
         });
         let mut out = [Vec::new(), Vec::new()];
         let [new, old] = &mut out;

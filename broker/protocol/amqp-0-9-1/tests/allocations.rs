@@ -79,6 +79,7 @@ impl Relay {
             max_consumers_per_channel: 10,
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
+            known_hosts: Vec::new(),
         });
         let mut out = Vec::new();
         let connections = [0, 1].map(|owner| {

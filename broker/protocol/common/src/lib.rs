@@ -52,6 +52,8 @@ pub struct Config {
     pub max_message_bytes: u64,
     /// Whether messages that come by AMQP 0-10 are given the time of their receipt (delivery-properties, `timestamp`).
     pub timestamps: Switch,
+    /// Where else clients of AMQP 0-10 find this broker or another of its kind, as URLs (`amqp:tcp:host:port`).
+    pub known_hosts: Vec<String>,
 }
 
 /// What a connection wants its caller to do.

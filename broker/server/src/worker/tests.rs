@@ -58,6 +58,7 @@ impl House {
                 max_consumers_per_channel: 100,
                 max_message_bytes: settings.max_message_bytes,
                 timestamps: fulmar_protocol::Switch::default(),
+                known_hosts: Vec::new(),
             }),
             high_water_bytes: TransportConfig::default().high_water_bytes,
             memory_bytes,

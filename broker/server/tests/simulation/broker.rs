@@ -163,5 +163,6 @@ fn amqp(max_message_bytes: u64) -> ProtocolConfig {
         max_consumers_per_channel: 1000,
         max_message_bytes,
         timestamps: Default::default(),
+        known_hosts: Vec::new(),
     }
 }

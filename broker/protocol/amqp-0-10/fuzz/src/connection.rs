@@ -156,6 +156,7 @@ impl Broker {
             max_consumers_per_channel: 8,
             max_message_bytes: MAX_BODY_BYTES,
             timestamps: fulmar_protocol::Switch::default(),
+            known_hosts: Vec::new(),
         });
         let mut cx = Context { shard: &mut self.shard, out: &mut out, now_ns: self.clock.monotonic_ns };
         let connection = Connection::new(config, &mut cx, owner, true, format!("peer {owner}"));

@@ -221,7 +221,8 @@ impl Connection {
         self.phase = Phase::Open;
         self.deadline_ns = None;
         let mut hosts = Vec::new();
-        encode_array(code::STR16, [], &mut hosts);
+        let known = self.link.config.known_hosts.iter().map(|url| Value::Str16(url.as_bytes()));
+        encode_array(code::STR16, known, &mut hosts);
         self.write(cx, ConnectionOpenOk { known_hosts: Some(ArrayRef::new(&hosts)) });
     }
 }

@@ -151,6 +151,7 @@ impl World {
             max_consumers_per_channel: 100,
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
+            known_hosts: Vec::new(),
         };
         World { setup, config, shards, now_ns: 1, slots: Vec::new(), answer_logins: true }
     }

@@ -9,6 +9,7 @@ use super::bench::each;
 #[test]
 fn a_connection_opens_and_closes() {
     each(|world| {
+        world.config.known_hosts = vec!["amqp:tcp:b.example:5672".into()];
         let client = world.dial();
         let start = world.expect_control(client, "connection.start");
         let Control::ConnectionStart(start) = Control::decode(&start).unwrap() else { unreachable!() };
@@ -22,7 +23,10 @@ fn a_connection_opens_and_closes() {
         world.expect_control(client, "connection.tune");
         world.control(client, 0, ConnectionTuneOk::default());
         world.control(client, 0, ConnectionOpen::default());
-        world.expect_control(client, "connection.open-ok");
+        let open_ok = world.expect_control(client, "connection.open-ok");
+        let Control::ConnectionOpenOk(open_ok) = Control::decode(&open_ok).unwrap() else { unreachable!() };
+        let known: Vec<_> = open_ok.known_hosts.unwrap().iter().map(Result::unwrap).collect();
+        assert_eq!(known, [Value::Str16(b"amqp:tcp:b.example:5672")]);
         assert!(world.connection(client).is_open());
         world.control(client, 0, ConnectionClose { reply_code: Some(CloseCode::Normal), reply_text: None });
         world.expect_control(client, "connection.close-ok");
