@@ -1,9 +1,10 @@
 //! The transactions that a restart finds in the journals of all shards: what is not over.
 //!
-//! Each journal's steps are noted in their order; journals may be read side by side and merged. Shards that start take
-//! from it what concerns queues at home there: `Shard::restore_transactions`.
+//! Each journal's steps are noted in their order; journals may be read side by side and merged. Each shard that starts
+//! takes from it what its own journal says: [`Shard::restore_transactions`](crate::Shard::restore_transactions). Where
+//! queues are at home is settled by then, and what is known of them stands in their homes' journals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     Decision, PreparedBranch, PreparedPublish, PreparedSettlement, Step, StoreKey, StoredMessage,
@@ -16,30 +17,27 @@ use crate::{Name, ShardId};
 /// See the module.
 #[derive(Debug, Default)]
 pub struct RecoveredTransactions {
-    /// Parts that have not ended, by transaction and journal.
-    parts: BTreeMap<(TransactionKey, ShardId), FoundPart>,
-    /// Parts that have ended in another journal than the one that they were prepared in: their queues had moved.
-    ended: BTreeSet<(TransactionKey, ShardId)>,
+    /// Parts that have not ended, by transaction and journal; several where journals became one.
+    parts: BTreeMap<(TransactionKey, ShardId), Vec<FoundPart>>,
     branches: BTreeMap<TransactionKey, FoundBranch>,
     decisions: BTreeMap<TransactionKey, (Decision, ShardId)>,
 }
 
 /// A part that was prepared and has not ended.
-#[derive(Debug, Default)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct FoundPart {
     pub(crate) publishes: Vec<FoundPublish>,
     pub(crate) settlements: Vec<PreparedSettlement>,
 }
 
 /// A message of such a part, and the queues that it is for.
-#[derive(Clone, Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct FoundPublish {
     pub(crate) message: FoundMessage,
     pub(crate) queues: Vec<StoreKey>,
 }
 
-/// A message of such a part.
-#[derive(Clone)]
+/// A message, as it was read.
 pub(crate) struct FoundMessage {
     encoding: &'static dyn Encoding,
     bytes: [Vec<u8>; 4],
@@ -83,18 +81,18 @@ impl RecoveredTransactions {
     pub fn note(&mut self, journal: ShardId, transaction: TransactionKey, step: &Step<'_>) {
         match step {
             Step::Prepared { publishes, settlements } => {
-                let own = |publish: &PreparedPublish<'_>| FoundPublish {
-                    message: FoundMessage::of(&publish.message),
-                    queues: publish.queues.to_vec(),
+                let part = FoundPart {
+                    publishes: publishes.iter().map(FoundPublish::of).collect(),
+                    settlements: settlements.to_vec(),
                 };
-                let publishes = publishes.iter().map(own).collect();
-                let part = FoundPart { publishes, settlements: settlements.to_vec() };
-                self.parts.insert((transaction, journal), part);
+                let parts = self.parts.entry((transaction, journal)).or_default();
+                // Cleaning writes it again.
+                if !parts.contains(&part) {
+                    parts.push(part);
+                }
             }
             Step::Ended => {
-                if self.parts.remove(&(transaction, journal)).is_none() {
-                    self.ended.insert((transaction, journal));
-                }
+                self.parts.remove(&(transaction, journal));
             }
             Step::Branch(PreparedBranch { vhost, xid, timeout_s, .. }) => {
                 let (vhost, xid) = (Name::from(*vhost), (*xid).clone());
@@ -114,7 +112,6 @@ impl RecoveredTransactions {
     /// Takes in what was found in other journals.
     pub fn merge(&mut self, mut other: RecoveredTransactions) {
         self.parts.append(&mut other.parts);
-        self.ended.append(&mut other.ended);
         self.branches.append(&mut other.branches);
         self.decisions.append(&mut other.decisions);
     }
@@ -146,7 +143,14 @@ impl RecoveredTransactions {
 
     /// Parts that have not ended, with the journals that they stand in.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (TransactionKey, ShardId, &FoundPart)> {
-        self.parts.iter().map(|((transaction, journal), part)| (*transaction, *journal, part))
+        let parts = self.parts.iter();
+        parts.flat_map(|((key, journal), parts)| parts.iter().map(|part| (*key, *journal, part)))
+    }
+
+    /// The shards whose journals have a part of a transaction.
+    pub(crate) fn homes(&self, transaction: TransactionKey) -> impl Iterator<Item = ShardId> {
+        let range = (transaction, ShardId(0))..=(transaction, ShardId(u8::MAX));
+        self.parts.range(range).map(|((_, journal), _)| *journal)
     }
 
     /// Branches, with what was decided.
@@ -164,58 +168,21 @@ impl RecoveredTransactions {
     pub(crate) fn is_by_operator(&self, transaction: TransactionKey) -> bool {
         self.decisions.get(&transaction).is_some_and(|(decision, _)| decision.by_operator)
     }
+}
 
-    /// Whether a shard where a queue is at home takes what a journal has for that queue: nothing tells that it has taken it
-    /// already.
-    pub(crate) fn is_for(
-        &self,
-        transaction: TransactionKey,
-        journal: ShardId,
-        home: ShardId,
-        queue: StoreKey,
-    ) -> bool {
-        if journal == home {
-            return true;
-        }
-        let mut others = self.parts.range((transaction, ShardId(0))..=(transaction, ShardId(u8::MAX)));
-        !self.ended.contains(&(transaction, home))
-            // The home's own journal counts, or else the first one.
-            && !others.any(|((_, other), part)| {
-                (*other == home || *other < journal) && part.queues().any(|other| other == queue)
-            })
+impl FoundPublish {
+    fn of(publish: &PreparedPublish<'_>) -> Self {
+        FoundPublish { message: FoundMessage::of(&publish.message), queues: publish.queues.to_vec() }
     }
 }
 
-impl FoundPart {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.publishes.is_empty() && self.settlements.is_empty()
-    }
-
-    /// What it has for queues.
-    pub(crate) fn to_store(&self) -> Vec<PreparedPublish<'_>> {
-        let publishes = self.publishes.iter();
-        publishes
-            .map(|FoundPublish { message, queues }| PreparedPublish { message: message.to_store(), queues })
-            .collect()
-    }
-
-    /// The queues that it is about; some may come more than once.
-    pub(crate) fn queues(&self) -> impl Iterator<Item = StoreKey> {
-        let publishes = self.publishes.iter().flat_map(|publish| publish.queues.iter().copied());
-        publishes.chain(self.settlements.iter().map(|settlement| settlement.queue))
-    }
-
-    /// What it has for some queues.
-    pub(crate) fn only(&self, is_wanted: impl Fn(&StoreKey) -> bool) -> FoundPart {
-        let wanted = |publish: &FoundPublish| {
-            let queues: Vec<StoreKey> = publish.queues.iter().copied().filter(&is_wanted).collect();
-            (!queues.is_empty()).then(|| FoundPublish { message: publish.message.clone(), queues })
+impl PartialEq for FoundMessage {
+    fn eq(&self, other: &Self) -> bool {
+        let others = |message: &FoundMessage| {
+            let FoundMessage { messages, ttl_ms, priority, has_headers, persistent, .. } = *message;
+            (message.encoding.name(), messages, ttl_ms, priority, has_headers, persistent)
         };
-        let is_settled = |settlement: &&PreparedSettlement| is_wanted(&settlement.queue);
-        FoundPart {
-            publishes: self.publishes.iter().filter_map(wanted).collect(),
-            settlements: self.settlements.iter().filter(is_settled).copied().collect(),
-        }
+        self.bytes == other.bytes && others(self) == others(other)
     }
 }
 
@@ -261,12 +228,28 @@ mod tests {
     const B: ShardId = ShardId(1);
     const C: ShardId = ShardId(2);
     const QUEUE: StoreKey = StoreKey(7);
+    const OTHER: StoreKey = StoreKey(8);
     const ONE: TransactionKey = TransactionKey { shard: A, run: 1, number: 1 };
 
     fn prepared(recovered: &mut RecoveredTransactions, journal: ShardId, transaction: TransactionKey) {
         let settlement = PreparedSettlement { queue: QUEUE, place: 3, settlement: Settlement::Accept };
         let step = Step::Prepared { publishes: &[], settlements: &[settlement] };
         recovered.note(journal, transaction, &step);
+    }
+
+    fn message(bodies: &[u8]) -> StoredMessage<'_> {
+        StoredMessage {
+            encoding: &Plain,
+            exchange: b"x",
+            routing_key: b"k",
+            properties: b"p",
+            bodies,
+            messages: 1,
+            ttl_ms: Some(5),
+            priority: 3,
+            has_headers: true,
+            persistent: true,
+        }
     }
 
     fn decided(commit: bool) -> Step<'static> {
@@ -307,36 +290,24 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_has_moved_gets_its_piece_once() {
+    fn journals_may_become_one() {
+        let publish = |body: &'static [u8], queues| PreparedPublish { message: message(body), queues };
+        let (here, there) = ([publish(b"a", &[QUEUE]), publish(b"a", &[QUEUE])], [publish(b"a", &[OTHER])]);
         let mut recovered = RecoveredTransactions::default();
-        prepared(&mut recovered, B, ONE);
-        assert!(recovered.is_for(ONE, B, B, QUEUE) && recovered.is_for(ONE, B, A, QUEUE));
-        // The new home wrote it down again, and the old journal is still there.
-        prepared(&mut recovered, C, ONE);
-        assert!(recovered.is_for(ONE, C, C, QUEUE) && !recovered.is_for(ONE, B, C, QUEUE));
-        // Moved once more.
-        assert!(recovered.is_for(ONE, B, A, QUEUE) && !recovered.is_for(ONE, C, A, QUEUE));
-        // The new home carried it out.
-        let mut recovered = RecoveredTransactions::default();
-        prepared(&mut recovered, B, ONE);
+        // Written again by cleaning, then together with what another shard had.
+        for publishes in [&here[..], &here, &there, &there] {
+            recovered.note(A, ONE, &Step::Prepared { publishes, settlements: &[] });
+        }
+        let queues: Vec<_> =
+            recovered.parts().flat_map(|(.., part)| part.publishes.iter().map(|one| one.queues[0])).collect();
+        assert_eq!(queues, [QUEUE, QUEUE, OTHER]);
         recovered.note(A, ONE, &Step::Ended);
-        assert!(!recovered.is_for(ONE, B, A, QUEUE));
+        assert_eq!(recovered.parts().count(), 0);
     }
 
     #[test]
     fn a_message_comes_out_as_it_went_in() {
-        let message = StoredMessage {
-            encoding: &Plain,
-            exchange: b"x",
-            routing_key: b"k",
-            properties: b"p",
-            bodies: b"body",
-            messages: 1,
-            ttl_ms: Some(5),
-            priority: 3,
-            has_headers: true,
-            persistent: true,
-        };
+        let message = message(b"body");
         assert_eq!(format!("{:?}", FoundMessage::of(&message).to_store()), format!("{message:?}"));
         assert_eq!(FoundMessage::of(&message).to_store().bodies, b"body");
     }

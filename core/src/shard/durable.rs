@@ -40,7 +40,7 @@ struct Recorded {
 /// What the control shard's journal did not store when it failed.
 #[derive(Clone, Debug)]
 pub(super) struct TopologyLost {
-    reason: Reason,
+    pub(super) reason: Reason,
     /// The first version of which something is lost, and the last one that was made.
     first: u64,
     last: u64,
@@ -207,10 +207,10 @@ impl Shard {
                 queue.stop_recording();
             }
         }
+        self.lost = Some(Box::new(lost.clone()));
         self.refuse_waiting_from(lost.first);
         // What does not need any of that can be confirmed.
         self.stored_version = lost.last;
-        self.lost = Some(Box::new(lost.clone()));
     }
 
     /// Refuses what is to outlive the process in queues that will not.

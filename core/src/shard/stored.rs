@@ -218,8 +218,10 @@ impl Shard {
                 }
                 Waiter::Ask { session, ask, .. } => self.ask_again(session, *ask),
                 Waiter::Transaction(awaiting) => {
-                    let refusal = self.failure.clone().map(Refusal::NotStored);
-                    self.go_on_with_transaction(awaiting, refusal);
+                    let lost = self.lost.as_ref().map(|lost| &lost.reason);
+                    let reason = self.failure.as_ref().or(lost).expect("something has failed");
+                    let refusal = Refusal::NotStored(reason.clone());
+                    self.go_on_with_transaction(awaiting, Some(refusal));
                 }
             }
         }

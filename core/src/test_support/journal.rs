@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::Shard;
 use crate::journal::{
-    Joined, Journal, Position, QueuePlace, Reason, Record, StoreKey, StoredMessage, StoredPlace, Ticket,
+    Decision, Joined, Journal, Position, PreparedBranch, PreparedPublish, PreparedSettlement, QueuePlace,
+    Reason, Record, RecoveredTransactions, Step, StoreKey, StoredMessage, StoredPlace, Ticket,
+    TransactionKey,
 };
 use crate::message::Encoding;
 use crate::topology::StoredChange;
+use crate::transaction::Xid;
+use crate::{Shard, ShardId};
 
 /// A message that was written down.
 #[derive(Clone)]
@@ -63,23 +66,12 @@ impl Stored {
 /// A record that was appended.
 #[derive(Clone)]
 pub enum Written {
-    Enqueued {
-        message: Stored,
-        places: Vec<QueuePlace>,
-    },
-    Dequeued {
-        queue: StoreKey,
-        first: u64,
-        count: u64,
-    },
-    HandedOut {
-        queue: StoreKey,
-        below: u64,
-    },
+    Enqueued { message: Stored, places: Vec<QueuePlace> },
+    Dequeued { queue: StoreKey, first: u64, count: u64 },
+    HandedOut { queue: StoreKey, below: u64 },
     Changed(Vec<StoredChange>),
     Topology(Vec<StoredChange>),
-    /// As its words say it.
-    Transaction(String),
+    Transaction { transaction: TransactionKey, step: WrittenStep },
 }
 
 impl Written {
@@ -92,7 +84,62 @@ impl Written {
             Record::HandedOut { queue, below } => Written::HandedOut { queue, below },
             Record::Changed(changes) => Written::Changed(changes.to_vec()),
             Record::Topology(changes) => Written::Topology(changes.to_vec()),
-            Record::Transaction { .. } => Written::Transaction(format!("{record:?}")),
+            Record::Transaction { transaction, step } => {
+                Written::Transaction { transaction, step: WrittenStep::new(&step) }
+            }
+        }
+    }
+}
+
+/// What has become of a transaction.
+#[derive(Clone)]
+pub enum WrittenStep {
+    Prepared { publishes: Vec<(Stored, Vec<StoreKey>)>, settlements: Vec<PreparedSettlement> },
+    Ended,
+    Branch { vhost: Vec<u8>, xid: Xid, homes: Vec<ShardId>, timeout_s: u32 },
+    Decided(Decision),
+    Forgotten,
+    Closed,
+}
+
+impl WrittenStep {
+    fn new(step: &Step<'_>) -> Self {
+        match *step {
+            Step::Prepared { publishes, settlements } => WrittenStep::Prepared {
+                publishes: publishes
+                    .iter()
+                    .map(|publish| (Stored::new(&publish.message), publish.queues.to_vec()))
+                    .collect(),
+                settlements: settlements.to_vec(),
+            },
+            Step::Ended => WrittenStep::Ended,
+            Step::Branch(PreparedBranch { vhost, xid, homes, timeout_s }) => {
+                let (vhost, xid, homes) = (vhost.to_vec(), xid.clone(), homes.to_vec());
+                WrittenStep::Branch { vhost, xid, homes, timeout_s }
+            }
+            Step::Decided(decision) => WrittenStep::Decided(decision),
+            Step::Forgotten => WrittenStep::Forgotten,
+            Step::Closed => WrittenStep::Closed,
+        }
+    }
+
+    /// As it is read again.
+    fn read<R>(&self, reader: impl FnOnce(&Step<'_>) -> R) -> R {
+        match self {
+            WrittenStep::Prepared { publishes, settlements } => {
+                let publishes: Vec<_> = publishes
+                    .iter()
+                    .map(|(message, queues)| PreparedPublish { message: message.message(), queues })
+                    .collect();
+                reader(&Step::Prepared { publishes: &publishes, settlements })
+            }
+            WrittenStep::Ended => reader(&Step::Ended),
+            WrittenStep::Branch { vhost, xid, homes, timeout_s } => {
+                reader(&Step::Branch(PreparedBranch { vhost, xid, homes, timeout_s: *timeout_s }))
+            }
+            WrittenStep::Decided(decision) => reader(&Step::Decided(*decision)),
+            WrittenStep::Forgotten => reader(&Step::Forgotten),
+            WrittenStep::Closed => reader(&Step::Closed),
         }
     }
 }
@@ -220,6 +267,25 @@ impl TestJournal {
             }
         }
         found.into_values().collect()
+    }
+
+    /// What has become of transactions, for a shard whose journal it is.
+    pub fn transactions(&self, shard: ShardId, found: &mut RecoveredTransactions) {
+        for (record, _) in &self.file().records {
+            if let Written::Transaction { transaction, step } = record {
+                step.read(|step| found.note(shard, *transaction, step));
+            }
+        }
+    }
+
+    /// The steps of transactions, in order.
+    pub fn steps(&self) -> Vec<WrittenStep> {
+        let records = &self.file().records;
+        let steps = records.iter().filter_map(|(record, _)| match record {
+            Written::Transaction { step, .. } => Some(step.clone()),
+            _ => None,
+        });
+        steps.collect()
     }
 
     /// Below which places messages may have been handed out.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Journal;
+use crate::journal::{RecoveredTransactions, StoredPlace};
 use crate::request::Rules;
 use crate::test_support::journal::Written;
 use crate::topology::{Change, StoredChange};
@@ -77,7 +78,28 @@ impl Broker {
         for shard in &mut restarted.shards {
             shard.restore_topology(&changes).expect("what was recorded can be made again");
         }
+        restarted.restore_contents();
         restarted
+    }
+
+    /// Transactions and messages of the journals.
+    fn restore_contents(&mut self) {
+        let mut found = RecoveredTransactions::default();
+        for (shard, journal) in self.shards.iter().zip(&self.journals) {
+            journal.transactions(shard.config.id, &mut found);
+        }
+        for (shard, journal) in self.shards.iter_mut().zip(&self.journals) {
+            shard.restore_transactions(&found);
+            for (queue, below) in journal.handed_out() {
+                shard.restore_handed_out(queue, below);
+            }
+            for place in journal.places() {
+                if !shard.restore_place(&place) {
+                    restore_in_memory(shard, journal, &place);
+                }
+            }
+            shard.end_restore();
+        }
     }
 
     /// Asks, and stores nothing. The answer, if there is one.
@@ -130,6 +152,30 @@ impl Broker {
             _ => None,
         });
         changes.collect()
+    }
+}
+
+/// What a shard does that keeps all messages in memory.
+fn restore_in_memory(shard: &mut Shard, journal: &TestJournal, found: &StoredPlace) {
+    let stored = journal.message_at(found.at);
+    let message = stored.message();
+    assert_eq!(message.messages, 1);
+    let header = MessageHeader {
+        encoding: message.encoding,
+        exchange: message.exchange,
+        routing_key: message.routing_key,
+        properties: message.properties,
+        body_bytes: message.bodies.len() as u64,
+        priority: message.priority,
+        ttl_ms: message.ttl_ms,
+        persistent: message.persistent,
+        has_headers: message.has_headers,
+    };
+    let Some(id) = shard.queue_of(found.place.queue) else { return };
+    let message = shard.store.begin_with(&header, message.bodies);
+    match shard.queues.get_mut(id) {
+        Some(queue) => queue.restore(&found.place, message, shard.clock),
+        None => shard.store.release(message),
     }
 }
 

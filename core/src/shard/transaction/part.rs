@@ -8,7 +8,7 @@ use super::super::envelope::{Letter, Targets};
 use super::Settling;
 use super::records::Awaiting;
 use crate::hash::Map;
-use crate::journal::{PreparedSettlement, Step, StoreKey, StoredPlace, TransactionKey};
+use crate::journal::{PreparedSettlement, StoreKey, StoredPlace, TransactionKey};
 use crate::mesh::Lane;
 use crate::message::Message;
 use crate::shard::{Settlement, Shard};
@@ -92,10 +92,7 @@ pub(in crate::shard) struct Parts {
 }
 
 impl Part {
-    pub(super) fn is_empty(&self) -> bool {
-        self.publishes.is_empty() && self.settlements.is_empty() && self.settlements_aside.is_empty()
-    }
-
+    /// Does what the other one does too.
     pub(super) fn append(&mut self, mut other: Part) {
         self.publishes.append(&mut other.publishes);
         self.settlements.append(&mut other.settlements);
@@ -208,16 +205,13 @@ impl Shard {
 
     /// Does with a part what was decided.
     pub(super) fn judge_part(&mut self, id: TransactionKey, verdict: Verdict) -> Done {
-        let Some(mut part) = self.parts.prepared.remove(&id) else { return Done::Now };
-        if verdict == Verdict::Commit {
-            return self.commit_in_records(id, part);
+        let Some(part) = self.parts.prepared.remove(&id) else { return Done::Now };
+        if verdict != Verdict::Commit {
+            self.undo_in_records(id, part, verdict);
+        } else if self.commit_in_records(id, part) {
+            self.wait_until_stored(Awaiting::CarriedOut(id));
+            return Done::Later;
         }
-        self.give_up_rooms(&part);
-        self.release_messages(&mut part);
-        if part.is_recorded {
-            self.record_step(id, Step::Ended);
-        }
-        self.undo_part(part, verdict);
         Done::Now
     }
 
@@ -228,7 +222,7 @@ impl Shard {
         }
     }
 
-    fn give_up_rooms(&mut self, part: &Part) {
+    pub(super) fn give_up_rooms(&mut self, part: &Part) {
         for (targets, message) in &part.publishes {
             targets.as_slice().iter().for_each(|&queue| self.give_up_room(queue, *message));
         }

@@ -11,7 +11,7 @@
 //! When the journal fails, what waits for it is refused. What may have been decided stays as it is until a restart.
 
 use super::branches::Ending;
-use super::part::{Done, Part, PartDone};
+use super::part::{Part, PartDone};
 use super::restore::Restoring;
 use super::round::{Goal, Round, Stage, Then};
 use super::{Settling, Verdict};
@@ -86,6 +86,7 @@ impl Shard {
         if !self.may_leave_something(part) {
             return Ok(());
         }
+        part.publishes.iter().try_for_each(|(targets, _)| self.check_not_lost(targets.as_slice()))?;
         let kept = part.publishes.iter().map(|(_, message)| self.store.get(*message));
         let kept = kept.filter(|message| message.is_persistent());
         let once: usize = kept.map(|message| message.total_bytes() + RECORD_BYTES).sum();
@@ -139,8 +140,8 @@ impl Shard {
         Some(PreparedSettlement { queue: key, place: item.sequence, settlement })
     }
 
-    /// Carries out a part by records of which a restart finds all or none.
-    pub(super) fn commit_in_records(&mut self, id: TransactionKey, part: Part) -> Done {
+    /// Carries out a part by records of which a restart finds all or none. Whether there are any.
+    pub(super) fn commit_in_records(&mut self, id: TransactionKey, part: Part) -> bool {
         let was_prepared = part.is_recorded;
         self.record_departures();
         let before = self.journal.as_ref().map(|journal| journal.end());
@@ -149,11 +150,20 @@ impl Shard {
         self.record_departures();
         self.joined = Joined::No;
         if !was_prepared && self.journal.as_ref().map(|journal| journal.end()) == before {
-            return Done::Now;
+            return false;
         }
         self.record_step(id, if was_prepared { Step::Ended } else { Step::Closed });
-        self.wait_until_stored(Awaiting::CarriedOut(id));
-        Done::Later
+        true
+    }
+
+    /// Undoes a part that is prepared, and says so if that was written down.
+    pub(super) fn undo_in_records(&mut self, id: TransactionKey, mut part: Part, verdict: Verdict) {
+        self.give_up_rooms(&part);
+        self.release_messages(&mut part);
+        if part.is_recorded {
+            self.record_step(id, Step::Ended);
+        }
+        self.undo_part(part, verdict);
     }
 
     /// Writes down that a branch is prepared.
