@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Journal;
-use crate::journal::{RecoveredTransactions, StoredPlace};
+use crate::journal::RecoveredTransactions;
 use crate::request::Rules;
 use crate::test_support::journal::Written;
 use crate::topology::{Change, StoredChange};
@@ -94,16 +94,14 @@ impl Broker {
                 shard.restore_handed_out(queue, below);
             }
             for place in journal.places() {
-                if !shard.restore_place(&place) {
-                    restore_in_memory(shard, journal, &place);
-                }
+                shard.restore_place(&place);
             }
             shard.end_restore();
         }
     }
 
     /// Asks, and stores nothing. The answer, if there is one.
-    fn try_ask(&mut self, client: Client, request: Request) -> Option<Result<Reply, Refusal>> {
+    pub(super) fn try_ask(&mut self, client: Client, request: Request) -> Option<Result<Reply, Refusal>> {
         if let Some(result) = self.shards[client.shard].request(client.session, request) {
             return Some(result);
         }
@@ -111,7 +109,7 @@ impl Broker {
         self.answer(client)
     }
 
-    fn answer(&mut self, client: Client) -> Option<Result<Reply, Refusal>> {
+    pub(super) fn answer(&mut self, client: Client) -> Option<Result<Reply, Refusal>> {
         self.run();
         match self.told[client.owner as usize].pop_front() {
             Some(Told::Reply(result)) => Some(result),
@@ -120,13 +118,13 @@ impl Broker {
         }
     }
 
-    fn store(&mut self, shard: usize) {
+    pub(super) fn store(&mut self, shard: usize) {
         let journal = self.journals[shard].clone();
         journal.store_all(&mut self.shards[shard]);
         self.run();
     }
 
-    fn fail(&mut self, shard: usize) {
+    pub(super) fn fail(&mut self, shard: usize) {
         let journal = self.journals[shard].clone();
         journal.fail(&mut self.shards[shard], "the disk is gone");
         self.run();
@@ -152,30 +150,6 @@ impl Broker {
             _ => None,
         });
         changes.collect()
-    }
-}
-
-/// What a shard does that keeps all messages in memory.
-fn restore_in_memory(shard: &mut Shard, journal: &TestJournal, found: &StoredPlace) {
-    let stored = journal.message_at(found.at);
-    let message = stored.message();
-    assert_eq!(message.messages, 1);
-    let header = MessageHeader {
-        encoding: message.encoding,
-        exchange: message.exchange,
-        routing_key: message.routing_key,
-        properties: message.properties,
-        body_bytes: message.bodies.len() as u64,
-        priority: message.priority,
-        ttl_ms: message.ttl_ms,
-        persistent: message.persistent,
-        has_headers: message.has_headers,
-    };
-    let Some(id) = shard.queue_of(found.place.queue) else { return };
-    let message = shard.store.begin_with(&header, message.bodies);
-    match shard.queues.get_mut(id) {
-        Some(queue) => queue.restore(&found.place, message, shard.clock),
-        None => shard.store.release(message),
     }
 }
 

@@ -21,6 +21,7 @@ mod queues;
 mod selectors;
 mod stored;
 mod transaction_chaos;
+mod transaction_records;
 mod transactions;
 mod watchers;
 
@@ -142,6 +143,9 @@ impl Broker {
     /// One turn of one shard.
     fn turn(&mut self, index: usize) -> bool {
         let shard = &mut self.shards[index];
+        if let Some(journal) = self.journals.get(index) {
+            journal.read_all(shard);
+        }
         let mut worked = shard.turn();
         while let Some(output) = shard.next_output() {
             worked = true;

@@ -38,7 +38,8 @@ impl Shard {
                 _ => parts.push((id, found.fate(id), part)),
             }
         }
-        for settlement in parts.iter().flat_map(|(.., part)| &part.settlements_aside) {
+        let settling = parts.iter().filter(|(_, fate, _)| *fate != Fate::Undo);
+        for settlement in settling.flat_map(|(.., part)| &part.settlements_aside) {
             self.parts.aside.insert((settlement.queue, settlement.place), None);
         }
         let is_outstanding = |id| found.parts().any(|(other, ..)| other == id);
