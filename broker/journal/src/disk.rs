@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use fulmar_transport::AlignedBuf;
+use fulmar_transport::{AlignedBuf, sim};
 
 /// A file system. Errors are the system's.
 pub trait Disk: Send + Sync {
@@ -180,6 +180,67 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+impl Disk for sim::Disk {
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let paths = sim::Disk::list(self, directory)?;
+        Ok(paths.iter().filter_map(|path| path.file_name().map(OsString::from)).collect())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(sim::Disk::open(self, path)?))
+    }
+
+    fn open_writable(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(self.open_or_make(path)?))
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.make_directory(path);
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        sim::Disk::rename(self, from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        sim::Disk::remove(self, path)
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        sim::Disk::remove_directory(self, path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        sim::Disk::sync_directory(self, path)
+    }
+}
+
+impl DiskFile for sim::SimFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file_bytes())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut AlignedBuf) -> io::Result<()> {
+        into.resize(into.capacity());
+        let read = sim::SimFile::read_at(self, offset, into);
+        into.resize(read.as_ref().copied().unwrap_or(0));
+        read.map(drop)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        sim::SimFile::write_at(self, offset, bytes)
+    }
+
+    fn set_length(&self, bytes: u64) -> io::Result<()> {
+        self.set_file_bytes(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        sim::SimFile::sync(self)
     }
 }
 

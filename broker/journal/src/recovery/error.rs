@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::read::Unread;
 use super::scan::Gap;
 use crate::header::{InvalidHeader, VERSION};
 use crate::record::Invalid;
@@ -115,6 +116,13 @@ impl RecoveryError {
     }
 }
 
+impl From<Unread> for RecoveryError {
+    fn from(unread: Unread) -> Self {
+        let Unread { path, offset, error } = unread;
+        RecoveryError::Read { path, offset, error }
+    }
+}
+
 fn at(offset: u64) -> String {
     if offset == 0 { String::new() } else { format!(" from byte {offset} on") }
 }
@@ -141,7 +149,7 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.what {
-            What::Header(why) => write!(f, "{path}: {why}, and there are records behind"),
+            What::Header(why) => write!(f, "{path}: {why}, and there are records behind it"),
             What::Records(Gap { from, to, why }) => {
                 write!(f, "{path}: damaged at byte {from}: {}", reason(why))?;
                 match to {

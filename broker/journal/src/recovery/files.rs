@@ -88,6 +88,12 @@ impl LogFiles {
         (next.previous == number).then_some(next.previous_end)
     }
 
+    /// Whether a segment that was begun says that a file's segment was the one before it.
+    pub(crate) fn is_followed(&self, path: &Path) -> bool {
+        let number = number_in(path);
+        number.is_some() && self.segments.iter().any(|file| Some(file.header.previous) == number)
+    }
+
     /// Whether what a segment lacks at its end may never have been stored: nothing was written behind it by the same run.
     pub fn may_be_torn(&self, index: usize) -> bool {
         let run = self.segments[index].header.run;
@@ -117,7 +123,12 @@ impl LogFiles {
     pub fn last_number(&self) -> u64 {
         let begun = self.segments.iter().map(|file| file.header.segment);
         let headless = self.headless.iter().map(|file| file.segment);
-        let name = |path: &PathBuf| segment_in_name(path.file_name()?.to_str()?);
-        begun.chain(headless).chain(self.unused.iter().filter_map(|(path, _)| name(path))).max().unwrap_or(0)
+        let unused = self.unused.iter().filter_map(|(path, _)| number_in(path));
+        begun.chain(headless).chain(unused).max().unwrap_or(0)
     }
+}
+
+/// The number of the segment that a file is named after.
+fn number_in(path: &Path) -> Option<u64> {
+    segment_in_name(path.file_name()?.to_str()?)
 }

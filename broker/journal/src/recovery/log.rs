@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use fulmar_core::journal::{StoreKey, TransactionKey};
 
-use super::files::{LogFiles, SegmentFile};
+use super::files::{HeadlessFile, LogFiles, SegmentFile};
 use super::read::{Wanted, read};
 use super::scan::{Scan, Visitor};
 use super::{Damage, Entry, Map, Places, Progress, RecoveryError, What};
 use crate::disk::Disk;
 use crate::encodings::Encodings;
-use crate::header::{BLOCK_BYTES, StoreId};
+use crate::header::{BLOCK_BYTES, InvalidHeader, StoreId};
 use crate::position;
-use crate::record::{Decoded, Framed, Invalid};
+use crate::record::{Decoded, Framed, Invalid, Kind};
 use crate::start::SegmentStart;
 use crate::summary::SegmentSummary;
 use crate::transaction::DecodedStep;
@@ -150,11 +150,7 @@ impl LogContents {
             contents.bytes += bytes.len() as u64;
             progress.add(bytes.len() as u64, contents.messages - before);
         });
-        result.map_err(|unread| RecoveryError::Read {
-            path: unread.path,
-            offset: unread.offset,
-            error: unread.error,
-        })?;
+        result?;
         contents.end_segment(files, &encodings, current.take());
         for index in contents.segments.len()..files.segments.len() {
             // Those that have nothing behind their headers.
@@ -168,20 +164,17 @@ impl LogContents {
         Ok(contents)
     }
 
-    /// Files without a header that can be read: nothing is in them unless they have records of their segment.
+    /// Files without a header that can be read: a write that was torn, unless something was written after it.
     fn look_at_headless(&mut self, disk: &dyn Disk, files: &LogFiles) -> Result<(), RecoveryError> {
+        for (path, _) in files.unused.iter().filter(|(path, _)| files.is_followed(path)) {
+            let what = What::Header(InvalidHeader::Missing);
+            self.damage.push(Damage { path: path.clone(), what });
+        }
         for file in &files.headless {
-            let mut found = false;
-            let wanted = Wanted { path: file.path.clone(), from: BLOCK_BYTES as u64, to: file.bytes };
-            read(disk, std::slice::from_ref(&wanted), false, |_, _, bytes| {
-                found |= bytes.chunks(BLOCK_BYTES).any(|block| Framed::decode(block, file.segment).is_ok());
-            })
-            .map_err(|unread| RecoveryError::Read {
-                path: unread.path,
-                offset: unread.offset,
-                error: unread.error,
-            })?;
-            if found {
+            let batches = count_batches(disk, file)?;
+            let is_last = files.segments.last().is_none_or(|last| last.header.segment < file.segment);
+            // The first batch is written with the header.
+            if batches > 1 || (batches == 1 && !is_last) || files.is_followed(&file.path) {
                 self.damage.push(Damage { path: file.path.clone(), what: What::Header(file.why) });
             } else {
                 self.unused.push((file.path.clone(), file.bytes));
@@ -347,4 +340,16 @@ impl Visitor for SegmentReader<'_> {
         self.contents.words.note(self.segment, &record);
         Ok(())
     }
+}
+
+/// How many batches of its segment a file has.
+fn count_batches(disk: &dyn Disk, file: &HeadlessFile) -> Result<usize, RecoveryError> {
+    let wanted = Wanted { path: file.path.clone(), from: BLOCK_BYTES as u64, to: file.bytes };
+    let is_batch =
+        |block: &&[u8]| Framed::decode(block, file.segment).is_ok_and(|framed| framed.kind == Kind::Batch);
+    let mut batches = 0;
+    read(disk, std::slice::from_ref(&wanted), false, |_, _, bytes| {
+        batches += bytes.chunks(BLOCK_BYTES).filter(is_batch).count();
+    })?;
+    Ok(batches)
 }

@@ -183,11 +183,6 @@ impl<'m, 'w> Mover<'m, 'w> {
                 if self.failed.is_none() {
                     scan.feed(offset, bytes, &mut self);
                 }
-            })
-            .map_err(|unread| RecoveryError::Read {
-                path: unread.path,
-                offset: unread.offset,
-                error: unread.error,
             })?;
             if let Some(error) = self.failed.take() {
                 return Err(error);
