@@ -243,7 +243,7 @@ impl Log {
         self.space.room_for(&self.directory, used_bytes, segment_bytes, max_bytes)
     }
 
-    pub(crate) fn submit_cleaning(&mut self, files: &mut impl Files) {
+    pub(crate) fn submit_cleaning(&mut self, files: &mut (impl Files + ?Sized)) {
         if self.failed.is_some() {
             return;
         }
@@ -336,7 +336,7 @@ impl Log {
     }
 
     /// Reads what comes next of the segment that is cleaned, or lets it go.
-    fn submit_piece(&mut self, files: &mut impl Files) {
+    fn submit_piece(&mut self, files: &mut (impl Files + ?Sized)) {
         let Some(victim) = &mut self.cleaning.victim else { return };
         let segment = self.segments.full.get_mut(&victim.number).expect("what is cleaned stays");
         match victim.phase {
@@ -370,7 +370,7 @@ impl Log {
         self.start_piece(file, from, (end - from) as usize, files);
     }
 
-    fn start_piece(&mut self, file: FileId, from: u64, bytes: usize, files: &mut impl Files) {
+    fn start_piece(&mut self, file: FileId, from: u64, bytes: usize, files: &mut (impl Files + ?Sized)) {
         let spare = self.cleaning.spare.take().filter(|buffer| buffer.capacity() == bytes);
         let buffer = spare.unwrap_or_else(|| AlignedBuf::with_capacity(bytes));
         let operation = FileOperation::Read { file, offset: from, bytes: buffer };

@@ -67,7 +67,7 @@ impl Log {
     }
 
     /// Starts a write if there is something to write and none is under way.
-    pub(super) fn submit_flush(&mut self, files: &mut impl Files) {
+    pub(super) fn submit_flush(&mut self, files: &mut (impl Files + ?Sized)) {
         if let Some(writing) = &mut self.writing {
             if writing.wants_sync {
                 let file = self.segments.get(writing.segment).and_then(|segment| segment.file);

@@ -20,8 +20,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use fulmar_core::journal::{Joined, Position, Reason, Record};
-use fulmar_transport::AlignedBuf;
 use fulmar_transport::file::{FileDone, FileOperation};
+use fulmar_transport::{AlignedBuf, Transport};
 
 use crate::cleaning::Cleaning;
 use crate::encodings::Encodings;
@@ -46,6 +46,12 @@ use segment::Segments;
 pub trait Files {
     /// Starts an operation.
     fn start(&mut self, token: u64, operation: FileOperation);
+}
+
+impl<T: Transport + ?Sized> Files for T {
+    fn start(&mut self, token: u64, operation: FileOperation) {
+        self.file(token, operation);
+    }
 }
 
 /// What became of what was asked of a log.
@@ -300,7 +306,7 @@ impl Log {
 
     /// Hands in what is to be done with files. Once a turn, after everything that appends; `now_ns` is any clock that
     /// does not go back.
-    pub fn submit(&mut self, files: &mut impl Files, now_ns: u64) {
+    pub fn submit(&mut self, files: &mut (impl Files + ?Sized), now_ns: u64) {
         self.now_ns = now_ns;
         self.submit_flush(files);
         self.submit_reads(files);

@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 use fulmar_transport::AlignedBuf;
-use fulmar_transport::file::{FileDone, FileId, FileOperation, OpenOptions};
+use fulmar_transport::file::{FileDone, FileId, FileOperation, OpenOptions, is_direct_refused};
 
 use super::flush::failure;
 use super::{Files, Log, Purpose, Segment, Told};
@@ -151,7 +151,7 @@ impl Log {
         self.preparation.leaving.push_back(number);
     }
 
-    pub(super) fn submit_preparation(&mut self, files: &mut impl Files) {
+    pub(super) fn submit_preparation(&mut self, files: &mut (impl Files + ?Sized)) {
         for file in self.preparation.closing.drain(..) {
             files.start(Purpose::Tidy.token(0), FileOperation::Close(file));
         }
@@ -214,7 +214,7 @@ impl Log {
     }
 
     /// Starts the next operation, unless one is under way.
-    fn submit_work(&mut self, files: &mut impl Files) {
+    fn submit_work(&mut self, files: &mut (impl Files + ?Sized)) {
         let Some(work) = self.preparation.work.as_ref().filter(|work| !work.is_under_way) else {
             return;
         };
@@ -386,9 +386,4 @@ impl Log {
     pub(crate) fn notice(&mut self, text: String) {
         self.told.push_back(Told::Notice(text));
     }
-}
-
-/// Whether a file system does not let files be opened past the page cache.
-fn is_direct_refused(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINVAL)
 }

@@ -130,7 +130,7 @@ impl Log {
         }
     }
 
-    pub(super) fn submit_reads(&mut self, files: &mut impl Files) {
+    pub(super) fn submit_reads(&mut self, files: &mut (impl Files + ?Sized)) {
         while self.reading.current.len() < JOBS
             && let Some(job) = self.reading.waiting.pop_front()
         {
@@ -146,7 +146,7 @@ impl Log {
     }
 
     /// Starts what comes next of a job; whether nothing does.
-    fn submit_read(&mut self, number: usize, files: &mut impl Files) -> bool {
+    fn submit_read(&mut self, number: usize, files: &mut (impl Files + ?Sized)) -> bool {
         let job = &mut self.reading.jobs[number];
         if job.reads_from.is_some() {
             return false;
@@ -218,7 +218,7 @@ impl Log {
     }
 
     /// Opens the file of a segment, unless that is under way.
-    pub(crate) fn open_to_read(&mut self, number: u64, files: &mut impl Files) {
+    pub(crate) fn open_to_read(&mut self, number: u64, files: &mut (impl Files + ?Sized)) {
         let segment = self.segments.get_mut(number).expect("what is read stays");
         if !segment.is_opening {
             segment.is_opening = true;
