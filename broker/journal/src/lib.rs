@@ -25,7 +25,6 @@ mod space;
 pub mod start;
 pub mod summary;
 #[cfg(test)]
-#[allow(dead_code, reason = "faults for more tests")]
 mod testing;
 pub mod topology;
 pub mod transaction;

@@ -68,8 +68,8 @@ struct Job {
     pins: Vec<u64>,
     /// Bytes that the next record needs, if known.
     needs: u64,
-    /// Where what is being read begins, in bytes.
-    reads_from: Option<u64>,
+    /// Where what is being read begins, in bytes, and up to which place it has what was asked for.
+    reads: Option<(u64, usize)>,
 }
 
 /// What is being read.
@@ -118,7 +118,7 @@ impl Log {
             records: Vec::with_capacity(positions.len()),
         };
         let positions = positions.to_vec();
-        let job = Job { back, positions, done: 0, pins, needs: 0, reads_from: None };
+        let job = Job { back, positions, done: 0, pins, needs: 0, reads: None };
         let job = self.reading.jobs.insert(job);
         self.reading.waiting.push_back(job);
     }
@@ -148,7 +148,7 @@ impl Log {
     /// Starts what comes next of a job; whether nothing does.
     fn submit_read(&mut self, number: usize, files: &mut (impl Files + ?Sized)) -> bool {
         let job = &mut self.reading.jobs[number];
-        if job.reads_from.is_some() {
+        if job.reads.is_some() {
             return false;
         }
         let Some(&position) = job.positions.get(job.done).filter(|_| job.back.failed.is_none()) else {
@@ -169,8 +169,11 @@ impl Log {
             self.open_to_read(number, files);
             return false;
         };
-        let (offset, end) = extent(&job.positions[job.done..], job.needs, segment.end);
-        job.reads_from = Some(offset);
+        // What is not stored yet may not be there.
+        let stored = job.positions[job.done..].iter().take_while(|position| **position < self.stored).count();
+        let to = job.done + stored;
+        let (offset, end) = extent(&job.positions[job.done..to], job.needs, segment.end);
+        job.reads = Some((offset, to));
         let bytes = self.reading.buffer(end - offset);
         files.start(Purpose::Read.token(number as u64), FileOperation::Read { file, offset, bytes });
         false
@@ -178,7 +181,7 @@ impl Log {
 
     pub(super) fn completed_read(&mut self, number: u64, done: FileDone) {
         let job = &mut self.reading.jobs[number as usize];
-        let from = job.reads_from.take().expect("something is read");
+        let (from, to) = job.reads.take().expect("something is read");
         let segment = segment_of(job.positions[job.done]);
         let segment = self.segments.get(segment).expect("what is read stays");
         let bytes = done.bytes.expect("a read ends with its buffer");
@@ -191,7 +194,7 @@ impl Log {
         let before = job.done;
         let needed = job.needs;
         if let Err((offset, invalid)) =
-            job.take(&bytes, from, segment.number, &segment.encodings, segment.end)
+            job.take(&bytes, from, to, segment.number, &segment.encodings, segment.end)
         {
             let text =
                 format!("the record at {offset} in {} cannot be read: {invalid}", segment.path.display());
@@ -250,7 +253,7 @@ impl Log {
     fn opening_failed(&mut self, number: u64, reason: &Reason) {
         for job in &self.reading.current {
             let job = &mut self.reading.jobs[*job];
-            if job.reads_from.is_none()
+            if job.reads.is_none()
                 && job.positions.get(job.done).is_some_and(|position| segment_of(*position) == number)
             {
                 job.back.failed = Some(reason.clone());
@@ -309,12 +312,13 @@ impl Job {
         &mut self,
         bytes: &[u8],
         from: u64,
+        to: usize,
         segment: u64,
         encodings: &Encodings,
         segment_end: u64,
     ) -> Result<(), (u64, Invalid)> {
         self.needs = 0;
-        while let Some(&position) = self.positions.get(self.done) {
+        while let Some(&position) = self.positions[..to].get(self.done) {
             let offset = offset_of(position);
             if segment_of(position) != segment || offset < from {
                 break;

@@ -10,6 +10,9 @@ use crate::record::Decoded;
 use crate::start::file_name;
 use crate::testing::{FakeFiles, PLAIN, encodings, found};
 
+mod space;
+mod whole;
+
 const DIRECTORY: &str = "/data/journal/0";
 
 pub(super) const SEGMENT: u64 = 128 * 1024;
@@ -51,6 +54,10 @@ pub(super) fn place(place: u64) -> QueuePlace {
 
 pub(super) fn enqueue(log: &mut Log, number: u64, body: &[u8]) -> Position {
     log.append(&Record::Enqueued { message: message(body), places: &[place(number)] }, Joined::No)
+}
+
+pub(super) fn dequeue(log: &mut Log, first: u64, count: u64) -> Position {
+    log.append(&Record::Dequeued { queue: StoreKey(1), first, count }, Joined::No)
 }
 
 /// Turns until nothing is left to do; what was told.
