@@ -37,8 +37,9 @@ const WASTE_SEGMENTS: u64 = 4;
 
 /// What a shard has to say when a segment is cleaned.
 pub trait Holder {
-    /// Whether a message is still in its place in a queue, or in a client's hands from there.
-    fn holds(&self, queue: StoreKey, place: u64) -> bool;
+    /// Whether a message is still in its place in a queue, or in a client's hands from there, and its record is the one at
+    /// `at`.
+    fn holds(&mut self, queue: StoreKey, place: u64, at: Position) -> bool;
 
     /// A message that it holds is written down elsewhere now.
     fn relocated(&mut self, queue: StoreKey, place: u64, old: Position, new: Position);
@@ -164,7 +165,7 @@ pub fn clean(log: &RefCell<Log>, holder: &mut impl Holder) {
         match framed.record(&encodings) {
             Ok(Decoded::Enqueued(enqueued)) => {
                 let old = in_segment(number, offset);
-                if survivors.ask(&enqueued, holder) {
+                if survivors.ask(old, &enqueued, holder) {
                     let new = log.borrow_mut().move_message(old, &enqueued.message, &survivors);
                     survivors.tell(old, new, holder);
                 }
@@ -204,7 +205,7 @@ struct Survivors {
 
 impl Survivors {
     /// Whether anything is needed.
-    fn ask(&mut self, enqueued: &Enqueued<'_>, holder: &impl Holder) -> bool {
+    fn ask(&mut self, at: Position, enqueued: &Enqueued<'_>, holder: &mut impl Holder) -> bool {
         self.places.clear();
         self.held.clear();
         self.gone.clear();
@@ -212,7 +213,7 @@ impl Survivors {
         for place in enqueued.places.iter() {
             let (held, gone) = (self.held.len(), self.gone.len());
             for each in place.place..place.place + self.messages {
-                let list = if holder.holds(place.queue, each) { &mut self.held } else { &mut self.gone };
+                let list = if holder.holds(place.queue, each, at) { &mut self.held } else { &mut self.gone };
                 list.push((place.queue, each));
             }
             if self.held.len() == held {

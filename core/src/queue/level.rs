@@ -461,10 +461,13 @@ impl Level {
         popped
     }
 
-    /// Whether a message that is out of memory stands at a place.
-    pub(super) fn holds_away(&mut self, place: u64) -> bool {
-        let Some(tail) = &mut self.tail else { return false };
-        tail.find_arriving(place).is_some() || tail.paged.holds(place)
+    /// Where the record is of the message at a place that is out of memory.
+    pub(super) fn away_at(&mut self, place: u64) -> Option<Position> {
+        let tail = self.tail.as_mut()?;
+        if let Some(paged) = tail.find_arriving(place) {
+            return Some(paged.at);
+        }
+        tail.paged.position_at(place)
     }
 
     /// The record of a message that is out of memory is elsewhere now; whether it was at `old` until now. `None`: no such

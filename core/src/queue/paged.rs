@@ -363,9 +363,9 @@ impl Paged {
         }
     }
 
-    /// Whether a message stands at a place.
-    pub(crate) fn holds(&mut self, place: u64) -> bool {
-        self.find(place).is_some()
+    /// Where the record of the message at a place is.
+    pub(crate) fn position_at(&mut self, place: u64) -> Option<Position> {
+        self.find(place).map(|found| found.at)
     }
 
     /// The record of the message at a place is elsewhere now; whether it was at `old` until now. `None`: the message is

@@ -535,9 +535,9 @@ impl Ready {
         self.pop_away_of(level as u8)
     }
 
-    /// Whether a message that is out of memory stands at a place.
-    pub(crate) fn holds_away(&mut self, place: u64) -> bool {
-        self.levels.iter_mut().any(|level| level.holds_away(place))
+    /// Where the record is of the message at a place that is out of memory.
+    pub(crate) fn away_at(&mut self, place: u64) -> Option<Position> {
+        self.levels.iter_mut().find_map(|level| level.away_at(place))
     }
 
     /// The record of a message that is out of memory is elsewhere now; whether it was at `old` until now. `None`: no such

@@ -298,10 +298,10 @@ impl Shard {
 
 /// What the journal asks of messages that are out of memory, or that a restart has set aside for a transaction.
 impl Shard {
-    /// Whether a restart has to find the message at a place of a queue, which is out of memory.
-    pub(super) fn holds_paged(&mut self, key: StoreKey, place: u64) -> bool {
-        if self.parts.aside_at(key, place).is_some() {
-            return true;
+    /// Where the record is that a restart has to find of the message at a place of a queue, which is out of memory.
+    pub(super) fn position_paged(&mut self, key: StoreKey, place: u64) -> Option<Position> {
+        if let Some(found) = self.parts.aside_at(key, place) {
+            return Some(found.at);
         }
         let id = self.topology.queue_by_key(key);
         let queue = id.and_then(|id| self.queues.get_mut(id));
@@ -309,7 +309,7 @@ impl Shard {
             Some(queue) => Some(queue.ready_mut()),
             None => self.buried(key),
         };
-        ready.is_some_and(|ready| ready.is_paged() && ready.holds_away(place))
+        ready.filter(|ready| ready.is_paged())?.away_at(place)
     }
 
     /// The record of a message that is out of memory is elsewhere now. Whether there is such a message.

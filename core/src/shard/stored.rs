@@ -132,9 +132,13 @@ impl Shard {
         self.failure.as_ref()
     }
 
-    /// Whether a restart has to find the message at a place of a durable queue.
-    pub fn holds(&mut self, queue: StoreKey, place: u64) -> bool {
-        self.holds_paged(queue, place) || self.stored_message(queue, place).is_some()
+    /// Whether a restart has to find the message at a place of a durable queue, and the record of it is the one at `at`:
+    /// an older one may still be there.
+    pub fn holds(&mut self, queue: StoreKey, place: u64, at: Position) -> bool {
+        if let Some(position) = self.position_paged(queue, place) {
+            return position == at;
+        }
+        self.stored_message(queue, place).is_some_and(|message| self.store.position(message) == at)
     }
 
     /// The record of the message at a place of a durable queue, which was at `old`, is also at `new`, where it stays.

@@ -216,7 +216,10 @@ impl Pair {
             Step::Look { place } => {
                 let found = self.model.find(place);
                 assert_eq!(self.queue.next_at(place), found.map(|found| found.item.sequence.max(place)));
-                assert_eq!(self.queue.holds(place), found.is_some_and(|found| found.item.sequence <= place));
+                assert_eq!(
+                    self.queue.position_at(place).is_some(),
+                    found.is_some_and(|found| found.item.sequence <= place)
+                );
             }
         }
         let items = self.model.0.values().map(|paged| &paged.item);
