@@ -39,8 +39,12 @@ impl Journal for Handle {
         self.0.borrow_mut().retire(at, bytes);
     }
 
-    fn page_out(&mut self, _message: &StoredMessage<'_>) -> Position {
-        unreachable!("a shard without a page file pages nothing out")
+    fn can_page_out(&self) -> bool {
+        self.0.borrow().can_page_out()
+    }
+
+    fn page_out(&mut self, message: &StoredMessage<'_>) -> Position {
+        self.0.borrow_mut().page_out(message)
     }
 
     fn read(&mut self, ticket: Ticket, positions: &[Position]) {

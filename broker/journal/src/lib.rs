@@ -21,6 +21,7 @@ mod options;
 pub mod position;
 pub mod record;
 pub mod recovery;
+mod scratch;
 mod space;
 pub mod start;
 pub mod summary;

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub mean_batch_bytes: u64,
     /// Bytes read for those who asked.
     pub read_bytes: u64,
+    /// Messages written to the page file.
+    pub paged_out: u64,
     /// Segments begun.
     pub segments_begun: u64,
     /// Those of them whose files had been another segment's.
@@ -51,6 +53,7 @@ impl Default for Metrics {
             batch_records: histogram(MOST_RECORDS),
             mean_batch_bytes: 0,
             read_bytes: 0,
+            paged_out: 0,
             segments_begun: 0,
             segments_recycled: 0,
             segments_cleaned: 0,

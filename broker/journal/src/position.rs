@@ -1,7 +1,7 @@
 //! What a [`Position`] says: segment and offset of a record, or that the record is in the page file.
 //!
-//! Bit 63: page file. Bits 28 to 62: number of the segment. Bits 0 to 27: offset in units of [`UNIT`] bytes, so that the
-//! start of a record lies within the first 4 GiB of its file. Of the page file all 63 bits are an offset in bytes.
+//! Bit 63: page file. Bits 28 to 62: number of the segment, or of the page file's part. Bits 0 to 27: offset in units of
+//! [`UNIT`] bytes, so that the start of a record lies within the first 4 GiB of its file.
 
 use fulmar_core::journal::Position;
 
@@ -30,11 +30,16 @@ pub fn in_segment(segment: u64, offset: u64) -> Position {
     Position((segment << OFFSET_BITS) | (offset / UNIT))
 }
 
-/// The segment that a record is in.
+/// The segment that a record is in, or the part of the page file.
 #[inline]
 pub fn segment_of(position: Position) -> u64 {
-    debug_assert!(!position.is_page());
-    position.0 >> OFFSET_BITS
+    (position.0 & !PAGE_FILE) >> OFFSET_BITS
+}
+
+/// Whether two records are in the same file.
+#[inline]
+pub fn is_same_file(one: Position, other: Position) -> bool {
+    one.0 >> OFFSET_BITS == other.0 >> OFFSET_BITS
 }
 
 /// Where in its segment a record begins, in bytes.
@@ -43,20 +48,13 @@ pub fn offset_of(position: Position) -> u64 {
     (position.0 & ((1 << OFFSET_BITS) - 1)) * UNIT
 }
 
-/// The place of a record in the page file.
+/// The place of a record in a part of the page file.
 ///
 /// # Panics
-/// If the offset is beyond 2^63 bytes.
+/// If no record can stand there.
 #[inline]
-pub fn in_page_file(offset: u64) -> Position {
-    assert!(offset < PAGE_FILE);
-    Position(PAGE_FILE | offset)
-}
-
-/// Where in the page file a record begins, in bytes.
-#[inline]
-pub fn page_offset_of(position: Position) -> u64 {
-    position.0 & !PAGE_FILE
+pub fn in_page_file(part: u64, offset: u64) -> Position {
+    Position(PAGE_FILE | in_segment(part, offset).0)
 }
 
 #[cfg(test)]
@@ -77,8 +75,9 @@ mod tests {
 
     #[test]
     fn the_page_file_is_told_from_segments() {
-        let position = in_page_file(12_345);
-        assert!(position.is_page());
-        assert_eq!(page_offset_of(position), 12_345);
+        let (position, segment) = (in_page_file(3, 160), in_segment(3, 160));
+        assert!(position.is_page() && position != segment && !is_same_file(position, segment));
+        assert!(is_same_file(position, in_page_file(3, 16)));
+        assert_eq!((segment_of(position), offset_of(position)), (3, 160));
     }
 }

@@ -184,6 +184,9 @@ impl Found {
             };
             logs.push(RecoveredLog { start, queues: contents.queues, transactions: contents.transactions });
         }
+        for page in self.files.values().flat_map(|files| &files.pages) {
+            disk.remove(page).map_err(|error| RecoveryError::writing(page, error))?;
+        }
         Identity { store, run, shards: options.shards, moving: None }.write(disk, options.journal)?;
         Ok(Recovered { store, run, topology: topology.changes, logs, torn, totals })
     }

@@ -288,13 +288,11 @@ impl Level {
     /// counts as if it had come back.
     pub(super) fn put_away(&mut self, paged: PagedItem) {
         let place = paged.item.sequence;
-        while let Some(item) = self.fresh.items.pop_back_if(|item| item.sequence > place) {
-            put_apart(item, &mut self.returned);
-        }
+        let from = self.fresh.items.partition_point(|item| item.sequence < place);
+        self.fresh.items.drain(from..).for_each(|item| put_apart(item, &mut self.returned));
         if let Some(tail) = &mut self.tail {
-            while let Some(item) = tail.back.items.pop_front_if(|item| item.sequence < place) {
-                put_apart(item, &mut self.returned);
-            }
+            let end = tail.back.items.partition_point(|item| item.sequence < place);
+            tail.back.items.drain(..end).for_each(|item| put_apart(item, &mut self.returned));
             tail.are_first &= tail.arriving.back().is_none_or(|last| last.item.sequence < place);
         }
         if !self.fresh.items.is_empty() || !self.returned.is_empty() {

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use fulmar_core::journal::{Joined, Position, Reason, Record};
+use fulmar_core::journal::{Joined, Position, Reason, Record, StoredMessage};
 use fulmar_transport::file::{FileDone, FileOperation};
 use fulmar_transport::{AlignedBuf, Transport};
 
@@ -30,6 +30,7 @@ use crate::metrics::{Footprint, Metrics};
 use crate::options::LogOptions;
 use crate::position::{self, in_segment};
 use crate::record::Payload;
+use crate::scratch::Scratch;
 use crate::space::Space;
 use crate::start::LogStart;
 use crate::summary::message_bytes;
@@ -77,6 +78,7 @@ pub(crate) enum Purpose {
     Read = 4,
     Clean = 5,
     Tidy = 6,
+    Page = 7,
 }
 
 const PURPOSE_SHIFT: u32 = 40;
@@ -93,8 +95,9 @@ impl Purpose {
     fn of(token: u64) -> (Option<Purpose>, u64) {
         use Purpose::*;
         let code = token >> PURPOSE_SHIFT;
-        let purpose =
-            [Flush, Prepare, Open, Read, Clean, Tidy].into_iter().find(|purpose| *purpose as u64 == code);
+        let purpose = [Flush, Prepare, Open, Read, Clean, Tidy, Page]
+            .into_iter()
+            .find(|purpose| *purpose as u64 == code);
         (purpose, token & ((1 << PURPOSE_SHIFT) - 1))
     }
 }
@@ -131,6 +134,7 @@ pub struct Log {
     preparation: Preparation,
     reading: Reading,
     pub(crate) cleaning: Cleaning,
+    scratch: Scratch,
     pub(crate) space: Space,
     pub(crate) metrics: Metrics,
     told: VecDeque<Told>,
@@ -146,7 +150,9 @@ impl Log {
         unused.sort_by(|a, b| b.cmp(a));
         let first = start.next_segment;
         let segments = Segments::new(&start.directory, start.segments, first, start.previous, &encodings);
+        let scratch = Scratch::new(&start.directory, options.segment_bytes, options.direct);
         let mut log = Log {
+            scratch,
             end: start.previous.map_or(Position::NONE, |(segment, end)| in_segment(segment, end)),
             stored: Position::NONE,
             directory: start.directory,
@@ -255,6 +261,9 @@ impl Log {
 
     /// Nobody needs a message any more, of so many bytes.
     pub fn retire(&mut self, at: Position, bytes: usize) {
+        if at.is_page() {
+            return self.scratch.retire(at);
+        }
         let end = self.end;
         if let Some(segment) = self.segments.get_mut(position::segment_of(at)) {
             segment.summary.retire(bytes);
@@ -264,6 +273,17 @@ impl Log {
                 self.cleaning.look_again();
             }
         }
+    }
+
+    /// Whether the page file takes messages at the moment.
+    pub fn can_page_out(&self) -> bool {
+        self.scratch.has_room()
+    }
+
+    /// Writes a message to the page file, where it can be read until it is retired. A restart removes it.
+    pub fn page_out(&mut self, message: &StoredMessage<'_>) -> Position {
+        self.metrics.paged_out += u64::from(message.messages);
+        self.scratch.add(message, &self.encodings)
     }
 
     /// Whether so much is appended and not yet stored that no more should come for now.
@@ -298,7 +318,8 @@ impl Log {
             segments: self.segments.in_log().count() as u64,
             spare_files: self.segments.upcoming.len() as u64 + unused.0,
             file_bytes: self.segments.all().map(|segment| segment.file_bytes.max(segment.end)).sum::<u64>()
-                + unused.1,
+                + unused.1
+                + self.scratch.file_bytes(),
             live_bytes: self.segments.in_log().map(|segment| segment.summary.live_bytes()).sum(),
             unstored_bytes: self.unstored_bytes as u64,
         }
@@ -312,6 +333,21 @@ impl Log {
         self.submit_reads(files);
         self.submit_cleaning(files);
         self.submit_preparation(files);
+        self.submit_pages(files);
+    }
+
+    fn submit_pages(&mut self, files: &mut (impl Files + ?Sized)) {
+        let room_for = |pages, bytes| {
+            let segments =
+                self.segments.all().map(|segment| segment.file_bytes.max(segment.end)).sum::<u64>();
+            let used = segments + self.preparation.unused_files().1 + pages;
+            let room = self.space.room_for(&self.directory, used, bytes, self.options.max_bytes);
+            room.map_err(|why| why.to_string())
+        };
+        self.scratch.submit(files, self.now_ns, room_for);
+        if let Some(notice) = self.scratch.take_notice() {
+            self.told.push_back(Told::Notice(notice));
+        }
     }
 
     /// An operation has ended.
@@ -324,6 +360,7 @@ impl Log {
             (Some(Purpose::Read), job) => self.completed_read(job, done),
             (Some(Purpose::Clean), _) => self.completed_cleaning(done),
             (Some(Purpose::Tidy), _) => self.completed_tidying(done),
+            (Some(Purpose::Page), number) => self.scratch.completed(number, done, now_ns),
             (None, _) => debug_assert!(false, "no token of this log: {}", done.token),
         }
     }

@@ -1,4 +1,4 @@
-//! Records read again by their places: neighbours with one operation.
+//! Messages read again by their places, from the log and from the page file: neighbours with one operation.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -12,8 +12,9 @@ use super::flush::failure;
 use super::{Files, Log, Purpose, Told};
 use crate::encodings::Encodings;
 use crate::header::BLOCK_BYTES;
-use crate::position::{self, offset_of, segment_of};
+use crate::position::{self, is_same_file, offset_of, segment_of};
 use crate::record::{Decoded, Framed, Invalid};
+use crate::scratch::Whereabouts;
 
 /// Most bytes read at once, unless one record is longer.
 const MOST_BYTES: u64 = 1 << 20;
@@ -51,7 +52,7 @@ impl ReadBack {
         self.records.iter().map(|(chunk, at)| {
             let (bytes, encodings) = &self.chunks[*chunk as usize];
             match Framed::trusted(&bytes[*at as usize..]).record(encodings) {
-                Ok(Decoded::Enqueued(enqueued)) => enqueued.message,
+                Ok(Decoded::Enqueued(enqueued) | Decoded::Paged(enqueued)) => enqueued.message,
                 _ => unreachable!("it was looked at before"),
             }
         })
@@ -66,6 +67,8 @@ struct Job {
     done: usize,
     /// Segments that must not go before the end.
     pins: Vec<u64>,
+    /// Those of the page file.
+    pages: Vec<Position>,
     /// Bytes that the next record needs, if known.
     needs: u64,
     /// Where what is being read begins, in bytes, and up to which place it has what was asked for.
@@ -104,7 +107,9 @@ impl Reading {
 impl Log {
     /// Asks for messages; [`Told::Read`] follows once they are stored and read.
     pub fn read(&mut self, ticket: Ticket, positions: &[Position]) {
-        let mut pins: Vec<u64> = positions.iter().map(|position| segment_of(*position)).collect();
+        let (pages, log) = positions.iter().partition::<Vec<Position>, _>(|position| position.is_page());
+        pages.iter().for_each(|page| self.scratch.hold(*page));
+        let mut pins: Vec<u64> = log.iter().map(|position| segment_of(*position)).collect();
         pins.sort_unstable();
         pins.dedup();
         pins.retain(|number| {
@@ -118,7 +123,7 @@ impl Log {
             records: Vec::with_capacity(positions.len()),
         };
         let positions = positions.to_vec();
-        let job = Job { back, positions, done: 0, pins, needs: 0, reads: None };
+        let job = Job { back, positions, done: 0, pins, pages, needs: 0, reads: None };
         let job = self.reading.jobs.insert(job);
         self.reading.waiting.push_back(job);
     }
@@ -154,6 +159,9 @@ impl Log {
         let Some(&position) = job.positions.get(job.done).filter(|_| job.back.failed.is_none()) else {
             return true;
         };
+        if position.is_page() {
+            return self.submit_page_read(number, position, files);
+        }
         if position >= self.stored {
             job.back.failed = self.failed.clone();
             return job.back.failed.is_some();
@@ -179,32 +187,73 @@ impl Log {
         false
     }
 
+    /// Starts to read what comes next of a job, which is in the page file, or takes it from memory; whether nothing comes.
+    fn submit_page_read(
+        &mut self,
+        number: usize,
+        position: Position,
+        files: &mut (impl Files + ?Sized),
+    ) -> bool {
+        let job = &mut self.reading.jobs[number];
+        let rest = &job.positions[job.done..];
+        match self.scratch.find(position) {
+            Whereabouts::UnderWay => return false,
+            Whereabouts::Gone => {
+                job.back.failed = Some("what was written to the page file is no longer there".into());
+                return true;
+            }
+            Whereabouts::File(file, file_end) => {
+                let is_there =
+                    |next: &&Position| is_same_file(**next, position) && offset_of(**next) < file_end;
+                let to = job.done + rest.iter().take_while(is_there).count();
+                let (offset, end) = extent(&job.positions[job.done..to], job.needs, file_end);
+                job.reads = Some((offset, to));
+                let bytes = self.reading.buffer(end - offset);
+                let read = FileOperation::Read { file, offset, bytes };
+                files.start(Purpose::Read.token(number as u64), read);
+                return false;
+            }
+            Whereabouts::Memory(page) => {
+                let mut bytes = AlignedBuf::with_capacity(page.len());
+                bytes.extend_from_slice(page);
+                let (from, to) = (offset_of(position), job.positions.len());
+                let page_end = from + page.len() as u64;
+                if let Err((_, invalid)) = job.take(&bytes, from, to, &self.encodings, page_end) {
+                    job.back.failed = Some(format!("a page in memory cannot be read: {invalid}").into());
+                }
+                job.back.chunks.push((bytes, Rc::clone(&self.encodings)));
+            }
+        }
+        self.submit_read(number, files)
+    }
+
     pub(super) fn completed_read(&mut self, number: u64, done: FileDone) {
         let job = &mut self.reading.jobs[number as usize];
         let (from, to) = job.reads.take().expect("something is read");
-        let segment = segment_of(job.positions[job.done]);
-        let segment = self.segments.get(segment).expect("what is read stays");
+        let position = job.positions[job.done];
+        let (path, encodings, end) = if position.is_page() {
+            (self.scratch.path_of(position), &self.encodings, u64::MAX)
+        } else {
+            let segment = self.segments.get(segment_of(position)).expect("what is read stays");
+            (segment.path.display().to_string(), &segment.encodings, segment.end)
+        };
         let bytes = done.bytes.expect("a read ends with its buffer");
         if let Err(error) = done.result {
-            job.back.failed = Some(failure(segment, "read", &error));
+            job.back.failed = Some(format!("the journal's file {path} cannot be read: {error}").into());
             self.reading.keep(bytes);
             return;
         }
         self.metrics.read_bytes += bytes.len() as u64;
         let before = job.done;
         let needed = job.needs;
-        if let Err((offset, invalid)) =
-            job.take(&bytes, from, to, segment.number, &segment.encodings, segment.end)
-        {
-            let text =
-                format!("the record at {offset} in {} cannot be read: {invalid}", segment.path.display());
+        if let Err((offset, invalid)) = job.take(&bytes, from, to, encodings, end) {
+            let text = format!("the record at {offset} in {path} cannot be read: {invalid}");
             job.back.failed = Some(text.into());
         } else if job.done == before && job.needs <= needed {
-            let text = format!("the file {} is shorter than it was", segment.path.display());
-            job.back.failed = Some(text.into());
+            job.back.failed = Some(format!("the file {path} is shorter than it was").into());
         }
         if job.done > before {
-            job.back.chunks.push((bytes, Rc::clone(&segment.encodings)));
+            job.back.chunks.push((bytes, Rc::clone(encodings)));
         } else {
             self.reading.keep(bytes);
         }
@@ -212,6 +261,7 @@ impl Log {
 
     fn finish_read(&mut self, number: usize) {
         let job = self.reading.jobs.remove(number);
+        job.pages.iter().for_each(|page| self.scratch.let_go(*page));
         for segment in job.pins {
             let segment = self.segments.get_mut(segment).expect("what is read stays");
             segment.readers -= 1;
@@ -291,7 +341,7 @@ fn extent(positions: &[Position], needs: u64, segment_end: u64) -> (u64, u64) {
     let mut last = first;
     for position in &positions[1..] {
         let offset = offset_of(*position);
-        if segment_of(*position) != segment_of(positions[0])
+        if !is_same_file(*position, positions[0])
             || offset <= last
             || offset > end + GAP_BYTES
             || offset + block - from > MOST_BYTES
@@ -313,21 +363,22 @@ impl Job {
         bytes: &[u8],
         from: u64,
         to: usize,
-        segment: u64,
         encodings: &Encodings,
         segment_end: u64,
     ) -> Result<(), (u64, Invalid)> {
         self.needs = 0;
+        let first = self.positions[self.done];
+        let segment = segment_of(first);
         while let Some(&position) = self.positions[..to].get(self.done) {
             let offset = offset_of(position);
-            if segment_of(position) != segment || offset < from {
+            if !is_same_file(position, first) || offset < from {
                 break;
             }
             let Some(rest) = bytes.get((offset - from) as usize..).filter(|rest| !rest.is_empty()) else {
                 break;
             };
             match Framed::decode(rest, segment).and_then(|framed| framed.record(encodings)) {
-                Ok(Decoded::Enqueued(_)) => {}
+                Ok(Decoded::Enqueued(_) | Decoded::Paged(_)) => {}
                 Ok(_) => return Err((offset, Invalid::Contradiction)),
                 Err(Invalid::Short) => {
                     let needs = Framed::announced_bytes(rest).unwrap_or(BLOCK_BYTES) as u64;

@@ -1,5 +1,6 @@
 //! Which files a log has, and what their headers say.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use crate::header::{BLOCK_BYTES, InvalidHeader, SegmentHeader};
 use crate::recovery::RecoveryError;
 use crate::recovery::read::Wanted;
 use crate::recovery::scan::Scan;
+use crate::scratch::is_page_file;
 use crate::start::segment_in_name;
 
 /// The files of one log.
@@ -21,6 +23,8 @@ pub struct LogFiles {
     pub unused: Vec<(PathBuf, u64)>,
     /// Those whose headers cannot be read: torn when they were begun, or damaged.
     pub headless: Vec<HeadlessFile>,
+    /// Those of the page file, in which nothing is needed.
+    pub pages: Vec<PathBuf>,
 }
 
 /// A segment's file.
@@ -59,7 +63,9 @@ impl LogFiles {
         };
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment_in_name(name.to_str()?)).collect();
         numbers.sort_unstable();
-        let mut files = LogFiles::default();
+        let is_page = |name: &&OsString| name.to_str().is_some_and(is_page_file);
+        let pages = names.iter().filter(is_page).map(|name| directory.join(name)).collect();
+        let mut files = LogFiles { pages, ..LogFiles::default() };
         let mut block = AlignedBuf::with_capacity(BLOCK_BYTES);
         for segment in numbers {
             let path = directory.join(crate::start::file_name(segment));

@@ -88,6 +88,7 @@ fn remove_log(
     }
     let others =
         files.unused.iter().map(|(path, _)| path).chain(files.headless.iter().map(|file| &file.path));
+    let others = others.chain(&files.pages);
     for path in others {
         disk.remove(path).map_err(failed)?;
     }

@@ -1,3 +1,5 @@
+mod pages;
+
 use std::io;
 use std::path::Path;
 
