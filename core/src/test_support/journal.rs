@@ -30,6 +30,12 @@ pub struct Stored {
     persistent: bool,
 }
 
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.message().fmt(f)
+    }
+}
+
 impl Stored {
     fn new(message: &StoredMessage<'_>) -> Self {
         Stored {
@@ -92,7 +98,7 @@ impl Written {
 }
 
 /// What has become of a transaction.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum WrittenStep {
     Prepared { publishes: Vec<(Stored, Vec<StoreKey>)>, settlements: Vec<PreparedSettlement> },
     Ended,

@@ -60,7 +60,7 @@ impl Broker {
         broker
     }
 
-    fn give_journals(&mut self) {
+    pub(super) fn give_journals(&mut self) {
         for (shard, journal) in self.shards.iter_mut().zip(&self.journals) {
             journal.give_to(shard);
         }
@@ -68,11 +68,16 @@ impl Broker {
 
     /// What a broker with so many shards makes of what is stored, and of `more` records besides.
     pub(super) fn restarted(self, shards: u8, more: usize) -> Self {
-        let mut restarted = Broker::new(shards);
         self.journals.iter().for_each(|journal| journal.crash(more));
-        restarted.journals = self.journals;
+        Broker::new(shards).started_with(self.journals)
+    }
+
+    /// What it makes of journals that are as the end of a process left them.
+    pub(super) fn started_with(self, journals: Vec<TestJournal>) -> Self {
+        let (shards, mut restarted) = (self.shards.len(), self);
+        restarted.journals = journals;
         let run = restarted.journals[0].run();
-        restarted.journals.resize_with(usize::from(shards), || TestJournal::of_run(run));
+        restarted.journals.resize_with(shards, || TestJournal::of_run(run));
         restarted.give_journals();
         let changes = restarted.journals[0].changes();
         for shard in &mut restarted.shards {

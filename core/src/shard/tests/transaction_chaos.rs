@@ -2,9 +2,11 @@
 //! time that jumps: whatever happened to a transaction, everything of it was done or nothing.
 //!
 //! Every message has a name of its own. A publish was done if its message was seen by anybody or is left at the end; a
-//! settlement was done if its message never came back.
+//! settlement was done if its message never came back. `crashes` has the process end now and then.
 
-use std::collections::{BTreeMap, HashMap};
+mod crashes;
+
+use std::collections::{BTreeSet, HashMap};
 
 use super::*;
 use crate::request::Overflow;
@@ -25,6 +27,10 @@ struct Transaction {
     /// With the number of times that each had been delivered by then.
     accepted: Vec<(Instance, u32)>,
     outcome: Option<bool>,
+    /// It is a branch that is prepared, as a client was told, and nobody has asked for its end.
+    is_prepared: bool,
+    /// The process ended before its own end was told, and nobody can know how that was.
+    is_lost: bool,
 }
 
 /// What a client's transactional work is for.
@@ -72,16 +78,25 @@ struct Chaos {
     names: u32,
 }
 
+fn limits() -> Limits {
+    Limits { dtx_default_timeout_s: 3, ..Limits::tiny() }
+}
+
 impl Chaos {
     fn new(seed: u64, shards: u8) -> Self {
-        let limits = Limits { dtx_default_timeout_s: 3, ..Limits::tiny() };
-        let mut broker = Broker::with_limits(shards, limits);
+        Chaos::with(seed, Broker::with_limits(shards, limits()))
+    }
+
+    /// With the queues, which are durable if there are journals.
+    fn with(seed: u64, mut broker: Broker) -> Self {
+        let shards = broker.shards.len() as u8;
         let client = broker.client(0);
         for queue in 0..QUEUES {
             let is_small = queue + 1 == QUEUES;
             let options = QueueOptions {
                 max_length: is_small.then_some(SMALL),
                 overflow: if seed.is_multiple_of(2) { Overflow::RejectPublish } else { Overflow::Reject },
+                durable: !broker.journals.is_empty(),
                 ..at_home(queue as u8 % shards)
             };
             broker.declare(client, &format!("q{queue}"), options);
@@ -166,9 +181,16 @@ impl Chaos {
         format!("m{}", self.names)
     }
 
+    fn message(&mut self, client: Client, queue: usize, body: &str) -> MessageId {
+        let persistent = !self.broker.journals.is_empty();
+        let key = format!("q{queue}");
+        self.broker.message_with(client, "", &key, body, &[], |header| header.persistent = persistent)
+    }
+
     fn publish_plainly(&mut self, at: usize, queue: usize) {
         let (client, body) = (self.actors[at].client, self.name());
-        self.broker.publish(client, "", &format!("q{queue}"), &body);
+        let message = self.message(client, queue, &body);
+        self.broker.send(client, message);
         self.published_plainly.push((queue, body));
     }
 
@@ -183,7 +205,7 @@ impl Chaos {
 
     fn publish(&mut self, at: usize, queue: usize) {
         let (client, body) = (self.actors[at].client, self.name());
-        let message = self.broker.message(client, "", &format!("q{queue}"), &body);
+        let message = self.message(client, queue, &body);
         let shard = &mut self.broker.shards[client.shard];
         if shard.publish_in_transaction(client.session, VHOST, message, false).is_ok() {
             let transaction = self.transaction_of(at);
@@ -285,6 +307,9 @@ impl Chaos {
 
     fn command(&mut self, at: usize, branch: usize, command: DtxCommand) {
         let request = Request::Dtx { vhost: VHOST, xid: xid(branch), command };
+        if matches!(command, DtxCommand::Commit { .. } | DtxCommand::Rollback) {
+            self.transactions[branch].is_prepared = false;
+        }
         self.ask(at, Waiting::Branch(branch, command), request);
     }
 
@@ -345,11 +370,22 @@ impl Chaos {
             }
             DtxCommand::Commit { .. } => self.note(branch, is_ok),
             DtxCommand::Rollback => self.note(branch, false),
+            DtxCommand::Prepare => {
+                self.transactions[branch].is_prepared = is_ok && !self.is_being_ended(branch)
+            }
             _ => {}
         }
     }
 
+    fn is_being_ended(&self, branch: usize) -> bool {
+        let ends = |command| matches!(command, DtxCommand::Commit { .. } | DtxCommand::Rollback);
+        let is_ending = |waiting| matches!(waiting, Some(Waiting::Branch(other, command)) if other == branch && ends(command));
+        self.transactions[branch].outcome.is_some()
+            || self.actors.iter().any(|actor| is_ending(actor.waiting))
+    }
+
     fn note(&mut self, branch: usize, committed: bool) {
+        self.transactions[branch].is_prepared = false;
         let known = self.transactions[branch].outcome.replace(committed);
         assert!(known.is_none_or(|known| known == committed), "{branch} ended twice, differently");
     }
@@ -373,7 +409,9 @@ impl Chaos {
         let received = look(shard, &delivery);
         shard.release(message);
         let instance = (queue_number, received.body.clone());
-        *self.delivered.entry(instance.clone()).or_default() += 1;
+        let times = self.delivered.entry(instance.clone()).or_default();
+        assert!(*times == 0 || received.redelivered, "{instance:?} comes again, and nothing says so");
+        *times += 1;
         self.actors[at].held.push((instance, received));
     }
 
@@ -400,7 +438,7 @@ impl Chaos {
     }
 
     /// Everybody goes, and somebody ends the branches that are left.
-    fn finish(mut self, tally: &mut Tally) {
+    fn finish(&mut self, tally: &mut Tally) {
         while !self.actors.is_empty() {
             self.leave(0);
             let shard = self.below(self.broker.shards.len());
@@ -408,6 +446,15 @@ impl Chaos {
             self.look();
         }
         self.broker.run();
+        self.end_branches();
+        let left = self.drain();
+        self.check(&left, tally);
+        self.broker.run();
+        super::transactions::assert_nothing_is_left(&self.broker);
+        assert_eq!(self.broker.shards[0].branches.len(), 0);
+    }
+
+    fn end_branches(&mut self) {
         let client = self.broker.client(0);
         for branch in 0..self.transactions.len() {
             let commands = match self.below(2) {
@@ -421,27 +468,30 @@ impl Chaos {
                 }
             }
         }
-        let mut left = BTreeMap::new();
-        for queue in 0..QUEUES {
-            while let Some((got, _)) = self.broker.get(client, &format!("q{queue}"), true) {
-                let again = left.insert((queue, got.body.clone()), ());
-                assert!(again.is_none(), "{} is there twice", got.body);
-            }
-        }
-        self.check(&left.into_keys().collect(), tally);
-        self.broker.run();
-        super::transactions::assert_nothing_is_left(&self.broker);
-        assert_eq!(self.broker.shards[0].branches.len(), 0);
     }
 
-    fn check(&self, left: &std::collections::BTreeSet<Instance>, tally: &mut Tally) {
+    /// Takes everything that is left.
+    fn drain(&mut self) -> BTreeSet<Instance> {
+        let client = self.broker.client(0);
+        let mut left = BTreeSet::new();
+        for queue in 0..QUEUES {
+            while let Some((got, _)) = self.broker.get(client, &format!("q{queue}"), true) {
+                let is_new = left.insert((queue, got.body.clone()));
+                assert!(is_new, "{} is there twice", got.body);
+            }
+        }
+        left
+    }
+
+    fn check(&self, left: &BTreeSet<Instance>, tally: &mut Tally) {
         let times = |instance: &Instance| self.delivered.get(instance).copied().unwrap_or(0);
         let came = |instance: &Instance| left.contains(instance) || times(instance) > 0;
         let stayed_away =
             |(instance, then): &(Instance, u32)| !left.contains(instance) && times(instance) == *then;
         assert!(self.published_plainly.iter().all(came));
         assert!(self.accepted_plainly.iter().all(stayed_away));
-        for (number, transaction) in self.transactions.iter().enumerate() {
+        for (number, transaction) in self.transactions.iter().enumerate().filter(|(_, known)| !known.is_lost)
+        {
             let published = transaction.published.iter().map(|instance| (instance, came(instance)));
             let accepted = transaction.accepted.iter().map(|entry| (&entry.0, stayed_away(entry)));
             let deeds: Vec<_> = published.chain(accepted).collect();
