@@ -32,6 +32,19 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
+/// A client, as long as one of its connections is there: all that one caller has opened on a shard. The numbers are not
+/// given again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClientId {
+    pub(crate) shard: ShardId,
+    /// 0 is nobody.
+    pub(crate) number: u32,
+}
+
+impl ClientId {
+    pub(crate) const NOBODY: ClientId = ClientId { shard: ShardId(0), number: 0 };
+}
+
 /// A session: an AMQP 0-9-1 channel, an AMQP 0-10 session, a STOMP connection. Orders what is sent through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {

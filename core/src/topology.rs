@@ -162,8 +162,6 @@ pub struct Topology {
     homes: Vec<Home>,
     bindings: Bindings,
     alternates: Alternates,
-    /// Queues that want nothing from the connection that they are exclusive to.
-    no_local: u32,
     scratch: RefCell<route::Scratch>,
 }
 
@@ -313,7 +311,6 @@ impl Topology {
             homes: (0..shards).map(|_| Home::default()).collect(),
             bindings: Bindings::default(),
             alternates: Alternates::default(),
-            no_local: 0,
             scratch: RefCell::default(),
         };
         for (index, name) in vhosts.iter().enumerate() {
@@ -521,7 +518,6 @@ impl Topology {
     }
 
     fn add_queue(&mut self, entry: &Arc<QueueEntry>) {
-        self.no_local += u32::from(entry.options.no_local);
         let slot =
             self.queues.insert(Queue { receiver: entry.id, entry: entry.clone(), is_source: false }) as u32;
         self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
@@ -533,11 +529,6 @@ impl Topology {
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
         let old = names.insert(entry.name.clone(), slot);
         assert!(old.is_none(), "queue declared twice");
-    }
-
-    /// Whether any queue wants nothing from the connection that it is exclusive to.
-    pub(crate) fn has_no_local(&self) -> bool {
-        self.no_local > 0
     }
 
     /// Where messages for a queue go.
@@ -571,7 +562,6 @@ impl Topology {
         self.remove_bindings_to(Destination::Queue(slot));
         self.homes[id.home.index()].give_back(id);
         let Queue { entry, .. } = self.queues.remove(slot as usize);
-        self.no_local -= u32::from(entry.options.no_local);
         if let Some(key) = entry.store_key {
             self.stored.by_key.remove(&key);
         }

@@ -5,6 +5,7 @@ mod paged;
 use super::pool::{BufferPool, suits};
 use super::{Edit, Encoding, MessageHeader, MessageId, MessageView};
 use crate::hash::Map;
+use crate::ids::ClientId;
 use crate::journal::{Position, StoredMessage};
 use crate::topology::Routable;
 use crate::{Limits, ShardId};
@@ -27,8 +28,12 @@ pub struct Message {
     encoding: &'static dyn Encoding,
     /// Exchange, routing key, properties, body; in a batch, the bodies one after the other.
     bytes: Vec<u8>,
-    key_at: u32,
-    properties_at: u32,
+    exchange_bytes: u8,
+    /// The shard that its publisher is connected to.
+    publisher_shard: ShardId,
+    key_bytes: u16,
+    /// Who that is: see [`ClientId`].
+    publisher: u32,
     body_at: u32,
     /// Length of one body, as announced; less may have come of it.
     body_bytes: u32,
@@ -50,8 +55,7 @@ impl Message {
 
     #[inline]
     fn view_of(&self, part: u16) -> MessageView<'_> {
-        let (key, properties, body) =
-            (self.key_at as usize, self.properties_at as usize, self.body_at as usize);
+        let (key, properties, body) = (self.key_at(), self.properties_at(), self.body_at as usize);
         MessageView {
             encoding: self.encoding,
             exchange: &self.bytes[..key],
@@ -78,7 +82,23 @@ impl Message {
     /// Exchange and routing key in one, and the length of the exchange's name: what a route depends on.
     #[inline]
     pub(crate) fn address(&self) -> (&[u8], usize) {
-        (&self.bytes[..self.properties_at as usize], self.key_at as usize)
+        (&self.bytes[..self.properties_at()], self.key_at())
+    }
+
+    #[inline]
+    fn key_at(&self) -> usize {
+        usize::from(self.exchange_bytes)
+    }
+
+    #[inline]
+    fn properties_at(&self) -> usize {
+        usize::from(self.exchange_bytes) + usize::from(self.key_bytes)
+    }
+
+    /// Who published it; [`ClientId::NOBODY`] if that was before the broker started.
+    #[inline]
+    pub(crate) fn publisher(&self) -> ClientId {
+        ClientId { shard: self.publisher_shard, number: self.publisher }
     }
 
     /// Length of the body, as far as it has come.
@@ -96,7 +116,7 @@ impl Message {
     /// Bytes of credit that it takes: properties and body.
     #[inline]
     pub(crate) fn credit_bytes(&self) -> usize {
-        (self.body_at - self.properties_at) as usize + self.body_bytes()
+        self.body_at as usize - self.properties_at() + self.body_bytes()
     }
 
     #[inline]
@@ -154,8 +174,8 @@ pub struct MessageHead {
     encoding: &'static dyn Encoding,
     /// Exchange, routing key, properties.
     bytes: Vec<u8>,
-    key_at: u32,
-    properties_at: u32,
+    exchange_bytes: u8,
+    key_bytes: u16,
     ttl_ms: u32,
     priority: u8,
     has_headers: bool,
@@ -176,7 +196,8 @@ impl MessageHead {
     /// Exchange and routing key in one, and the length of the exchange's name.
     #[inline]
     pub(crate) fn address(&self) -> (&[u8], usize) {
-        (&self.bytes[..self.properties_at as usize], self.key_at as usize)
+        let key_at = usize::from(self.exchange_bytes);
+        (&self.bytes[..key_at + usize::from(self.key_bytes)], key_at)
     }
 
     #[inline]
@@ -201,12 +222,11 @@ impl MessageHead {
         header.append_head(&mut bytes);
         // The last offset is the largest: the others fit if it does.
         offset(bytes.len());
-        let key_at = header.exchange.len();
         MessageHead {
             encoding: header.encoding,
             bytes,
-            key_at: key_at as u32,
-            properties_at: (key_at + header.routing_key.len()) as u32,
+            exchange_bytes: exchange_bytes(header.exchange),
+            key_bytes: key_bytes(header.routing_key),
             ttl_ms: stored_ttl(header.ttl_ms),
             priority: header.priority,
             has_headers: header.has_headers,
@@ -276,9 +296,7 @@ impl MessageStore {
 
     /// Starts a message with what is there of its body; the rest follows by [`MessageStore::append`].
     pub fn begin_with(&mut self, header: &MessageHeader<'_>, body: &[u8]) -> MessageId {
-        let key_at = header.exchange.len();
-        let properties_at = key_at + header.routing_key.len();
-        let body_at = properties_at + header.properties.len();
+        let body_at = header.exchange.len() + header.routing_key.len() + header.properties.len();
         let promised = header.body_bytes.min(PROMISED_BODY_BYTES) as usize;
         let mut bytes = self.buffer(body_at + promised.max(body.len()));
         header.append_head(&mut bytes);
@@ -288,8 +306,10 @@ impl MessageStore {
         self.insert(Message {
             encoding: header.encoding,
             bytes,
-            key_at: key_at as u32,
-            properties_at: properties_at as u32,
+            exchange_bytes: exchange_bytes(header.exchange),
+            key_bytes: key_bytes(header.routing_key),
+            publisher_shard: ClientId::NOBODY.shard,
+            publisher: ClientId::NOBODY.number,
             body_at,
             body_bytes: u32::try_from(header.body_bytes).unwrap_or(u32::MAX),
             ttl_ms: stored_ttl(header.ttl_ms),
@@ -303,7 +323,7 @@ impl MessageStore {
     /// A message with this head and all of its body.
     #[inline]
     pub fn whole(&mut self, head: &MessageHead, body: &[u8]) -> MessageId {
-        self.batch(head, body.len(), std::iter::once(body))
+        self.batch(head, ClientId::NOBODY, body.len(), std::iter::once(body))
     }
 
     /// As many messages with this head as there are bodies, each of `body_bytes`. Gives the first one; the others
@@ -312,10 +332,11 @@ impl MessageStore {
     pub(crate) fn batch<'a>(
         &mut self,
         head: &MessageHead,
+        publisher: ClientId,
         body_bytes: usize,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> MessageId {
-        let message = self.compose(head, body_bytes, bodies);
+        let message = self.compose(head, publisher, body_bytes, bodies);
         self.insert(message)
     }
 
@@ -324,6 +345,7 @@ impl MessageStore {
     pub(crate) fn compose<'a>(
         &mut self,
         head: &MessageHead,
+        publisher: ClientId,
         body_bytes: usize,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> Message {
@@ -338,8 +360,10 @@ impl MessageStore {
         Message {
             encoding: head.encoding,
             bytes,
-            key_at: head.key_at,
-            properties_at: head.properties_at,
+            exchange_bytes: head.exchange_bytes,
+            key_bytes: head.key_bytes,
+            publisher_shard: publisher.shard,
+            publisher: publisher.number,
             body_at: head.bytes.len() as u32,
             body_bytes: offset(body_bytes),
             ttl_ms: head.ttl_ms,
@@ -381,6 +405,13 @@ impl MessageStore {
         let index = offset(self.entries.len());
         self.entries.push(Entry { message, references, next_free: NONE, position: Position::NONE });
         MessageId::alone(index)
+    }
+
+    /// Notes who published a message.
+    #[inline]
+    pub(crate) fn set_publisher(&mut self, id: MessageId, publisher: ClientId) {
+        let message = &mut self.entries[id.slot as usize].message;
+        (message.publisher_shard, message.publisher) = (publisher.shard, publisher.number);
     }
 
     /// The message behind a handle: what all of its batch have in common.
@@ -518,16 +549,14 @@ impl MessageStore {
         let body = message.body(id.part);
         let mut bytes = self.pool.take(exchange.len() + routing_key.len() + properties.len() + body.len());
         bytes.extend_from_slice(exchange);
-        let key_at = offset(bytes.len());
         bytes.extend_from_slice(routing_key);
-        let properties_at = offset(bytes.len());
         bytes.extend_from_slice(properties);
         let body_at = offset(bytes.len());
         bytes.extend_from_slice(body);
         let derived = Message {
             bytes,
-            key_at,
-            properties_at,
+            exchange_bytes: exchange_bytes(exchange),
+            key_bytes: key_bytes(routing_key),
             body_at,
             ttl_ms: stored_ttl(ttl_ms),
             origin: self.shard,
@@ -648,6 +677,16 @@ impl MessageStore {
 /// A time to live as it is kept. One of more than 49 days is none.
 fn stored_ttl(ttl_ms: Option<u64>) -> u32 {
     ttl_ms.and_then(|ms| u32::try_from(ms).ok()).unwrap_or(FOREVER_MS)
+}
+
+#[inline]
+fn exchange_bytes(exchange: &[u8]) -> u8 {
+    u8::try_from(exchange.len()).expect("the name of an exchange has at most 255 octets")
+}
+
+#[inline]
+fn key_bytes(key: &[u8]) -> u16 {
+    u16::try_from(key.len()).expect("a routing key has at most 65,535 octets")
 }
 
 #[inline]

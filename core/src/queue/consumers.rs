@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::seek::Seek;
 use super::unsettled::ConsumerKey;
+use crate::ids::ClientId;
 use crate::{Credit, Selector, SessionId};
 
 /// A consumer, as its queue knows it.
@@ -16,6 +17,8 @@ use crate::{Credit, Selector, SessionId};
 pub struct Consumer {
     /// Whose it is.
     pub session: SessionId,
+    /// Whose session that is.
+    pub client: ClientId,
     /// The session's number for it.
     pub id: u32,
     /// Messages count as settled when handed over.

@@ -43,6 +43,7 @@ pub(crate) use unsettled::{
     ConsumerKey, Unsettled, UnsettledTable, browsed_place, counts_as_held, is_browsed, tag_to_browse,
 };
 
+use crate::ids::ClientId;
 use crate::request::{Lifetime, Overflow, QueueOptions};
 use crate::topology::QueueEntry;
 use crate::{Limits, MessageId, QueueId};
@@ -87,6 +88,8 @@ pub(crate) struct Queue {
     pub(crate) auto_delete_ns: Option<u64>,
     /// It belongs to a connection that it outlives.
     is_owned: bool,
+    /// Whose it is, if it wants nothing from its owner.
+    owner: ClientId,
     /// It has had a consumer, or an owner that it outlives.
     was_used: bool,
     /// What it has agreed to take of transactions.
@@ -112,7 +115,7 @@ impl Queue {
             max_length_bytes: options.max_length_bytes.filter(|_| counts_itself).unwrap_or(u64::MAX),
             message_ttl_ms: options.message_ttl_ms,
             lowest_priority: options.lowest_priority,
-            unwatched_bytes: if is_bounded { 0 } else { u64::MAX },
+            unwatched_bytes: if is_bounded || options.no_local { 0 } else { u64::MAX },
             is_bounded,
             policy: None,
             is_watched: false,
@@ -126,6 +129,7 @@ impl Queue {
             unused_timer: false,
             auto_delete_ns: None,
             is_owned: options.outlives_owner && entry.owner.is_some(),
+            owner: ClientId::NOBODY,
             was_used: false,
             promised: Depth::default(),
             entry,
@@ -358,7 +362,7 @@ impl Queue {
     fn note_watchers(&mut self) {
         let by_policy = self.policy.as_ref().map_or(u64::MAX, |policy| policy.unwatched_bytes());
         self.is_watched = by_policy == 0;
-        let looks_at_all = self.is_bounded || self.consumers.watchers() > 0;
+        let looks_at_all = self.is_bounded || self.options().no_local || self.consumers.watchers() > 0;
         let by_share = if self.share.messages < u64::MAX { 0 } else { self.share.bytes };
         self.unwatched_bytes = if looks_at_all { 0 } else { by_policy.min(by_share) };
     }
@@ -397,6 +401,18 @@ impl Queue {
         self.is_owned = entry.options.outlives_owner && entry.owner.is_some();
         self.was_used |= self.is_owned;
         self.entry = entry;
+        self.owner = ClientId::NOBODY;
+    }
+
+    /// Who owns it, for one that wants nothing from its owner.
+    pub(crate) fn set_owner(&mut self, owner: ClientId) {
+        self.owner = owner;
+    }
+
+    /// Whether a client has it for itself, as its owner or as a consumer.
+    pub(crate) fn is_of(&self, client: ClientId) -> bool {
+        client != ClientId::NOBODY
+            && (self.owner == client || self.consumers.iter().any(|c| c.exclusive && c.client == client))
     }
 
     /// Its owner has gone.

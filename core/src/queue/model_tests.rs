@@ -238,6 +238,7 @@ impl Pair {
         self.next_consumer += 1;
         self.queue.subscribe(Consumer {
             session: SESSION,
+            client: crate::ids::ClientId::NOBODY,
             id,
             no_ack,
             exclusive: false,

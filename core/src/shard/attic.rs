@@ -154,11 +154,22 @@ impl Shard {
 
     /// Somebody else drives a session and its connection from now on.
     fn drive_session(&mut self, id: SessionId, owner: u32, channel: u16) {
+        if self.session_mut(id).is_none() {
+            return;
+        }
+        let client = self.clients.enter(owner, self.config.id);
         let Some(session) = self.session_mut(id) else { return };
-        (session.owner, session.channel) = (owner, channel);
+        (session.owner, session.client, session.channel) = (owner, client, channel);
         let connection = session.connection;
-        if let Some(connection) = self.connections.get_mut(connection.index, connection.generation) {
-            connection.owner = owner;
+        let Some(connection) = self.connections.get_mut(connection.index, connection.generation) else {
+            return self.clients.leave(owner);
+        };
+        let before = std::mem::replace(&mut connection.owner, owner);
+        connection.client = client;
+        let queues = connection.exclusive.clone();
+        self.clients.leave(before);
+        for queue in queues {
+            self.tell_owner(queue, client);
         }
     }
 }

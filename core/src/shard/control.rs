@@ -189,10 +189,23 @@ impl Shard {
             }
             self.topology.apply(change);
             match change {
-                Change::QueueOwned(id, _) => self.take_entry(*id),
+                Change::QueueDeclared(entry) => self.tell_owner_of(entry.id),
+                Change::QueueOwned(id, _) => {
+                    self.take_entry(*id);
+                    self.tell_owner_of(*id);
+                }
                 Change::Bound(binding) => self.send_initial_value(binding),
                 _ => {}
             }
+        }
+    }
+
+    /// If the owner of a queue is here, its home may have to know who that is.
+    fn tell_owner_of(&mut self, queue: QueueId) {
+        let owner = self.topology.queue_by_id(queue).and_then(|entry| entry.owner);
+        let Some(owner) = owner.filter(|owner| owner.shard == self.config.id) else { return };
+        if let Some(connection) = self.connections.get(owner.index, owner.generation) {
+            self.tell_owner(queue, connection.client);
         }
     }
 

@@ -8,6 +8,7 @@ use super::keeping::Passage;
 use super::moving::Taking;
 use super::transaction::{BranchLetter, PartDone, RemotePart, Verdict};
 use super::{Settlement, ShardConfig};
+use crate::ids::ClientId;
 use crate::journal::TransactionKey;
 use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
@@ -102,6 +103,7 @@ pub(super) enum Ask {
         queue: QueueId,
         name: Name,
         connection: ConnectionId,
+        client: ClientId,
         consumer: u32,
         options: Box<ConsumerOptions>,
     },
@@ -206,6 +208,11 @@ pub(super) enum Letter {
     },
     /// The connection that owned the queue has gone.
     OwnerGone(QueueId),
+    /// Who owns the queue now, which wants nothing from its owner.
+    Owner {
+        queue: QueueId,
+        client: ClientId,
+    },
     ConnectionClosed(ConnectionId),
     /// What the receiver has to do for a transaction.
     Part(Box<RemotePart>),

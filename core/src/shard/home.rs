@@ -8,6 +8,7 @@ use super::envelope::{Answer, Ask, Bereft, Letter, Query};
 use super::{Due, Output, Shard};
 use crate::mesh::Lane;
 
+use crate::ids::ClientId;
 use crate::queue::{Consumer, Item, Leaving, PagedItem, Queue};
 use crate::request::{ConsumerOptions, Got, QueueInfo};
 use crate::topology::QueueEntry;
@@ -27,6 +28,13 @@ impl Trash {
     fn new(items: impl Iterator<Item = Leaving> + Send + 'static) -> Self {
         Trash { items: Box::new(items), by: None }
     }
+}
+
+/// Who wants to consume.
+struct Whose {
+    session: SessionId,
+    client: ClientId,
+    connection: ConnectionId,
 }
 
 /// The queues at home on this shard, by the index in their identifiers.
@@ -98,8 +106,11 @@ impl Shard {
             Ask::Get { queue, name, no_ack } => self.fetch(session, queue, name, no_ack),
             Ask::Subscribe { queue, .. } => {
                 let ask = self.open_for(session, queue, ask)?;
-                let Ask::Subscribe { queue, name, connection, consumer, options } = ask else { return None };
-                Some(self.subscribe_at_home(session, connection, queue, name, consumer, &options))
+                let Ask::Subscribe { queue, name, connection, client, consumer, options } = ask else {
+                    return None;
+                };
+                let whose = Whose { session, client, connection };
+                Some(self.subscribe_at_home(whose, queue, name, consumer, &options))
             }
             Ask::Cancel { queue, consumer } => {
                 let ended = self.unsubscribe_at_home(queue, session, consumer);
@@ -476,8 +487,7 @@ impl Shard {
 
     fn subscribe_at_home(
         &mut self,
-        session: SessionId,
-        connection: ConnectionId,
+        Whose { session, client, connection }: Whose,
         id: QueueId,
         name: Name,
         consumer: u32,
@@ -493,6 +503,7 @@ impl Shard {
         }
         queue.subscribe(Consumer {
             session,
+            client,
             id: consumer,
             no_ack: options.no_ack,
             exclusive: options.exclusive,

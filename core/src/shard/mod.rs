@@ -66,7 +66,7 @@ use random::Random;
 use reading::Reads;
 use recording::{Departures, Joining};
 use remote::ConfirmRun;
-use sessions::{Connection, Session};
+use sessions::{Clients, Connection, Session};
 use stored::Line;
 use table::Table;
 use transaction::{Branches, Parts, Records, Round};
@@ -281,6 +281,7 @@ pub struct Shard {
     topology: Topology,
     routes: RouteCache,
     connections: Table<Connection>,
+    clients: Clients,
     sessions: Table<Session>,
     queues: Queues,
     accounts: Accounts,
@@ -299,8 +300,6 @@ pub struct Shard {
     /// Confirms that wait for queues here.
     withheld: Slab<Withheld>,
     events: VecDeque<Event>,
-    /// Consumers of sessions here that want a queue for themselves which wants nothing from its user; some are past.
-    exclusive_users: Vec<(QueueId, SessionId, u32)>,
     /// Messages being taken out of queues here.
     moving: Vec<Moving>,
     held_back: Slab<(VhostId, MessageId)>,
@@ -383,6 +382,7 @@ impl Shard {
             topology: Topology::new(&config.vhosts, config.shards),
             routes: RouteCache::new(limits.route_cache_entries),
             connections: Table::new(),
+            clients: Clients::default(),
             sessions: Table::new(),
             queues: Queues::default(),
             accounts: Accounts::new(limits.delivery_window_bytes),
@@ -395,7 +395,6 @@ impl Shard {
             default_group: Name::from("qpid.no-group"),
             withheld: Slab::new(),
             events: VecDeque::new(),
-            exclusive_users: Vec::new(),
             moving: Vec::new(),
             held_back: Slab::new(),
             timers: Timers::default(),

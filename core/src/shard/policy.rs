@@ -2,11 +2,13 @@
 
 use super::deadletter::Reason;
 use super::deliver::note_gone;
+use super::envelope::Letter;
 use super::publish::{Taken, Waits};
-use super::route::LastRoute;
 use super::sessions::OpenConfirm;
 use super::stored::Waiter;
 use super::{Published, Shard};
+use crate::ids::ClientId;
+use crate::mesh::Lane;
 use crate::message::Edit;
 use crate::message::Message;
 use crate::queue::{Admission, Alert, Depth, Queue, QueueCounters};
@@ -57,7 +59,8 @@ impl Shard {
     /// to take it.
     pub(super) fn enqueue_by_policy(&mut self, id: QueueId, message: MessageId, is_promised: bool) -> Taken {
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
-        if !queue.wants(&self.store.view(message)) {
+        let is_local = queue.options().no_local && queue.is_of(self.store.get(message).publisher());
+        if is_local || !queue.wants(&self.store.view(message)) {
             self.store.release(message);
             return Taken::Yes;
         }
@@ -187,56 +190,22 @@ impl Shard {
         queue.give_up_room(bytes);
     }
 
-    /// Takes those queues out of a route that want nothing from the connection that they are exclusive to. Whether that
-    /// leaves none. Such a route is not remembered: who may use a queue alone can change.
-    #[inline]
-    pub(super) fn spare_local(&mut self, session: SessionId, last: &mut LastRoute) -> bool {
-        self.topology.has_no_local() && self.spare_local_among(session, last)
-    }
-
-    #[cold]
-    fn spare_local_among(&mut self, session: SessionId, last: &mut LastRoute) -> bool {
-        let targets: Vec<QueueId> = last.route.targets().collect();
-        let wants =
-            |queue: &QueueId| self.topology.queue_by_id(*queue).is_some_and(|entry| entry.options.no_local);
-        if !targets.iter().any(wants) {
-            return false;
+    /// A queue that wants nothing from its owner has one here: its home wants to know who that is.
+    pub(super) fn tell_owner(&mut self, id: QueueId, client: ClientId) {
+        if !self.topology.queue_by_id(id).is_some_and(|entry| entry.options.no_local) {
+            return;
         }
-        last.forget();
-        let kept: Vec<QueueId> =
-            targets.iter().copied().filter(|&queue| !self.is_local(session, queue)).collect();
-        last.route.set(&kept, self.config.id);
-        kept.is_empty()
-    }
-
-    /// Whether a queue wants nothing from the connection of a session.
-    fn is_local(&mut self, session: SessionId, queue: QueueId) -> bool {
-        let Some(entry) = self.topology.queue_by_id(queue).filter(|entry| entry.options.no_local) else {
-            return false;
-        };
-        let Some(publisher) = self.sessions.get(session.index, session.generation).map(|s| s.owner) else {
-            return false;
-        };
-        let owner = entry.owner.filter(|owner| owner.shard == self.config.id);
-        let owner = owner.and_then(|owner| self.connections.get(owner.index, owner.generation));
-        if owner.is_some_and(|owner| owner.owner == publisher) {
-            return true;
+        if id.home == self.config.id {
+            self.note_owner(id, client);
+        } else {
+            self.send(id.home, Lane::Data, Letter::Owner { queue: id, client });
         }
-        let sessions = &self.sessions;
-        self.exclusive_users.retain(|&(queue, user, consumer)| {
-            let user = sessions.get(user.index, user.generation);
-            user.is_some_and(|user| user.subscription(consumer) == Some(queue))
-        });
-        self.exclusive_users.iter().any(|&(used, user, _)| {
-            used == queue
-                && sessions.get(user.index, user.generation).is_some_and(|user| user.owner == publisher)
-        })
     }
 
-    /// A session here wants to consume from a queue alone.
-    pub(super) fn note_exclusive_use(&mut self, session: SessionId, queue: QueueId, consumer: u32) {
-        if self.topology.queue_by_id(queue).is_some_and(|entry| entry.options.no_local) {
-            self.exclusive_users.push((queue, session, consumer));
+    /// Who owns a queue at home here.
+    pub(super) fn note_owner(&mut self, id: QueueId, client: ClientId) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.set_owner(client);
         }
     }
 

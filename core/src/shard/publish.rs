@@ -88,6 +88,7 @@ impl Shard {
         confirm: Option<u64>,
     ) -> Result<Published, Refusal> {
         self.stats.published += 1;
+        self.note_publisher(session_id, message);
         let content = self.store.get(message);
         let usual = self.usual_route(session_id, vhost, content.has_headers(), content.address());
         if let Some(queue) = usual.and_then(Route::only_local) {
@@ -103,6 +104,14 @@ impl Shard {
             });
         }
         self.publish_anywhere(session_id, vhost, message, mandatory, confirm)
+    }
+
+    /// A message remembers who published it, as long as the broker runs.
+    #[inline]
+    pub(super) fn note_publisher(&mut self, session: SessionId, message: MessageId) {
+        if let Some(session) = self.sessions.get(session.index, session.generation) {
+            self.store.set_publisher(message, session.client);
+        }
     }
 
     /// Publishes messages that differ in their bodies alone, at most [`batch_limit`](crate::message::batch_limit) of
@@ -124,6 +133,7 @@ impl Shard {
         confirm: Option<u64>,
     ) -> Option<Published> {
         let messages = bodies.len() as u64;
+        let publisher = self.sessions.get(session.index, session.generation)?.client;
         let route = self.usual_route(session, vhost, head.has_headers(), head.address())?;
         let published = match (&route.local[..], &route.remote[..]) {
             (&[queue], []) => {
@@ -133,7 +143,7 @@ impl Shard {
                 if head.is_persistent() {
                     self.admit_bytes(&[queue], head.total_bytes() + bodies.len() * body_bytes).ok()?;
                 }
-                let first = self.store.batch(head, body_bytes, bodies);
+                let first = self.store.batch(head, publisher, body_bytes, bodies);
                 match self.enqueue_batch(queue, first) {
                     Some(true) => self.expect_stored(session, confirm, messages),
                     _ => Published::Confirmed,
@@ -141,7 +151,7 @@ impl Shard {
             }
             ([], [(shard, Targets::One(queue))]) => {
                 let (shard, targets) = (*shard, Targets::One(*queue));
-                let message = self.store.compose(head, body_bytes, bodies);
+                let message = self.store.compose(head, publisher, body_bytes, bodies);
                 self.send_publish(shard, &targets, message, confirm.map(|sequence| (session, sequence)));
                 self.expect_confirms(session, confirm, messages)
             }
@@ -224,10 +234,6 @@ impl Shard {
         let mut last = std::mem::take(&mut session.last_route);
         let routed = self.route_publish(vhost, message, epoch, &selected, &mut last);
         let published = match routed {
-            Ok(Routed::Onward(message)) if self.spare_local(session_id, &mut last) => {
-                self.store.release(message);
-                Ok(Published::Confirmed)
-            }
             Ok(Routed::Onward(message)) => {
                 self.distribute(session_id, message, &last.route, mandatory, confirm)
             }

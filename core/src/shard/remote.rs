@@ -192,6 +192,7 @@ impl Shard {
                 self.set_prefetch_at_home(queue, session, consumer, prefetch);
             }
             Letter::OwnerGone(queue) => self.owner_gone(queue),
+            Letter::Owner { queue, client } => self.note_owner(queue, client),
             Letter::ConnectionClosed(connection) => self.accounts.close(connection),
             Letter::Part(part) => self.receive_part(*part),
             Letter::Verdict { transaction, verdict } => self.receive_verdict(transaction, verdict),

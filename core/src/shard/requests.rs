@@ -65,11 +65,8 @@ impl Shard {
                 }
                 options.prefetch = session.subscribed(consumer, queue, options.prefetch);
                 session.outstanding = Outstanding::Subscribe { consumer, queue };
-                if options.exclusive {
-                    self.note_exclusive_use(id, queue, consumer);
-                }
-                let options = Box::new(options);
-                self.ask(id, Ok(Ask::Subscribe { queue, name, connection, consumer, options }))
+                let (options, client) = (Box::new(options), session.client);
+                self.ask(id, Ok(Ask::Subscribe { queue, name, connection, client, consumer, options }))
             }
             Request::Cancel { consumer } => self.cancel(id, consumer),
             Request::StopConsumer { consumer } => {

@@ -30,12 +30,6 @@ impl Route {
         }
     }
 
-    /// All queues that it leads to.
-    pub(super) fn targets(&self) -> impl Iterator<Item = QueueId> {
-        let remote = self.remote.iter().flat_map(|(_, targets)| targets.as_slice());
-        self.local.iter().chain(remote).copied()
-    }
-
     /// The queue that the route leads to, if it is one and at home here.
     #[inline]
     pub(super) fn only_local(&self) -> Option<QueueId> {

@@ -7,6 +7,8 @@ use super::outputs::Handed;
 use super::route::LastRoute;
 use super::transaction::SessionWork;
 use super::{Delivery, Output, Settlement, Shard};
+use crate::hash::Map;
+use crate::ids::ClientId;
 use crate::mesh::Lane;
 use crate::queue::{counts_as_held, is_browsed};
 use crate::request::Rules;
@@ -15,6 +17,8 @@ use crate::{ConnectionId, Credit, MessageId, QueueId, SessionId, ShardId, VhostI
 /// A connection, as the engine knows it.
 pub(super) struct Connection {
     pub(super) owner: u32,
+    /// Whose it is, which several connections may be.
+    pub(super) client: ClientId,
     pub(super) writable: bool,
     sessions: Vec<SessionId>,
     /// Exclusive queues that it declared.
@@ -44,6 +48,7 @@ pub(super) struct OpenConfirm {
 pub(super) struct Session {
     pub(super) connection: ConnectionId,
     pub(super) owner: u32,
+    pub(super) client: ClientId,
     pub(super) channel: u16,
     pub(super) rules: Rules,
     prefetch: u32,
@@ -87,6 +92,39 @@ pub(super) enum Outstanding {
     HandOver {
         missing: u32,
     },
+}
+
+/// The clients of a shard, by their owners' handles.
+#[derive(Default)]
+pub(super) struct Clients {
+    there: Map<u32, There>,
+    last: u32,
+}
+
+struct There {
+    client: ClientId,
+    connections: u32,
+}
+
+impl Clients {
+    /// An owner has one connection more.
+    pub(super) fn enter(&mut self, owner: u32, shard: ShardId) -> ClientId {
+        let there = self.there.entry(owner).or_insert_with(|| {
+            self.last += 1;
+            There { client: ClientId { shard, number: self.last }, connections: 0 }
+        });
+        there.connections += 1;
+        there.client
+    }
+
+    /// An owner has one connection less.
+    pub(super) fn leave(&mut self, owner: u32) {
+        let Some(there) = self.there.get_mut(&owner) else { return };
+        there.connections -= 1;
+        if there.connections == 0 {
+            self.there.remove(&owner);
+        }
+    }
 }
 
 impl Session {
@@ -159,8 +197,10 @@ impl Shard {
     /// Registers a connection. `owner` is the caller's handle and comes back in outputs.
     pub fn open_connection(&mut self, owner: u32) -> ConnectionId {
         let shards = usize::from(self.config.shards);
+        let client = self.clients.enter(owner, self.config.id);
         let (index, generation) = self.connections.insert(|_, _| Connection {
             owner,
+            client,
             writable: true,
             sessions: Vec::new(),
             exclusive: Vec::new(),
@@ -177,6 +217,7 @@ impl Shard {
             self.close_session(session);
         }
         let Some(connection) = self.connections.remove(id.index, id.generation) else { return };
+        self.clients.leave(connection.owner);
         for queue in connection.exclusive {
             self.end_owned_queue(queue);
         }
@@ -203,10 +244,11 @@ impl Shard {
             .connections
             .get_mut(id.index, id.generation)
             .expect("a session is opened on a connection that is open");
-        let owner = connection.owner;
+        let (owner, client) = (connection.owner, connection.client);
         let (index, generation) = self.sessions.insert(|_, _| Session {
             connection: id,
             owner,
+            client,
             channel,
             rules: Rules::default(),
             prefetch: 0,

@@ -5,6 +5,7 @@
 
 use super::{Message, MessageStore};
 use crate::MessageId;
+use crate::ids::ClientId;
 use crate::journal::{Position, StoredMessage};
 
 /// What a message takes besides its buffer, about, in bytes: its entry, its place in a queue, the allocator's share.
@@ -47,9 +48,7 @@ impl MessageStore {
         if first + messages > read.messages {
             return None;
         }
-        let key_at = read.exchange.len();
-        let properties_at = key_at + read.routing_key.len();
-        let body_at = properties_at + read.properties.len();
+        let body_at = read.exchange.len() + read.routing_key.len() + read.properties.len();
         let mut bytes = self.buffer(body_at + bodies.len());
         bytes.extend_from_slice(read.exchange);
         bytes.extend_from_slice(read.routing_key);
@@ -58,8 +57,11 @@ impl MessageStore {
         let message = Message {
             encoding: read.encoding,
             bytes,
-            key_at: super::offset(key_at),
-            properties_at: super::offset(properties_at),
+            exchange_bytes: super::exchange_bytes(read.exchange),
+            key_bytes: super::key_bytes(read.routing_key),
+            // Nobody writes down who published it.
+            publisher_shard: ClientId::NOBODY.shard,
+            publisher: ClientId::NOBODY.number,
             body_at: super::offset(body_at),
             body_bytes: super::offset(body_bytes),
             ttl_ms: super::stored_ttl(read.ttl_ms),

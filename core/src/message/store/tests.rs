@@ -61,7 +61,7 @@ fn a_message_made_at_once_is_like_one_made_in_parts() {
 fn a_batch_is_taken_apart() {
     let mut store = store();
     let head = MessageHead::new(&header(0));
-    let first = store.batch(&head, 2, [b"ab", b"cd", b"ef"].iter().map(|body| &body[..]));
+    let first = store.batch(&head, ClientId::NOBODY, 2, [b"ab", b"cd", b"ef"].iter().map(|body| &body[..]));
     let (second, third) = (first.after(1), first.after(2));
     for (id, body) in [(first, b"ab"), (second, b"cd"), (third, b"ef")] {
         let view = store.view(id);
@@ -87,7 +87,7 @@ fn a_batch_moves_whole_or_as_a_copy_of_its_part() {
     let mut here = store();
     let mut there = MessageStore::new(ShardId(1), &Limits::default());
     let head = MessageHead::new(&header(0));
-    let first = here.batch(&head, 2, [b"ab", b"cd", b"ef"].iter().map(|body| &body[..]));
+    let first = here.batch(&head, ClientId::NOBODY, 2, [b"ab", b"cd", b"ef"].iter().map(|body| &body[..]));
     here.release(first);
     let part = here.extract_batch(first.after(1), 2);
     assert_eq!((part.messages(), here.live()), (2, 0));

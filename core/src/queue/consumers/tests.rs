@@ -6,6 +6,7 @@ use crate::ShardId;
 fn consumer(id: u32, priority: i32, prefetch: u32) -> Consumer {
     Consumer {
         session: SessionId { shard: ShardId(0), index: 0, generation: 0 },
+        client: ClientId::NOBODY,
         id,
         no_ack: false,
         exclusive: false,

@@ -392,6 +392,54 @@ fn a_queue_may_want_nothing_from_the_connection_that_has_it() {
 }
 
 #[test]
+fn a_message_remembers_its_publisher_when_it_takes_the_alternate_exchange() {
+    for (shards, holder, owned) in [(1, 0, 0), (2, 0, 1), (2, 1, 0), (3, 1, 2)] {
+        let mut broker = Broker::new(shards);
+        let (mine, gone) = (broker.client(0), broker.client(usize::from(shards) - 1));
+        let options = QueueOptions { alternate: Some("amq.fanout".into()), ..at_home(holder) };
+        broker.declare(mine, "holding", options);
+        // What is published in a transaction, too.
+        let message = broker.message(gone, "", "holding", "a");
+        broker.shards[gone.shard].publish_in_transaction(gone.session, VHOST, message, false).unwrap();
+        broker.ask(gone, Request::Commit).unwrap();
+        broker.publish(mine, "", "holding", "b");
+        broker.publish(gone, "", "holding", "c");
+        let message = broker.message(mine, "", "holding", "d");
+        broker.shards[0].publish_in_transaction(mine.session, VHOST, message, false).unwrap();
+        broker.ask(mine, Request::Commit).unwrap();
+        broker.run();
+        let alike = MessageHead::new(&MessageHeader {
+            encoding: &Plain,
+            exchange: b"",
+            routing_key: b"holding",
+            properties: b"",
+            body_bytes: 1,
+            priority: 0,
+            ttl_ms: None,
+            persistent: false,
+            has_headers: false,
+        });
+        let bodies = [&b"e"[..], b"f"];
+        broker.publish(mine, "", "holding", "g");
+        let session = mine.session;
+        broker.shards[0].publish_alike(session, VHOST, &alike, 1, bodies.into_iter(), None).unwrap();
+        let no_local = QueueOptions { no_local: true, exclusive: true, ..at_home(owned) };
+        broker.declare(mine, "owned", no_local);
+        broker.bind(mine, "amq.fanout", "owned", "");
+        broker.shards[gone.shard].close_connection(gone.connection);
+        // Whoever comes next under the same handle is somebody else.
+        let later = broker.shards[gone.shard].open_connection(gone.owner);
+        let delete =
+            Request::DeleteQueue { vhost: VHOST, name: "holding".into(), if_unused: false, if_empty: false };
+        broker.ask(mine, delete).unwrap();
+        broker.run();
+        assert_eq!(contents(&mut broker, mine, "owned"), ["a", "c"], "{shards} shards");
+        broker.shards[gone.shard].close_connection(later);
+        broker.end(&[mine]);
+    }
+}
+
+#[test]
 fn messages_may_have_their_numbers_in_the_queue() {
     for shards in [1, 2] {
         let mut broker = Broker::new(shards);

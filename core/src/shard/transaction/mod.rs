@@ -100,6 +100,7 @@ impl Shard {
             let text = format!("more than {most} bytes of messages wait for commits");
             return Err(Refusal::LimitExceeded(text));
         }
+        self.note_publisher(id, message);
         match self.work_mut(id) {
             Some(work) => {
                 work.publishes.push(Publish { vhost, message, mandatory });

@@ -52,14 +52,6 @@ impl Then {
         let session = SessionId { shard: ShardId::CONTROL, index: u32::MAX, generation: 0 };
         Then::Branch { slot, session, ending: Ending::Prepare }
     }
-
-    /// The session that has published, if it is one and here.
-    fn publisher(self) -> Option<SessionId> {
-        match self {
-            Then::Commit { session, .. } => Some(session),
-            Then::Branch { .. } => None,
-        }
-    }
 }
 
 /// How a round ended: with the mandatory messages that no queue takes, or without having done anything.
@@ -144,7 +136,7 @@ impl Shard {
                 work.publishes.iter().for_each(|publish| self.store.release(publish.message));
                 Ok(Vec::new())
             }
-            Goal::Commit | Goal::Prepare => self.destinations(id, work.publishes, then.publisher()),
+            Goal::Commit | Goal::Prepare => self.destinations(id, work.publishes),
         };
         let is_undone = goal == Goal::Undo || routed.is_err();
         let (destinations, mut refusal) = match routed {
@@ -297,7 +289,6 @@ impl Shard {
         &mut self,
         id: TransactionKey,
         publishes: Vec<Publish>,
-        publisher: Option<SessionId>,
     ) -> Result<Vec<(MessageId, Destination)>, Refusal> {
         let mut last = LastRoute::default();
         let mut destinations = Vec::with_capacity(publishes.len());
@@ -305,9 +296,6 @@ impl Shard {
         self.stats.published += waiting.len() as u64;
         while let Some(Publish { vhost, message, mandatory }) = waiting.next() {
             match self.route_anew(vhost, message, &mut last) {
-                Ok(Routed::Onward(message)) if self.spares_publisher(publisher, &mut last) => {
-                    self.store.release(message);
-                }
                 Ok(Routed::Onward(message)) if last.route.is_empty() => {
                     self.stats.unroutable += 1;
                     match self.round_mut(id) {
@@ -331,11 +319,6 @@ impl Shard {
             }
         }
         Ok(destinations)
-    }
-
-    /// Takes queues out of a route that want nothing from the connection that publishes. Whether that leaves none.
-    fn spares_publisher(&mut self, publisher: Option<SessionId>, last: &mut LastRoute) -> bool {
-        publisher.is_some_and(|publisher| self.spare_local(publisher, last))
     }
 
     /// What each home has to do.

@@ -101,6 +101,9 @@ pub(super) fn exchange_name(
 ) -> Result<Option<Name>, Exception> {
     match arguments.get(argument.as_bytes()) {
         None => Ok(None),
+        Some(Value::Text(name)) if name.as_bytes().len() > 255 => {
+            Err(invalid_argument(argument, about, &format!("{{too_long,{}}}", name.as_bytes().len())))
+        }
         Some(Value::Text(name)) => Ok(Some(name.clone())),
         Some(other) => Err(Exception::precondition(format!(
             "invalid type '{}' for arg '{argument}' in {about}",
