@@ -73,9 +73,9 @@ miri: ## Run the unsafe code under Miri, where a toolchain has it
 	@scripts/install build
 	@scripts/miri
 
-microbench: ## Time codec, routing, queues and the hop between shards by themselves (ARGS='--save-baseline NAME' …)
+microbench: ## Time codec, routing, queues, journal and the hop between shards by themselves (ARGS='--save-baseline NAME' …)
 	@scripts/install build
-	cargo bench --quiet --package fulmar-core --package fulmar-amqp-0-9-1 --benches -- $(ARGS)
+	cargo bench --quiet --package fulmar-core --package fulmar-amqp-0-9-1 --package fulmar-journal --benches -- $(ARGS)
 
 book: ## Build the book in docs/book (compiles mdBook the first time)
 	@scripts/install book

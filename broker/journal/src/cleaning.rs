@@ -29,9 +29,6 @@ const MOST_CREDIT: u64 = 8 << 20;
 /// Bytes a second that are always granted.
 const LEAST_BYTES_A_SECOND: u64 = 4 << 20;
 
-/// Segments looked at in one turn.
-const LOOKS: usize = 8;
-
 /// Wasted segments that nobody minds.
 const WASTE_SEGMENTS: u64 = 4;
 
@@ -77,6 +74,8 @@ enum Phase {
 pub(crate) struct Cleaning {
     /// Something may have become free.
     looks: bool,
+    /// Something becomes free once more is stored.
+    waits: bool,
     credit: u64,
     last_ns: u64,
     victim: Option<Victim>,
@@ -87,6 +86,11 @@ impl Cleaning {
     /// Something may have become free.
     pub fn look_again(&mut self) {
         self.looks = true;
+    }
+
+    /// More is stored.
+    pub fn note_stored(&mut self) {
+        self.looks |= std::mem::take(&mut self.waits);
     }
 
     /// So many bytes were written.
@@ -262,20 +266,25 @@ impl Log {
     /// Lets segments go in which nothing is needed.
     fn release_empty(&mut self) {
         let stored = self.stored;
-        let is_empty = |segment: &&Segment| {
-            segment.summary.live_records() == 0
-                && segment.empty_since.is_none_or(|since| since <= stored)
-                && is_still(segment, stored)
-        };
-        let empty: Vec<u64> =
-            self.segments.full.values().filter(is_empty).map(|segment| segment.number).collect();
-        for number in empty.into_iter().take(LOOKS) {
+        let mut empty = Vec::new();
+        for segment in self.segments.full.values() {
+            if segment.summary.live_records() > 0 || segment.is_leaving {
+                continue;
+            }
+            if segment.empty_since.is_none_or(|since| since <= stored) && is_still(segment, stored) {
+                empty.push(segment.number);
+            } else {
+                self.cleaning.waits = true;
+            }
+        }
+        for number in empty {
             if self.cleaning.segment() == Some(number) || self.is_needed(number) {
                 continue;
             }
             if self.say_again(number) {
                 // It goes once that is stored.
                 self.segments.full.get_mut(&number).expect("it was just there").empty_since = Some(self.end);
+                self.cleaning.waits = true;
             } else {
                 self.release(number);
             }

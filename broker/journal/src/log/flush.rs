@@ -136,7 +136,10 @@ impl Log {
         let duration_ns = self.now_ns.saturating_sub(writing.began_ns);
         self.metrics.flushed(writing.records, writing.bytes as u64, duration_ns);
         self.preparation.earn(writing.bytes as u64);
-        self.cleaning.look_again();
+        self.cleaning.note_stored();
+        if self.space.refusal().is_some() {
+            self.cleaning.look_again();
+        }
         self.cleaning.earn(writing.bytes as u64, self.options.cleaning_percent);
         self.told.push_back(Told::Stored(self.stored));
     }
