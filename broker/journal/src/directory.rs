@@ -1,7 +1,7 @@
 //! The data directory: where a broker keeps what outlives it, and the lock that keeps two brokers out of one directory.
 //!
 //! ```text
-//! lock                      held by the broker that runs; says its process id
+//! lock                      held by the broker that runs; says its process id, nothing after a stop in order
 //! users                     users and the hashes of their passwords
 //! journal/SHARD/NUMBER.log  segments of the journal
 //! ```
@@ -9,7 +9,7 @@
 //! The lock ends with the process, however that ends. Nothing in the directory is for others to read.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -57,6 +57,7 @@ impl std::fmt::Display for Holder {
 pub struct DataDirectory {
     path: PathBuf,
     lock: File,
+    was_left_in_order: bool,
 }
 
 impl DataDirectory {
@@ -78,10 +79,11 @@ impl DataDirectory {
         if !try_lock(&lock).map_err(unusable)? {
             return Err(DirectoryError::InUse { path: path.to_owned(), holder: holder(&mut lock) });
         }
-        lock.set_len(0).map_err(unusable)?;
+        let was_left_in_order = holder(&mut lock).0.is_none();
+        lock.set_len(0).and_then(|()| lock.rewind()).map_err(unusable)?;
         writeln!(lock, "{}", std::process::id()).map_err(unusable)?;
         make(&path.join("journal")).map_err(unusable)?;
-        Ok(DataDirectory { path: path.to_owned(), lock })
+        Ok(DataDirectory { path: path.to_owned(), lock, was_left_in_order })
     }
 
     /// Where it is.
@@ -94,26 +96,33 @@ impl DataDirectory {
         self.path.join("journal")
     }
 
+    /// Whether who had it before said that everything is stored.
+    pub fn was_left_in_order(&self) -> bool {
+        self.was_left_in_order
+    }
+
+    /// Says that everything is stored and nothing more will be.
+    pub fn leave_in_order(self) {
+        // Where that fails the next one is told that something may be half written, and looks as it always does.
+        let _ = self.lock.set_len(0);
+    }
+
     /// Whether nobody but its owner may look into it.
     pub fn is_private(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|meta| meta.permissions().mode() & 0o077 == 0)
     }
 }
 
-impl Drop for DataDirectory {
-    fn drop(&mut self) {
-        // So that whoever comes between a later broker's lock and its process id is not told this one's.
-        let _ = self.lock.set_len(0);
-    }
-}
-
+/// Makes a directory; its name outlives a power cut.
 fn make(path: &Path) -> io::Result<()> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent)?;
+    if path.is_dir() {
+        return Ok(());
     }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).create(parent)?;
     match DirBuilder::new().mode(PRIVATE_DIRECTORY).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        result => result,
+        result => result.and_then(|()| File::open(parent)?.sync_all()),
     }
 }
 
@@ -165,7 +174,10 @@ mod tests {
         let text = refused.to_string();
         assert!(text.contains(&format!("{} is in use by process {id}", parent.path().display())), "{text}");
         drop(first);
-        DataDirectory::open(parent.path()).unwrap();
+        let second = DataDirectory::open(parent.path()).unwrap();
+        assert!(!second.was_left_in_order());
+        second.leave_in_order();
+        assert!(DataDirectory::open(parent.path()).unwrap().was_left_in_order());
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What can be chosen of a log.
 
+use std::fmt;
+use std::str::FromStr;
+
 /// When something counts as stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -8,6 +11,27 @@ pub enum Durability {
     Flush,
     /// When the operating system has it.
     Os,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Flush => "flush",
+            Durability::Os => "os",
+        })
+    }
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "flush" => Ok(Durability::Flush),
+            "os" => Ok(Durability::Os),
+            other => Err(format!("'{other}' is neither flush nor os")),
+        }
+    }
 }
 
 /// How it is made sure that the disk has it.

@@ -172,6 +172,8 @@ impl Found {
             totals.segments += contents.segments.len() as u64;
             contents.count_live(&mut totals);
             let directory = log_directory(options.journal, shard);
+            let made = disk.create_directory(&directory);
+            made.map_err(|error| RecoveryError::writing(&directory, error))?;
             let start = LogStart {
                 run,
                 next_segment: contents.last_number + 1,

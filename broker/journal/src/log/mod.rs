@@ -83,6 +83,9 @@ pub(crate) enum Purpose {
 
 const PURPOSE_SHIFT: u32 = 40;
 
+/// How long something may wait that no event tells of: bytes that cleaning has to save up, space, another attempt.
+const PAUSE_NS: u64 = 50_000_000;
+
 /// Tokens of a log are below.
 pub const TOKENS: u64 = 1 << 48;
 
@@ -296,6 +299,14 @@ impl Log {
         self.open.is_none() && self.full.is_empty() && self.writing.is_none() && self.reading.is_idle()
     }
 
+    /// When it has something to hand in even if nothing happens, on the clock of [`Log::submit`].
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        let waits = self.cleaning.segment().is_some()
+            || self.space.refusal().is_some()
+            || self.preparation.is_retrying(self.now_ns);
+        (waits && self.failed.is_none()).then(|| self.now_ns + PAUSE_NS)
+    }
+
     /// Which run of the broker this is.
     pub fn run(&self) -> u32 {
         self.run
@@ -363,6 +374,11 @@ impl Log {
             (Some(Purpose::Page), number) => self.scratch.completed(number, done, now_ns),
             (None, _) => debug_assert!(false, "no token of this log: {}", done.token),
         }
+    }
+
+    /// Whether [`Log::take_told`] has something to tell.
+    pub fn has_told(&self) -> bool {
+        !self.told.is_empty()
     }
 
     /// What became of what was asked; `None` if nothing more has.

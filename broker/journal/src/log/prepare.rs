@@ -114,6 +114,11 @@ impl Preparation {
         self.zeros_earned = (self.zeros_earned + 2 * bytes).min(4 * ZEROS as u64);
     }
 
+    /// Whether something is tried again later.
+    pub fn is_retrying(&self, now_ns: u64) -> bool {
+        now_ns < self.retry_at_ns
+    }
+
     /// Whether files are opened past the page cache.
     pub fn is_direct(&self) -> bool {
         self.direct
