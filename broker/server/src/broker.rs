@@ -1,4 +1,8 @@
-//! Starts and stops a broker in this process: shard threads, their sockets, the lanes between them, the login thread.
+//! Starts and stops a broker in this process: what it left on the disk, shard threads, their sockets, the lanes between
+//! them, the login thread.
+
+mod recovering;
+mod space;
 
 use std::fmt;
 use std::io;
@@ -10,16 +14,22 @@ use std::time::{Duration, Instant};
 
 use fulmar_core::mesh::{MeshEnd, Wake};
 use fulmar_core::shard::{Envelope, mesh_for};
-use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
-use fulmar_journal::{DataDirectory, DirectoryError};
+use fulmar_core::topology::RestoreError;
+use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_journal::recovery::RecoveryError;
+use fulmar_journal::{DataDirectory, DirectoryError, Durability};
 use fulmar_policy::{Authority, UsersError};
 use fulmar_protocol::{Config as ProtocolConfig, Switch};
 use fulmar_transport::{AnyTransport, Config as TransportConfig, IoChoice, Transport, Waker, open};
 
 use crate::affinity::{self, Affinity};
 use crate::login::{self, Asker, Mailbox};
-use crate::settings::{Durability, Settings};
-use crate::worker::{Counters, Note, Stats, Worker, WorkerConfig};
+use crate::settings::Settings;
+use crate::store::ShardStore;
+use crate::worker::{Counters, Note, Outlook, Shown, Stats, StopGate, Worker, WorkerConfig};
+
+use recovering::recover_directory;
+use space::Watch;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -39,6 +49,12 @@ pub enum StartError {
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// What is in the data directory.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// What was recovered cannot be made again.
+    #[error("cannot restore shard {0}: {1}")]
+    Restore(usize, RestoreError),
     /// The CPUs that were asked for.
     #[error("cpu-affinity: {0}")]
     Affinity(String),
@@ -65,18 +81,21 @@ pub struct Running {
     timestamps: Switch,
     /// Kept from others for as long as a shard may write to it.
     directory: Option<DataDirectory>,
+    /// Looks at the space that the file system has.
+    _space: Option<Watch>,
 }
 
 struct RunningShard {
     notes: Sender<Note>,
     waker: Arc<dyn Waker>,
     counters: Arc<Counters>,
+    outlook: Arc<Outlook>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 /// What a starting thread is told, in this order.
 enum ToShard {
-    Start { mesh: MeshEnd<Envelope>, asker: Asker },
+    Start { mesh: MeshEnd<Envelope>, asker: Asker, store: Option<Box<ShardStore>>, outlook: Arc<Outlook> },
     Listen(SocketAddr),
     Run,
 }
@@ -84,6 +103,8 @@ enum ToShard {
 /// What it answers.
 enum FromShard {
     Opened { waker: Arc<dyn Waker>, io: IoChoice, name: &'static str },
+    Restored,
+    NotRestored(RestoreError),
     Listening(SocketAddr),
     Failed(io::Error),
 }
@@ -106,19 +127,25 @@ impl Broker {
         addresses.iter().try_for_each(|&addr| check_free(addr))?;
         let directory = settings.data_path().map(|path| DataDirectory::open(&path)).transpose()?;
 
+        let store = directory.as_ref().map(|directory| recover_directory(directory, settings)).transpose()?;
+
         // One for all shards: they are one broker to its peers.
         let protocol = Arc::new(protocol_config(settings, &authority));
+        let gate = Arc::new(StopGate::new(count));
         let (tell_ended, ended) = channel();
         let mut starting = Vec::new();
         let mut io = settings.io;
         for (index, &cpu) in cpus.iter().enumerate() {
-            let shard = Starting::spawn(settings, index, cpu, io, &protocol, tell_ended.clone())?;
+            let shard = Starting::spawn(settings, index, cpu, io, &protocol, &gate, tell_ended.clone())?;
             // The others take what the first one found to work, so that a refusal is logged once.
             io = shard.io;
             starting.push(shard);
         }
         log_start(settings, &authority, &starting, &cpus);
         log_directory(settings, directory.as_ref());
+        let outlooks: Vec<_> = starting.iter().map(|shard| shard.outlook.clone()).collect();
+        let space = directory.as_ref().map(|directory| Watch::start(directory.path(), outlooks));
+        let space = space.transpose().map_err(StartError::Thread)?;
 
         let wakers = starting.iter().map(|shard| Arc::new(ShardWake(shard.waker.clone())) as Arc<dyn Wake>);
         let ends = mesh_for(wakers.collect(), &limits(settings, count));
@@ -127,9 +154,16 @@ impl Broker {
             .map(|shard| Mailbox { notes: shard.notes.clone(), waker: shard.waker.clone() })
             .collect();
         let (askers, login) = login::spawn(authority, mailboxes).map_err(StartError::Thread)?;
+        let mut stores = store.map(|store| store.shards).unwrap_or_default().into_iter();
         for ((shard, mesh), asker) in starting.iter().zip(ends).zip(askers) {
-            shard.tell(ToShard::Start { mesh, asker });
+            shard.tell(ToShard::Start {
+                mesh,
+                asker,
+                store: stores.next().map(Box::new),
+                outlook: shard.outlook.clone(),
+            });
         }
+        starting.iter().try_for_each(Starting::restored)?;
         let mut bound = Vec::new();
         for addr in addresses {
             let mut addr = addr;
@@ -141,7 +175,15 @@ impl Broker {
         }
         let shards = starting.into_iter().map(Starting::run).collect();
         let timestamps = protocol.timestamps.clone();
-        Ok(Running { addresses: bound, shards, ended, login: Some(login), timestamps, directory })
+        Ok(Running {
+            addresses: bound,
+            shards,
+            ended,
+            login: Some(login),
+            timestamps,
+            directory,
+            _space: space,
+        })
     }
 }
 
@@ -166,6 +208,11 @@ impl Running {
     /// Whether messages that come by AMQP 0-10 are given the time of their receipt.
     pub fn timestamps(&self) -> &Switch {
         &self.timestamps
+    }
+
+    /// The journals of the shards, as they were not long ago; none where everything is kept in memory.
+    pub fn journals(&self) -> Vec<Shown> {
+        self.shards.iter().filter_map(|shard| shard.outlook.shown()).collect()
     }
 
     /// Waits until a shard ends by itself, which it does only when its reactor fails, or until the time is over.
@@ -209,6 +256,12 @@ impl Running {
                 Err(_) => result = Err(io::Error::other("a shard's thread panicked")),
             }
         }
+        if let Some(directory) = self.directory.take()
+            && result.is_ok()
+            && self.stats().journal_unstored == 0
+        {
+            directory.leave_in_order();
+        }
         if let Some(login) = self.login.take()
             && result.is_ok()
         {
@@ -250,6 +303,7 @@ struct Starting {
     from: Receiver<FromShard>,
     notes: Sender<Note>,
     counters: Arc<Counters>,
+    outlook: Arc<Outlook>,
     waker: Arc<dyn Waker>,
     io: IoChoice,
     io_name: &'static str,
@@ -263,6 +317,7 @@ impl Starting {
         cpu: Option<usize>,
         io: IoChoice,
         protocol: &Arc<ProtocolConfig>,
+        gate: &Arc<StopGate>,
         ended: Sender<usize>,
     ) -> Result<Self, StartError> {
         let (to, inbox) = channel();
@@ -276,7 +331,7 @@ impl Starting {
             transport: transport_config(settings),
             shard: shard_config(settings, index),
             default_group: Name::from(&settings.default_message_group[..]),
-            worker: worker_config(settings, protocol),
+            worker: worker_config(settings, protocol, gate),
             notes: worker_inbox,
             counters: counters.clone(),
         };
@@ -293,12 +348,20 @@ impl Starting {
             .map_err(StartError::Thread)?;
         match from.recv() {
             Ok(FromShard::Opened { waker, io, name }) => {
-                Ok(Starting { index, to, from, notes, counters, waker, io, io_name: name, thread })
+                let outlook = Arc::default();
+                Ok(Starting { index, to, from, notes, counters, outlook, waker, io, io_name: name, thread })
             }
             Ok(FromShard::Failed(error)) => Err(StartError::Reactor(index, error)),
-            Ok(FromShard::Listening(_)) | Err(_) => {
-                Err(StartError::Reactor(index, io::Error::other("the shard's thread panicked")))
-            }
+            Ok(_) | Err(_) => Err(panicked(index)),
+        }
+    }
+
+    /// Waits until the shard has what was recovered.
+    fn restored(&self) -> Result<(), StartError> {
+        match self.from.recv() {
+            Ok(FromShard::Restored) => Ok(()),
+            Ok(FromShard::NotRestored(error)) => Err(StartError::Restore(self.index, error)),
+            Ok(_) | Err(_) => Err(panicked(self.index)),
         }
     }
 
@@ -312,9 +375,7 @@ impl Starting {
         match self.from.recv() {
             Ok(FromShard::Listening(addr)) => Ok(addr),
             Ok(FromShard::Failed(error)) => Err(StartError::Listen(addr, error)),
-            Ok(FromShard::Opened { .. }) | Err(_) => {
-                Err(StartError::Reactor(self.index, io::Error::other("the shard's thread panicked")))
-            }
+            Ok(_) | Err(_) => Err(panicked(self.index)),
         }
     }
 
@@ -324,9 +385,14 @@ impl Starting {
             notes: self.notes,
             waker: self.waker,
             counters: self.counters,
+            outlook: self.outlook,
             thread: Some(self.thread),
         }
     }
+}
+
+fn panicked(index: usize) -> StartError {
+    StartError::Reactor(index, io::Error::other("the shard's thread panicked"))
 }
 
 /// Tells that a shard's thread has ended, by a panic too.
@@ -380,12 +446,25 @@ impl Seat {
         outbox: &Sender<FromShard>,
     ) -> io::Result<()> {
         let _ = outbox.send(FromShard::Opened { waker: transport.waker(), io, name: transport.name() });
-        let Ok(ToShard::Start { mesh, asker }) = inbox.recv() else { return Ok(()) };
+        let Ok(ToShard::Start { mesh, asker, store, outlook }) = inbox.recv() else { return Ok(()) };
         let mut shard = Shard::new(self.shard, mesh);
         shard.add_exchange_types(&[&fulmar_xml_exchange::XML]);
         shard.set_default_group(self.default_group);
+        let clock = Clock { monotonic_ns: transport.now_ns(), wall_ms: transport.wall_ms() };
+        shard.set_clock(clock);
+        let log = match store.map(|store| store.restore(&mut shard)).transpose() {
+            Ok(log) => log,
+            Err(error) => {
+                let _ = outbox.send(FromShard::NotRestored(error));
+                return Ok(());
+            }
+        };
         let mut worker =
             Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
+        if let Some(log) = log {
+            worker.set_log(log, outlook);
+        }
+        let _ = outbox.send(FromShard::Restored);
         loop {
             match inbox.recv() {
                 Ok(ToShard::Listen(addr)) => {
@@ -505,7 +584,7 @@ fn protocol_config(settings: &Settings, authority: &Authority) -> ProtocolConfig
     }
 }
 
-fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>) -> WorkerConfig {
+fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>, gate: &Arc<StopGate>) -> WorkerConfig {
     let shards = settings.shard_count();
     WorkerConfig {
         protocol: protocol.clone(),
@@ -513,6 +592,7 @@ fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>) -> WorkerC
         memory_bytes: settings.memory_limit_bytes / shards as u64,
         max_connections: u64::from(connections_per_shard(settings)),
         idle: settings.idle,
+        gate: gate.clone(),
     }
 }
 
@@ -540,7 +620,6 @@ fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cp
 }
 
 fn log_directory(settings: &Settings, directory: Option<&DataDirectory>) {
-    log::info!("durable queues and persistent messages are kept in memory only: a restart loses them");
     let Some(directory) = directory else {
         log::info!("data: in memory only (--no-data-dir): a restart loses messages, queues and exchanges");
         return;

@@ -2,6 +2,7 @@
 //!
 //! * [`broker`]: starts and stops a broker in this process.
 //! * [`worker`]: the loop of one shard, which the simulation steps.
+//! * [`store`]: what outlives the broker, when it starts.
 //! * [`settings`]: every option, once, and where its value came from.
 //! * [`detect`]: which protocol a connection speaks.
 //! * [`login`]: the thread that checks passwords.
@@ -15,6 +16,7 @@ pub mod logging;
 pub mod login;
 pub mod serve;
 pub mod settings;
+pub mod store;
 pub mod tools;
 pub mod user;
 pub mod worker;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use fulmar_journal::Durability;
 use fulmar_transport::{IdleStrategy, IoChoice};
 
 use crate::affinity::{self, Affinity};
@@ -88,37 +89,6 @@ pub struct Settings {
     pub stop_timeout_ms: u64,
     /// Least severe messages that are logged.
     pub log_level: Option<log::LevelFilter>,
-}
-
-/// When something counts as stored: what a confirm says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// It is on the disk.
-    #[default]
-    Flush,
-    /// The system has it: it outlives the process, and may not outlive a power cut.
-    Os,
-}
-
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Durability::Flush => "flush",
-            Durability::Os => "os",
-        })
-    }
-}
-
-impl FromStr for Durability {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "flush" => Ok(Durability::Flush),
-            "os" => Ok(Durability::Os),
-            other => Err(format!("'{other}' is neither flush nor os")),
-        }
-    }
 }
 
 /// One option. Applying its text changes the settings.

@@ -111,6 +111,12 @@ counters! {
     congestions,
     /// Bytes of messages held.
     memory_bytes,
+    /// Times that the journal had no space for more.
+    journal_full,
+    /// Journals that have failed.
+    journal_failures,
+    /// Shards that have stopped before everything was stored.
+    journal_unstored,
 }
 
 impl Counters {

@@ -160,14 +160,18 @@ impl<T: Transport> Worker<T> {
                 self.transport.resume(slot.conn);
             }
         }
-        let conn = slot.conn;
+        let (conn, refused) = (slot.conn, slot.refused);
         self.send_scratch(conn);
+        if refused != self.store.as_ref().is_some_and(|store| store.refusal().is_some()) {
+            self.tell_of_space(index);
+        }
     }
 
     /// Stops publishers while the shard is congested. They are stopped one by one, as they are met; all go on when it
     /// is over.
     pub(super) fn watch_congestion(&mut self) {
-        let congested = self.shard.is_congested();
+        let congested =
+            self.shard.is_congested() || self.store.as_ref().is_some_and(super::Store::is_congested);
         if congested == self.congested {
             return;
         }
@@ -179,7 +183,7 @@ impl<T: Transport> Worker<T> {
         for index in std::mem::take(&mut self.held_publishers) {
             let slot = &mut self.slots[index as usize];
             slot.held = false;
-            if std::mem::take(&mut slot.blocked) {
+            if std::mem::take(&mut slot.blocked) && !slot.refused {
                 self.with_connection(index as usize, |connection, cx| connection.set_blocked(cx, None));
             }
             self.touch(index as usize);

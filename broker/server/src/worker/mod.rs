@@ -14,6 +14,7 @@ mod counters;
 mod faults;
 mod finish;
 mod input;
+mod journal;
 mod slot;
 mod stop;
 #[cfg(test)]
@@ -31,9 +32,12 @@ use fulmar_protocol::{Config as ProtocolConfig, Connection, Context, Login};
 use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
 
 pub use counters::{Counter, Counters, Stats};
+pub use journal::{Outlook, Shown};
+pub use stop::StopGate;
 
 use carry::CarryPool;
 use faults::FaultLog;
+use journal::Store;
 use slot::{Slot, State};
 use stop::Stop;
 
@@ -54,6 +58,8 @@ pub struct WorkerConfig {
     pub max_connections: u64,
     /// What to do when there is nothing to do.
     pub idle: IdleStrategy,
+    /// One for all shards of a broker.
+    pub gate: Arc<StopGate>,
 }
 
 /// Checks logins. Checking a password takes long on purpose, so it is done elsewhere; the answer comes as
@@ -113,6 +119,7 @@ pub struct Worker<T: Transport> {
     now_ns: u64,
     congested: bool,
     stop: Option<Stop>,
+    store: Option<Store>,
 }
 
 impl<T: Transport> Worker<T> {
@@ -147,6 +154,7 @@ impl<T: Transport> Worker<T> {
             now_ns,
             congested: false,
             stop: None,
+            store: None,
         }
     }
 
@@ -208,23 +216,32 @@ impl<T: Transport> Worker<T> {
             self.read_inbox();
         }
         self.tick_due();
+        worked |= self.hear_log();
         worked |= self.shard.turn();
         while let Some(output) = self.shard.next_output() {
             self.output(output);
         }
         self.finish_dirty();
         self.watch_congestion();
+        self.drive_log();
         self.shard.publish_lanes();
         self.transport.flush();
         if worked {
             self.idle.worked(self.now_ns);
         }
-        Ok(self.advance_stop())
+        let progress = self.advance_stop(worked);
+        if progress == Progress::Stopped
+            && let Some(store) = &mut self.store
+        {
+            store.show(self.now_ns);
+        }
+        Ok(progress)
     }
 
     /// Whether the next turn may wait, and until when.
     fn wait(&mut self) -> Wait {
-        if self.shard.has_work() || !self.dirty.is_empty() {
+        let has_told = self.store.as_ref().is_some_and(Store::has_told);
+        if self.shard.has_work() || !self.dirty.is_empty() || has_told {
             return Wait::Poll;
         }
         if !self.idle.may_wait(self.now_ns) || !self.shard.prepare_sleep() {
@@ -232,7 +249,8 @@ impl<T: Transport> Worker<T> {
         }
         self.counters.memory_bytes.set(self.shard.memory_bytes());
         let stop_ns = self.stop.and_then(Stop::next_deadline_ns);
-        let deadlines = [self.shard.next_deadline_ns(), self.timers.next_deadline_ns(), stop_ns];
+        let log_ns = self.store.as_ref().and_then(Store::next_deadline_ns);
+        let deadlines = [self.shard.next_deadline_ns(), self.timers.next_deadline_ns(), stop_ns, log_ns];
         Wait::Until(deadlines.into_iter().flatten().min())
     }
 
@@ -242,8 +260,9 @@ impl<T: Transport> Worker<T> {
             Event::Drained { conn } => self.drained(conn),
             Event::Accepted { conn, peer, local, .. } => self.accepted(conn, peer, local),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
+            Event::File(done) => self.file_done(done),
             // Nothing here connects; a wake-up is seen by the caller.
-            Event::Connected { .. } | Event::File(_) | Event::Woken => {}
+            Event::Connected { .. } | Event::Woken => {}
         }
     }
 

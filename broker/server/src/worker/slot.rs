@@ -39,6 +39,8 @@ pub struct Slot {
     pub held: bool,
     /// The peer has been told so.
     pub blocked: bool,
+    /// A publisher that has been told that the journal has no space.
+    pub refused: bool,
 }
 
 /// What a socket is doing.
@@ -82,6 +84,11 @@ impl Slot {
             unwritable: false,
             held: false,
             blocked: false,
+            refused: false,
         }
+    }
+    /// Whether it speaks, and has published.
+    pub fn is_publisher(&self) -> bool {
+        matches!(&self.state, State::Speaking(connection) if connection.is_publisher())
     }
 }

@@ -1,4 +1,7 @@
-//! How a shard stops: it finishes what was accepted, tells its clients, waits for their answers, all within a limit.
+//! How a shard stops: it finishes what was accepted, tells its clients, waits for their answers, all within a limit. Then
+//! it stays until the other shards have nothing more for it and its journal has stored everything.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fulmar_protocol::CONNECTION_FORCED;
 use fulmar_transport::{Close, Transport};
@@ -9,6 +12,37 @@ use super::{MS, Progress, Worker};
 /// Longest time spent on finishing what was accepted before the clients are told.
 const DRAIN_NS: u64 = 200_000_000;
 
+/// How long nothing has to happen, after all shards have lost their clients, before a shard counts as done: what one does
+/// for another takes less.
+const QUIET_NS: u64 = 10_000_000;
+/// How often it is looked whether the other shards have lost theirs.
+const LOOK_NS: u64 = 2_000_000;
+/// Least time to store what is left.
+const STORE_NS: u64 = 1_000_000_000;
+
+/// The shards of a broker that have clients yet, while it stops.
+#[derive(Debug)]
+pub struct StopGate {
+    shards: usize,
+    busy: AtomicUsize,
+}
+
+impl StopGate {
+    /// For so many shards.
+    pub fn new(shards: usize) -> Self {
+        StopGate { shards, busy: AtomicUsize::new(shards) }
+    }
+
+    fn leave(&self) {
+        // What it left in the lanes of others is ordered by those.
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stop {
@@ -18,6 +52,8 @@ pub(super) enum Stop {
     Closing { deadline_ns: u64 },
     /// Sockets are going.
     Aborting,
+    /// They have gone. What the shard does for others, and the journal for it, comes to an end.
+    Lingering { quiet_ns: u64, look_ns: u64, deadline_ns: u64 },
 }
 
 impl Stop {
@@ -27,6 +63,7 @@ impl Stop {
             Stop::Draining { until_ns, .. } => Some(until_ns),
             Stop::Closing { deadline_ns } => Some(deadline_ns),
             Stop::Aborting => None,
+            Stop::Lingering { look_ns, .. } => Some(look_ns),
         }
     }
 }
@@ -55,10 +92,10 @@ impl<T: Transport> Worker<T> {
     }
 
     /// Takes a stop on to its next stage when its time has come.
-    pub(super) fn advance_stop(&mut self) -> Progress {
+    pub(super) fn advance_stop(&mut self, worked: bool) -> Progress {
         let Some(stop) = self.stop else { return Progress::Running };
         if self.open == 0 {
-            return Progress::Stopped;
+            return self.linger(stop, worked);
         }
         match stop {
             Stop::Draining { until_ns, deadline_ns } => {
@@ -75,7 +112,39 @@ impl<T: Transport> Worker<T> {
                     }
                 }
             }
-            Stop::Closing { .. } | Stop::Aborting => {}
+            Stop::Closing { .. } | Stop::Aborting | Stop::Lingering { .. } => {}
+        }
+        Progress::Running
+    }
+
+    /// No client is left. Whether there is nothing to wait for.
+    fn linger(&mut self, stop: Stop, worked: bool) -> Progress {
+        let now_ns = self.now_ns;
+        let alone = self.config.gate.shards == 1;
+        let (quiet_ns, deadline_ns) = match stop {
+            Stop::Lingering { quiet_ns, deadline_ns, .. } => (quiet_ns, deadline_ns),
+            Stop::Draining { deadline_ns, .. } | Stop::Closing { deadline_ns } => {
+                self.config.gate.leave();
+                (now_ns, deadline_ns.max(now_ns + STORE_NS))
+            }
+            Stop::Aborting => {
+                self.config.gate.leave();
+                (now_ns, now_ns + STORE_NS)
+            }
+        };
+        let is_settled = self.store.as_ref().is_none_or(super::Store::is_settled);
+        let is_busy = !self.config.gate.is_deserted() || self.shard.has_work() || !is_settled;
+        let quiet_ns = if is_busy || (worked && !alone) { now_ns + QUIET_NS } else { quiet_ns };
+        self.stop = Some(Stop::Lingering { quiet_ns, look_ns: now_ns + LOOK_NS, deadline_ns });
+        if !is_busy && (alone || now_ns >= quiet_ns) {
+            return Progress::Stopped;
+        }
+        if now_ns >= deadline_ns {
+            if !is_settled {
+                self.counters.journal_unstored.add(1);
+                log::error!("stopped before everything was stored; what was not is not confirmed either");
+            }
+            return Progress::Stopped;
         }
         Progress::Running
     }

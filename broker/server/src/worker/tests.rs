@@ -64,6 +64,7 @@ impl House {
             memory_bytes,
             max_connections: 100,
             idle: IdleStrategy::Block,
+            gate: Arc::new(StopGate::new(1)),
         };
         let (notes, inbox) = channel();
         let counters = Arc::new(Counters::default());

@@ -8,7 +8,7 @@ use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
 use fulmar_protocol::{Config as ProtocolConfig, Login};
-use fulmar_server::worker::{Authenticator, Counters, Note, Progress, Worker, WorkerConfig};
+use fulmar_server::worker::{Authenticator, Counters, Note, Progress, StopGate, Worker, WorkerConfig};
 use fulmar_transport::sim::{Network, Random, SimTransport};
 use fulmar_transport::{Config, ConnId, IdleStrategy, Transport, Waker};
 
@@ -59,6 +59,7 @@ impl Broker {
         let wakers = transports.iter().map(|t| Arc::new(ShardWake(t.waker())) as Arc<dyn Wake>).collect();
         let mut address = "127.0.0.1:5672".parse().unwrap();
         let mut notes = Vec::new();
+        let gate = Arc::new(StopGate::new(shards.into()));
         let workers: Vec<_> = mesh_for(wakers, &limits)
             .into_iter()
             .zip(transports)
@@ -77,6 +78,7 @@ impl Broker {
                     memory_bytes: limits.memory_bytes,
                     max_connections: 1000,
                     idle: IdleStrategy::Block,
+                    gate: gate.clone(),
                 };
                 let (sender, inbox) = channel();
                 notes.push((sender, transport.waker()));
