@@ -5,12 +5,14 @@
 //! * [`header`], [`record`], [`message`], [`transaction`], [`topology`]: the format.
 //! * [`position`]: what places of records say; [`encodings`]: what encodings of properties are named by.
 //! * [`log`]: group commit, segments, reading; cleaning and space.
-//! * [`recovery`]: what a restart makes of the files.
+//! * [`recovery`]: what a restart makes of the files; [`check`], [`dump`], [`repair`]: what people do with them.
 //! * [`start`], [`summary`], [`words`]: what a log begins with.
 
+pub mod check;
 mod cleaning;
 pub mod directory;
 pub mod disk;
+pub mod dump;
 pub mod encodings;
 mod handle;
 pub mod header;
@@ -21,6 +23,7 @@ mod options;
 pub mod position;
 pub mod record;
 pub mod recovery;
+pub mod repair;
 mod scratch;
 mod space;
 pub mod start;

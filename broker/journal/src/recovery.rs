@@ -18,8 +18,8 @@ mod restore;
 pub mod scan;
 mod set;
 #[cfg(test)]
-mod tests;
-mod topology;
+pub(crate) mod tests;
+pub(crate) mod topology;
 pub mod write;
 
 use std::collections::BTreeMap;
@@ -121,7 +121,7 @@ pub fn recover(disk: &dyn Disk, options: &Options<'_>) -> Result<Recovered, Reco
         if !damage.is_empty() {
             return Err(RecoveryError::Damaged(damage));
         }
-        let topology = topology::Homes::read(options.journal, options.shards, &found)?;
+        let topology = found.homes(options)?;
         if !moving::move_logs(disk, options, &found, &topology)? {
             return found.finish(disk, options, topology);
         }
@@ -139,7 +139,8 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    fn read(disk: &dyn Disk, options: &Options<'_>) -> Result<Found, RecoveryError> {
+    /// Reads all logs; what is damaged is noted.
+    pub fn read(disk: &dyn Disk, options: &Options<'_>) -> Result<Found, RecoveryError> {
         let files = find_logs(disk, options.journal)?;
         let identity = match Identity::read(disk, options.journal)? {
             Some(identity) => identity,
@@ -149,6 +150,11 @@ impl Found {
         let progress = Progress::new(bytes, options.progress);
         let logs = read_logs(disk, options, identity.store, &files, &progress)?;
         Ok(Found { identity, files, logs })
+    }
+
+    /// The topology, and where queues are at home.
+    pub fn homes(&self, options: &Options<'_>) -> Result<topology::Homes, RecoveryError> {
+        topology::Homes::read(options.journal, options.shards, self)
     }
 
     /// What is left to do when every queue is where it belongs.

@@ -135,6 +135,6 @@ impl LogFiles {
 }
 
 /// The number of the segment that a file is named after.
-fn number_in(path: &Path) -> Option<u64> {
+pub(crate) fn number_in(path: &Path) -> Option<u64> {
     segment_in_name(path.file_name()?.to_str()?)
 }

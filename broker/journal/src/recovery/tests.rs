@@ -1,4 +1,4 @@
 mod damage;
-mod memory;
-mod model;
+pub(crate) mod memory;
+pub(crate) mod model;
 mod shards;
