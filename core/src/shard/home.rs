@@ -236,7 +236,7 @@ impl Shard {
             self.throw_away(Trash::new(unsettled.map(Leaving::Here)));
         } else if ready.is_paged() {
             unsettled.for_each(|item| ready.put_back(item));
-            self.bury_paged(entry, ready);
+            self.bury_paged(entry, ready, Reason::QueueEnded);
         } else {
             let mut items: Vec<Item> =
                 ready.into_leaving().filter_map(Leaving::here).chain(unsettled).collect();

@@ -13,7 +13,7 @@ use crate::Name;
 use crate::QueueId;
 use crate::journal::{Journal, Position, StoreKey, StoredPlace};
 use crate::message::MessageStore;
-use crate::queue::{Depth, Item, Kept, PagedItem};
+use crate::queue::{Depth, Item, Kept, PagedItem, Ready};
 
 /// Most that is read at once for a queue, about, in bytes.
 const MOST_READ_BYTES: u64 = 2 << 20;
@@ -303,12 +303,7 @@ impl Shard {
         if let Some(found) = self.parts.aside_at(key, place) {
             return Some(found.at);
         }
-        let id = self.topology.queue_by_key(key);
-        let queue = id.and_then(|id| self.queues.get_mut(id));
-        let ready = match queue {
-            Some(queue) => Some(queue.ready_mut()),
-            None => self.buried(key),
-        };
+        let ready = self.ready_with(key, place);
         ready.filter(|ready| ready.is_paged())?.away_at(place)
     }
 
@@ -321,16 +316,20 @@ impl Shard {
             }
             return true;
         }
-        let id = self.topology.queue_by_key(key);
-        let queue = id.and_then(|id| self.queues.get_mut(id));
-        let ready = match queue {
-            Some(queue) => Some(queue.ready_mut()),
-            None => self.buried(key),
-        };
+        let ready = self.ready_with(key, place);
         let Some(is_moved) = ready.and_then(|ready| ready.relocate(place, old, new)) else { return false };
         if is_moved {
             self.store.move_holder(old, new);
         }
         true
+    }
+
+    /// Where the message at a place of a queue waits, if it does.
+    fn ready_with(&mut self, key: StoreKey, place: u64) -> Option<&mut Ready> {
+        if let Some(slot) = self.burial_of(key, place) {
+            return self.buried(slot);
+        }
+        let id = self.topology.queue_by_key(key)?;
+        self.queues.get_mut(id).map(|queue| queue.ready_mut())
     }
 }

@@ -32,7 +32,7 @@ const BURIAL_BUDGET: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reader {
     Queue(QueueId),
-    /// What is left of a queue that has ended.
+    /// Messages that a queue has given up.
     Burial(u32),
 }
 
@@ -50,10 +50,11 @@ struct Reading {
     level: u8,
 }
 
-/// A queue that has ended, whose messages go by its alternate exchange.
+/// Messages that a queue has given up and that have somewhere to go.
 struct Burial {
     queue: Arc<QueueEntry>,
     ready: Ready,
+    reason: Reason,
     /// What comes next is being read.
     waits: bool,
 }
@@ -238,10 +239,10 @@ impl Shard {
             Reader::Queue(id) => self.want_of(id, want.level, want.place),
             Reader::Burial(slot) => {
                 let Some(burial) = self.reads.burials.get_mut(slot as usize) else { return };
-                let entry = burial.queue.clone();
+                let (entry, reason) = (burial.queue.clone(), burial.reason);
                 let mut ready = std::mem::replace(&mut burial.ready, Ready::new(0));
                 self.read(&mut ready, want);
-                self.reads.burials[slot as usize] = Burial { queue: entry, ready, waits: true };
+                self.reads.burials[slot as usize] = Burial { queue: entry, ready, reason, waits: true };
             }
         }
     }
@@ -347,14 +348,14 @@ impl Shard {
     }
 }
 
-/// Queues that have ended.
+/// Messages that queues have given up.
 impl Shard {
-    /// What is left of a queue that has ended goes by its alternate exchange, some of it from out of memory.
-    pub(super) fn bury_paged(&mut self, queue: Arc<QueueEntry>, ready: Ready) {
-        self.reads.burials.insert(Burial { queue, ready, waits: false });
+    /// Messages of a queue go where what it gives up for this reason goes, some of them from out of memory.
+    pub(super) fn bury_paged(&mut self, queue: Arc<QueueEntry>, ready: Ready, reason: Reason) {
+        self.reads.burials.insert(Burial { queue, ready, reason, waits: false });
     }
 
-    /// Goes on with queues that have ended.
+    /// Goes on with that.
     pub(super) fn go_on_burying(&mut self) -> bool {
         if self.reads.burials.is_empty() {
             return false;
@@ -374,8 +375,8 @@ impl Shard {
             match burial.ready.next_at(0) {
                 Some(Look::Here(item)) => {
                     let Some(item) = burial.ready.remove(item.priority, item.sequence) else { return };
-                    let queue = burial.queue.clone();
-                    self.discard(&queue, item, Reason::QueueEnded);
+                    let (queue, reason) = (burial.queue.clone(), burial.reason);
+                    self.discard(&queue, item, reason);
                 }
                 Some(Look::Away { level, .. }) => {
                     let reader = Reader::Burial(slot as u32);
@@ -389,10 +390,15 @@ impl Shard {
         }
     }
 
-    /// What is left of a durable queue that has ended.
-    pub(super) fn buried(&mut self, key: StoreKey) -> Option<&mut Ready> {
-        let mut burials = self.reads.burials.iter_mut();
-        let (_, burial) = burials.find(|(_, burial)| burial.queue.store_key == Some(key))?;
-        Some(&mut burial.ready)
+    /// Who has the message at a place of a durable queue, if that has given it up.
+    pub(super) fn burial_of(&self, key: StoreKey, place: u64) -> Option<usize> {
+        let has_it =
+            |burial: &Burial| burial.queue.store_key == Some(key) && burial.ready.at(place).is_some();
+        self.reads.burials.iter().find(|(_, burial)| has_it(burial)).map(|(slot, _)| slot)
+    }
+
+    /// The messages that are being given up there.
+    pub(super) fn buried(&mut self, burial: usize) -> Option<&mut Ready> {
+        self.reads.burials.get_mut(burial).map(|burial| &mut burial.ready)
     }
 }

@@ -162,9 +162,9 @@ impl Shard {
             return Some(message);
         }
         let id = self.topology.queue_by_key(queue);
-        let item = match id.and_then(|id| self.queues.get_mut(id)) {
-            Some(queue) => queue.item_at(place)?,
-            None => self.buried(queue)?.at(place)?.here()?,
+        let item = match id.and_then(|id| self.queues.get_mut(id)?.item_at(place)) {
+            Some(item) => item,
+            None => self.buried(self.burial_of(queue, place)?)?.at(place)?.here()?,
         };
         item.recorded.then_some(item.message)
     }

@@ -427,6 +427,63 @@ fn what_a_restored_branch_gives_back_is_there_at_once_and_marked() {
 }
 
 #[test]
+fn what_a_restored_branch_rejects_is_a_dead_letter() {
+    for (has_dead_letters, command) in [(true, TWO_PHASES), (true, DtxCommand::Rollback), (false, TWO_PHASES)]
+    {
+        let mut site = Site::new(3);
+        let options = QueueOptions {
+            durable: true,
+            dead_letter_exchange: has_dead_letters.then(Name::default),
+            dead_letter_routing_key: has_dead_letters.then(|| Name::from("q2")),
+            ..at_home(1)
+        };
+        site.broker.declare(site.client, "source", options);
+        for body in ["rejected", "kept"] {
+            site.fill("source", body);
+        }
+        assert_eq!(site.ask(dtx(DtxCommand::Start(DtxStart::New))), OK);
+        let (got, _) = site.broker.get(site.client, "source", false).expect("a message");
+        let Client { shard, session, .. } = site.client;
+        site.broker.shards[shard].settle_in_transaction(session, got.queue, got.tag, Settlement::Reject);
+        for command in [END, DtxCommand::Prepare] {
+            assert_eq!(site.ask(dtx(command)), OK);
+        }
+        let mut site = site.restart();
+        assert_eq!(site.ask(dtx(command)), OK);
+        site.store_all();
+        let mut site = site.restart();
+        let is_committed = command == TWO_PHASES;
+        let dead: &[&str] = if has_dead_letters && is_committed { &["rejected"] } else { &[] };
+        assert_eq!(site.contents()[2], dead);
+        let left: &[&str] = if is_committed { &["kept"] } else { &["rejected", "kept"] };
+        let bodies =
+            std::iter::from_fn(|| site.broker.get(site.client, "source", true).map(|(got, _)| got.body));
+        assert_eq!(bodies.collect::<Vec<_>>(), left);
+        site.end();
+    }
+}
+
+#[test]
+fn a_queue_that_goes_takes_what_a_restored_branch_has_of_it_along() {
+    for command in [TWO_PHASES, DtxCommand::Rollback] {
+        let mut site = Site::new(3);
+        site.prepare_branch();
+        let mut site = site.restart();
+        let delete =
+            Request::DeleteQueue { vhost: VHOST, name: Name::from("q0"), if_unused: false, if_empty: false };
+        assert!(site.broker.ask(site.client, delete).is_ok());
+        assert_eq!(site.ask(dtx(command)), OK);
+        let expected = usize::from(command == TWO_PHASES);
+        for queue in ["q1", "q2"] {
+            assert_eq!(site.broker.counts(site.client, queue).expect("it is there").0 as usize, expected);
+            site.broker.get(site.client, queue, true);
+        }
+        site.broker.run();
+        assert_nothing_is_left(&site.broker);
+    }
+}
+
+#[test]
 fn a_branch_that_was_not_answered_is_not_there() {
     for stored in [0, 1, 2] {
         let mut site = Site::new(3);

@@ -15,7 +15,9 @@ use crate::journal::{
     TransactionKey,
 };
 use crate::message::MessageHeader;
-use crate::shard::Shard;
+use crate::queue::{PagedItem, Ready};
+use crate::shard::deadletter::{Reason, has_somewhere_to_go};
+use crate::shard::{Settlement, Shard};
 use crate::{QueueId, ShardId};
 
 /// Parts between the two steps of restoring.
@@ -88,11 +90,14 @@ impl Shard {
 
     /// Settles messages that were set aside.
     pub(super) fn settle_aside(&mut self, settlements: &[PreparedSettlement]) {
-        for PreparedSettlement { queue, place, .. } in settlements {
+        for PreparedSettlement { queue, place, settlement } in settlements {
             let Some(Some(found)) = self.parts.aside.remove(&(*queue, *place)) else { continue };
             self.stats.settled += 1;
-            self.departures.add(*queue, *place, 1);
-            self.store.drop_holder(found.at, found.place.counted_bytes as usize);
+            if *settlement == Settlement::Reject {
+                self.reject_aside(&found);
+            } else {
+                self.drop_aside(&found);
+            }
         }
     }
 
@@ -101,8 +106,31 @@ impl Shard {
         for PreparedSettlement { queue, place, .. } in settlements {
             let Some(Some(found)) = self.parts.aside.remove(&(*queue, *place)) else { continue };
             let place = QueuePlace { redelivered: true, ..found.place };
-            self.restore_place(&StoredPlace { place, ..found });
+            if !self.restore_place(&StoredPlace { place, ..found }) {
+                self.drop_aside(&found);
+            }
         }
+    }
+
+    /// A message that was set aside leaves its queue for good.
+    fn drop_aside(&mut self, found: &StoredPlace) {
+        self.departures.add(found.place.queue, found.place.place, 1);
+        self.store.drop_holder(found.at, found.place.counted_bytes as usize);
+    }
+
+    /// A message that was set aside is rejected: it has to be read if somebody wants it.
+    fn reject_aside(&mut self, found: &StoredPlace) {
+        let id = self.topology.queue_by_key(found.place.queue);
+        let Some(queue) = id.and_then(|id| self.queues.get_mut(id)) else { return self.drop_aside(found) };
+        if !has_somewhere_to_go(queue.options(), Reason::Rejected) {
+            self.note_discarded(Reason::Rejected, 1);
+            return self.drop_aside(found);
+        }
+        let item = queue.restored(&found.place, found.part, self.clock);
+        let mut ready = Ready::new(item.priority);
+        ready.put_away(PagedItem::new(item, found.at));
+        let entry = queue.entry().clone();
+        self.bury_paged(entry, ready, Reason::Rejected);
     }
 
     /// A part as it was prepared. Queues that have gone are left out.

@@ -198,5 +198,6 @@ fn transactions_are_all_or_nothing_over_crashes() {
         found.answered += other.answered;
     }
     let Found { done, undone, in_doubt, answered } = found;
+    assert!(tally.committed > 500 && tally.undone > 500, "{tally:?}");
     assert!(done > 20 && undone > 100 && in_doubt > 20 && answered > 1000, "{found:?}");
 }
