@@ -114,6 +114,12 @@ impl Queue {
         self.marks = Marks { stored: below, recorded: below, handed_out };
     }
 
+    /// What comes until this is called again is carried out a second time, since a restart did not find the first: whether
+    /// clients may have had it meanwhile.
+    pub(crate) fn set_repeating(&mut self, repeats: bool) {
+        self.is_repeating = repeats && self.marks.recorded == u64::MAX;
+    }
+
     /// A message that was written down, as the queue knows it after a restart; which of its batch it is.
     pub(crate) fn restored(&self, place: &QueuePlace, part: u16, clock: Clock) -> Item {
         assert!(place.place < self.next_sequence, "a place of a run before");

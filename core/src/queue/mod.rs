@@ -73,6 +73,8 @@ pub(crate) struct Queue {
     /// What is to outlive the process is written down when it comes.
     is_recorded: bool,
     marks: Marks,
+    /// What comes just now may have been in clients' hands before.
+    is_repeating: bool,
     is_resident: bool,
     /// Most of it that should be in memory.
     share: Depth,
@@ -120,6 +122,7 @@ impl Queue {
             policy: None,
             is_watched: false,
             is_recorded: false,
+            is_repeating: false,
             marks: Marks::OPEN,
             is_resident: paging::is_resident(options),
             share: paging::share(options),
@@ -200,7 +203,7 @@ impl Queue {
             followers,
             body_bytes: u32::try_from(body_bytes).unwrap_or(u32::MAX),
             priority: self.level(priority),
-            redelivered: false,
+            redelivered: self.is_repeating,
             recorded: false,
         }
     }

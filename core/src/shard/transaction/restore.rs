@@ -73,9 +73,7 @@ impl Shard {
             part.is_recorded = true;
             self.keep_rooms(&part);
             match fate {
-                Fate::Commit => {
-                    self.commit_in_records(id, part);
-                }
+                Fate::Commit => self.commit_again(id, part),
                 Fate::Undo => self.undo_in_records(id, part, Verdict::Requeue),
                 // Its transaction manager will say.
                 Fate::InDoubt => {
@@ -85,6 +83,24 @@ impl Shard {
         }
         for id in over {
             self.record_step(id, Step::Forgotten);
+        }
+    }
+
+    /// Carries a part out that was decided on before the restart. It may have been carried out then, for clients to see,
+    /// without a record of it.
+    fn commit_again(&mut self, id: TransactionKey, part: Part) {
+        let queues: Vec<QueueId> =
+            part.publishes.iter().flat_map(|(targets, _)| targets.as_slice()).copied().collect();
+        self.set_repeating(&queues, true);
+        self.commit_in_records(id, part);
+        self.set_repeating(&queues, false);
+    }
+
+    fn set_repeating(&mut self, queues: &[QueueId], repeats: bool) {
+        for id in queues {
+            if let Some(queue) = self.queues.get_mut(*id) {
+                queue.set_repeating(repeats);
+            }
         }
     }
 
