@@ -164,7 +164,7 @@ impl Scratch {
     pub fn add(&mut self, message: &StoredMessage<'_>, encodings: &Encodings) -> Position {
         let payload = Payload::Message(Kind::Paged, message, &[]);
         let bytes = payload.record_bytes();
-        if !self.open.as_ref().is_some_and(|page| page.bytes.len() + bytes <= page.bytes.capacity()) {
+        if self.open.as_ref().is_none_or(|page| page.bytes.len() + bytes > page.bytes.capacity()) {
             self.begin_page(bytes);
         }
         let page = self.open.as_mut().expect("one was begun");

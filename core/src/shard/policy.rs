@@ -81,7 +81,7 @@ impl Shard {
         };
         let is_persistent = self.store.get(message).is_persistent();
         let is_recorded = is_persistent && self.queues.get_mut(id).is_some_and(|queue| queue.is_recorded());
-        let message = if is_recorded { self.to_record(message) } else { message };
+        let message = if is_recorded { self.recordable(message) } else { message };
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
         if is_recorded {
             let place = queue.push_recorded(message, 0, bytes, priority, ttl_ms, self.clock);

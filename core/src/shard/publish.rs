@@ -281,7 +281,7 @@ impl Shard {
     /// Appends a message to a queue at home here that takes whatever comes, and writes that down. Takes the message over.
     #[inline(never)]
     fn enqueue_recorded(&mut self, id: QueueId, message: MessageId) -> Taken {
-        let message = self.to_record(message);
+        let message = self.recordable(message);
         let content = self.store.get(message);
         let (body_bytes, priority, ttl_ms) = (content.body_bytes(), content.priority(), content.ttl_ms());
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };

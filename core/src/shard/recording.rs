@@ -80,7 +80,7 @@ impl Shard {
     }
 
     /// The message that can be recorded in place of this one, which joins a durable queue. Takes it over.
-    pub(super) fn to_record(&mut self, message: MessageId) -> MessageId {
+    pub(super) fn recordable(&mut self, message: MessageId) -> MessageId {
         match &self.joining {
             Some(joining) if joining.message == message => message,
             _ => self.store.unrecorded(message),

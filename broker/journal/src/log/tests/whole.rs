@@ -422,7 +422,8 @@ fn restart(files: &FakeFiles, run: u32) -> (State, LogStart) {
             summary.note(&record);
             start.words.note(number, &record);
         }
-        let segment_end = records.clone().next_back().map_or(0, |(offset, framed)| offset + framed.total_bytes() as u64);
+        let segment_end =
+            records.clone().next_back().map_or(0, |(offset, framed)| offset + framed.total_bytes() as u64);
         start.previous = Some((number, segment_end));
         let (_, bytes) = files.list().find(|(path, _)| path.ends_with(file_name(number))).unwrap();
         start.segments.push(SegmentStart {
