@@ -13,13 +13,16 @@ PYTHON2 := python2.7
 # How many seeds `make sim` simulates.
 SEEDS ?= 1000
 
+# How often `make soak-kill` kills the broker.
+KILL_ROUNDS ?= 500
+
 # How often `make power-cut` does so.
 ROUNDS ?= 10
 
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
-.PHONY: help run build test $(STEPS) microbench book qpid power-cut clean
+.PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -92,6 +95,10 @@ qpid: ## Run Apache Qpid's Python suites (QPID_PYTHON=…, QPID_CPP=…: checkou
 	cargo build --profile checked --bin fulmar
 	scripts/qpid-suites --qpid-python $(QPID_PYTHON) --qpid-cpp $(QPID_CPP) --python $(PYTHON2) \
 	    --fulmar target/checked/fulmar --log .cache/qpid-suites.log
+
+soak-kill: ## Kill a broker under load 500 times and look what it has kept (KILL_ROUNDS=… for another number)
+	@scripts/install build
+	FULMAR_KILL_ROUNDS=$(KILL_ROUNDS) cargo test --quiet --profile checked --package fulmar --test kill -- --nocapture
 
 power-cut: ## Cut the power of a virtual machine with a broker under load, ten times (ROUNDS=… for another number)
 	@scripts/install build python

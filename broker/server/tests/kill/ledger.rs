@@ -1,0 +1,424 @@
+//! What clients know: what they sent and were told, and so what a queue must hold after a restart, may hold, and must
+//! not.
+//!
+//! 1. What was confirmed is there until somebody settles it.
+//! 2. What was settled may come back only if the broker had not said that it is settled, and then marked redelivered.
+//! 3. What was once absent after a restart never comes back.
+//! 4. Of a transaction everything has happened or nothing; a prepared one waits.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::raw::Arrived;
+
+/// A queue's number and a message's.
+pub type Place = (usize, u64);
+
+/// How sure it is that a copy has left its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    No,
+    /// It was settled, and nobody said that this is stored.
+    Maybe,
+}
+
+/// A message in a queue.
+#[derive(Clone, Debug)]
+struct Copy {
+    /// Whose messages it keeps its order with.
+    publisher: u64,
+    /// Stored for certain.
+    confirmed: bool,
+    left: Left,
+    /// A client had it in its hands; which one.
+    delivered: Option<&'static str>,
+    /// Comes with this transaction.
+    enters: Option<u64>,
+    /// Goes with this one.
+    leaves: Option<u64>,
+}
+
+/// How far a transaction has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nobody asked for anything, or for its end.
+    Open,
+    /// To be committed, not answered.
+    Committing,
+    /// To be prepared, not answered.
+    Preparing,
+    /// Answered.
+    Prepared,
+    /// Prepared, and to be committed; not answered.
+    PreparedCommitting,
+    /// Prepared, and to be rolled back; not answered.
+    PreparedRollingBack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Committed,
+    RolledBack,
+    Prepared,
+    /// Nothing tells.
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+struct Transaction {
+    stage: Stage,
+    /// The branch's name.
+    branch: Option<String>,
+    /// Restarts that it has been prepared over.
+    restarts: u32,
+}
+
+/// Sums, for the end.
+#[derive(Debug, Default)]
+pub struct Sums {
+    pub sent: u64,
+    pub confirmed: u64,
+    pub delivered: u64,
+    pub settled: u64,
+    pub committed: u64,
+    pub rolled_back: u64,
+    pub prepared: u64,
+    /// After a restart: unanswered publishes that were there, and that were not.
+    pub unheard: [u64; 2],
+    /// Settled messages that came back.
+    pub returned: u64,
+    /// Transactions whose commit was not answered: carried out, and not.
+    pub cut: [u64; 2],
+    /// Prepared branches that were there after a restart.
+    pub recovered: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    last: u64,
+    copies: BTreeMap<Place, Copy>,
+    gone: HashSet<Place>,
+    /// The broker was asked to stop: what clients settle may not be heard, and is given to others.
+    pub is_stopping: bool,
+    transactions: HashMap<u64, Transaction>,
+    pub sums: Sums,
+    pub faults: Vec<String>,
+}
+
+/// The body of a message: its number, and bytes that follow from it.
+pub fn body(id: u64) -> Vec<u8> {
+    let most = match id % 32 {
+        0 => 70_000,
+        1..8 => 5_000,
+        _ => 300,
+    };
+    let mixed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut body = id.to_be_bytes().to_vec();
+    body.resize(8 + (mixed >> 40) as usize % most, (mixed >> 16) as u8);
+    body
+}
+
+/// The number of a message, if its body is whole.
+pub fn number(bytes: &[u8]) -> Option<u64> {
+    let id = u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?);
+    (body(id) == bytes).then_some(id)
+}
+
+impl Ledger {
+    fn fault(&mut self, text: String) {
+        if self.faults.len() < 20 {
+            self.faults.push(text);
+        }
+    }
+
+    /// A number that nothing else has.
+    pub fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Messages that are in queues, or may be.
+    pub fn len(&self) -> usize {
+        self.copies.len()
+    }
+
+    /// A message is about to be sent to some queues.
+    pub fn sends(&mut self, publisher: u64, queues: &[usize], transaction: Option<u64>) -> u64 {
+        let id = self.number();
+        self.sums.sent += 1;
+        for &queue in queues {
+            let copy = Copy {
+                publisher,
+                confirmed: false,
+                left: Left::No,
+                delivered: None,
+                enters: transaction,
+                leaves: None,
+            };
+            self.copies.insert((queue, id), copy);
+        }
+        id
+    }
+
+    /// The broker has confirmed it.
+    pub fn confirmed(&mut self, queues: &[usize], id: u64) {
+        self.sums.confirmed += 1;
+        for &queue in queues {
+            // Somebody may have taken it since.
+            if let Some(copy) = self.copies.get_mut(&(queue, id)) {
+                copy.confirmed = true;
+            }
+        }
+    }
+
+    /// A client has it in its hands.
+    pub fn delivered(
+        &mut self,
+        queue: usize,
+        bytes: &[u8],
+        redelivered: bool,
+        to: &'static str,
+    ) -> Option<Place> {
+        self.sums.delivered += 1;
+        let Some(id) = number(bytes) else {
+            self.fault(format!("a message in queue {queue} is not as it was sent"));
+            return None;
+        };
+        let place = (queue, id);
+        let Some(copy) = self.copies.get_mut(&place) else {
+            let what = if self.gone.contains(&place) { "had gone" } else { "was never sent" };
+            self.fault(format!("{place:?} was delivered, and {what}"));
+            return None;
+        };
+        let before = copy.clone();
+        copy.delivered = Some(to);
+        if before.left == Left::Maybe && !self.is_stopping {
+            self.fault(format!("{place:?} was delivered again after it was settled: {before:?}"));
+        }
+        if before.delivered.is_some() && !redelivered {
+            self.fault(format!("{place:?} was delivered again, and not marked so: {before:?}"));
+        }
+        Some(place)
+    }
+
+    /// It is about to be settled.
+    pub fn settles(&mut self, place: Place, transaction: Option<u64>) {
+        self.sums.settled += 1;
+        if let Some(copy) = self.copies.get_mut(&place) {
+            match transaction {
+                None => copy.left = Left::Maybe,
+                Some(_) => copy.leaves = transaction,
+            }
+        }
+    }
+
+    /// Begins a transaction.
+    pub fn begins(&mut self, branch: Option<String>) -> u64 {
+        let id = self.number();
+        self.transactions.insert(id, Transaction { stage: Stage::Open, branch, restarts: 0 });
+        id
+    }
+
+    /// What is about to be asked, or was answered.
+    pub fn moves(&mut self, transaction: u64, stage: Stage) {
+        self.sums.prepared += u64::from(stage == Stage::Prepared);
+        self.transactions.get_mut(&transaction).expect("it has begun").stage = stage;
+    }
+
+    /// The broker says that it is over.
+    pub fn ends(&mut self, transaction: u64, commit: bool) {
+        if commit {
+            self.sums.committed += 1;
+        } else {
+            self.sums.rolled_back += 1;
+        }
+        let fate = if commit { Fate::Committed } else { Fate::RolledBack };
+        self.apply(transaction, fate);
+    }
+
+    /// The branches that were prepared, with what is known of them.
+    pub fn prepared(&self) -> Vec<(u64, String)> {
+        let prepared = self.transactions.iter().filter(|(_, t)| t.stage == Stage::Prepared);
+        prepared.filter_map(|(&id, t)| Some((id, t.branch.clone()?))).collect()
+    }
+
+    fn apply(&mut self, transaction: u64, fate: Fate) {
+        let mut gone = Vec::new();
+        for (&place, copy) in &mut self.copies {
+            if copy.enters == Some(transaction) {
+                copy.enters = None;
+                match fate {
+                    Fate::Committed => copy.confirmed = true,
+                    Fate::RolledBack => gone.push(place),
+                    Fate::Unknown | Fate::Prepared => {}
+                }
+            }
+            if copy.leaves == Some(transaction) {
+                copy.leaves = None;
+                match fate {
+                    Fate::Committed => gone.push(place),
+                    Fate::Unknown => copy.left = Left::Maybe,
+                    Fate::RolledBack | Fate::Prepared => {}
+                }
+            }
+        }
+        for place in gone {
+            self.goes(place);
+        }
+        self.transactions.remove(&transaction);
+    }
+
+    fn goes(&mut self, place: Place) {
+        self.copies.remove(&place);
+        self.gone.insert(place);
+    }
+
+    /// The broker was killed and is back, with these messages in its queues and these branches prepared.
+    pub fn restarted(&mut self, queues: &[Vec<Arrived>], in_doubt: &[String]) {
+        self.is_stopping = false;
+        let mut present = HashMap::new();
+        for (queue, messages) in queues.iter().enumerate() {
+            self.look_at(queue, messages, &mut present);
+        }
+        let known: HashSet<_> = self.transactions.values().filter_map(|t| t.branch.clone()).collect();
+        for branch in in_doubt.iter().filter(|branch| !known.contains(*branch)) {
+            self.fault(format!("branch {branch} is prepared, and was over or never begun"));
+        }
+        let transactions: Vec<_> = self.transactions.keys().copied().collect();
+        for transaction in transactions {
+            let fate = self.fate(transaction, &present, in_doubt);
+            if fate == Fate::Prepared {
+                self.sums.recovered += 1;
+                self.moves(transaction, Stage::Prepared);
+                self.transactions.get_mut(&transaction).expect("it has begun").restarts += 1;
+            } else {
+                self.apply(transaction, fate);
+            }
+        }
+        let places: Vec<_> = self.copies.keys().copied().collect();
+        for place in places {
+            self.compare(place, present.get(&place).copied());
+        }
+        for place in present.keys() {
+            if !self.copies.contains_key(place) {
+                let what = if self.gone.contains(place) { "had gone" } else { "was never sent" };
+                self.fault(format!("{place:?} is there after the restart, and {what}"));
+            }
+        }
+    }
+
+    fn look_at(&mut self, queue: usize, messages: &[Arrived], present: &mut HashMap<Place, bool>) {
+        let mut last = HashMap::new();
+        for message in messages {
+            let Some(id) = number(&message.body) else {
+                self.fault(format!("a message in queue {queue} is not as it was sent"));
+                continue;
+            };
+            if present.insert((queue, id), message.redelivered).is_some() {
+                self.fault(format!("({queue}, {id}) is there twice after the restart"));
+            }
+            if let Some(copy) = self.copies.get(&(queue, id))
+                && let Some(before) = last.insert(copy.publisher, id)
+                && before > id
+            {
+                self.fault(format!("({queue}, {id}) stands behind {before} of the same publisher"));
+            }
+        }
+    }
+
+    fn fate(&mut self, id: u64, present: &HashMap<Place, bool>, in_doubt: &[String]) -> Fate {
+        let Transaction { stage, branch, restarts } = self.transactions[&id].clone();
+        let is_in_doubt = branch.as_ref().is_some_and(|branch| in_doubt.contains(branch));
+        let fate = match (stage, is_in_doubt) {
+            (Stage::Preparing | Stage::Prepared, true) => Fate::Prepared,
+            (Stage::PreparedCommitting | Stage::PreparedRollingBack, true) => Fate::Prepared,
+            (Stage::PreparedCommitting, false) => Fate::Committed,
+            (Stage::Open | Stage::Preparing | Stage::PreparedRollingBack, false) => Fate::RolledBack,
+            (Stage::Committing, false) => self.evidence(id, present),
+            (Stage::Prepared, false) => {
+                let of = |place: &(&Place, &Copy)| place.1.enters == Some(id) || place.1.leaves == Some(id);
+                let work: Vec<_> = self.copies.iter().filter(of).map(|(place, _)| *place).collect();
+                // One that does nothing is as good as forgotten.
+                if !work.is_empty() {
+                    self.fault(format!(
+                        "branch {branch:?} was prepared over {restarts} restarts, and is not now: {work:?}"
+                    ));
+                }
+                Fate::Unknown
+            }
+            (Stage::Open | Stage::Committing, true) => {
+                self.fault(format!("branch {branch:?} is prepared, and nobody asked for that"));
+                Fate::Unknown
+            }
+        };
+        if stage == Stage::Committing {
+            self.sums.cut[0] += u64::from(fate == Fate::Committed);
+            self.sums.cut[1] += u64::from(fate == Fate::RolledBack);
+        }
+        fate
+    }
+
+    /// What the queues say of a transaction whose commit was not answered.
+    fn evidence(&mut self, id: u64, present: &HashMap<Place, bool>) -> Fate {
+        let (mut committed, mut rolled_back) = (Vec::new(), Vec::new());
+        for (&place, copy) in &self.copies {
+            let is_there = present.contains_key(&place);
+            if copy.enters == Some(id) {
+                // Somebody may have taken it since.
+                let may_have_left = copy.left != Left::No || copy.leaves.is_some();
+                match (is_there, may_have_left) {
+                    (true, _) => committed.push(place),
+                    (false, false) => rolled_back.push(place),
+                    (false, true) => {}
+                }
+            } else if copy.leaves == Some(id) {
+                match (is_there, copy.confirmed) {
+                    (true, _) => rolled_back.push(place),
+                    (false, true) => committed.push(place),
+                    (false, false) => {}
+                }
+            }
+        }
+        match (committed.is_empty(), rolled_back.is_empty()) {
+            (false, true) => Fate::Committed,
+            (true, false) => Fate::RolledBack,
+            (true, true) => Fate::Unknown,
+            (false, false) => {
+                self.fault(format!(
+                    "a transaction was carried out in part: {committed:?} say so, {rolled_back:?} deny it"
+                ));
+                Fate::Unknown
+            }
+        }
+    }
+
+    /// Holds what a queue has against what it must have.
+    fn compare(&mut self, place: Place, found: Option<bool>) {
+        let copy = self.copies.get_mut(&place).expect("it was there a moment ago");
+        let before = copy.clone();
+        if before.enters.is_some() {
+            if found.is_some() {
+                self.fault(format!("{place:?} is there before its transaction is committed"));
+            }
+            return;
+        }
+        if before.leaves.is_some() {
+            // In the hands of a prepared transaction.
+            return;
+        }
+        let Some(redelivered) = found else {
+            if before.confirmed && before.left == Left::No {
+                self.fault(format!("{place:?} is missing: {before:?}"));
+            }
+            self.sums.unheard[1] += u64::from(!before.confirmed);
+            return self.goes(place);
+        };
+        copy.confirmed = true;
+        copy.left = Left::No;
+        self.sums.unheard[0] += u64::from(!before.confirmed);
+        self.sums.returned += u64::from(before.left == Left::Maybe);
+        if before.delivered.is_some() && !redelivered {
+            self.fault(format!("{place:?} was delivered before, and is not marked so: {before:?}"));
+        }
+    }
+}
