@@ -46,6 +46,7 @@ lint: ## Check formatting, run clippy with warnings denied
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path broker/protocol/amqp-0-9-1/fuzz/Cargo.toml
 	cargo fmt --check --manifest-path broker/protocol/amqp-0-10/fuzz/Cargo.toml
+	cargo fmt --check --manifest-path broker/journal/fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 unit: ## Run unit and property tests

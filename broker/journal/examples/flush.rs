@@ -148,7 +148,7 @@ fn through_log(directory: &Path, choice: IoChoice, method: FlushMethod, time: Du
         return;
     };
     let mut machine = Machine { log, transport, events: Vec::new(), place: 0 };
-    // Segments are made ready.
+    machine.log.get_ready();
     let start = Instant::now();
     while start.elapsed() < time {
         machine.turn();

@@ -53,9 +53,8 @@ pub enum Kind {
 impl Kind {
     fn of(code: u8) -> Option<Kind> {
         use Kind::*;
-        [Batch, Enqueued, Dequeued, HandedOut, Changed, Topology, Transaction, Paged]
-            .into_iter()
-            .find(|kind| *kind as u8 == code)
+        const ALL: [Kind; 8] = [Batch, Enqueued, Dequeued, HandedOut, Changed, Topology, Transaction, Paged];
+        ALL.get(usize::from(code.wrapping_sub(1))).copied()
     }
 }
 

@@ -29,6 +29,7 @@ impl Log {
     #[cold]
     fn begin_batch(&mut self, bytes: usize) {
         self.close_batch();
+        self.preparation.want();
         let mut offset = self.next_offset();
         let end = offset + (Batch::overhead(offset) + bytes) as u64;
         if offset > 0 && !self.in_group && end > self.options.segment_bytes {

@@ -391,6 +391,7 @@ impl Log {
         if self.failed.is_none() {
             self.end = NEVER;
             self.failed = Some(reason.clone());
+            self.unstored_bytes = 0;
             self.open = None;
             self.full.clear();
             self.told.push_back(Told::Failed(reason));

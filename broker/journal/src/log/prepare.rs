@@ -1,9 +1,10 @@
 //! Segments made ready ahead of their use, in the background, and segments that go.
 //!
-//! New files get their space and are filled with zeros, so that a flush finds blocks that were written before; where
-//! there is no time for that they are written as they are. Segments in which nothing is needed become new ones by another
-//! name. What goes counts as part of the log until the directory is on the disk: only then may records go that say of
-//! its messages that they are gone.
+//! 1. Nothing is made before something is appended: brokers without durable messages take no space.
+//! 2. New files get their space and are filled with zeros, so that a flush finds blocks that were written before; where
+//!    there is no time for that they are written as they are.
+//! 3. Segments in which nothing is needed become new ones by another name. What goes counts as part of the log until the
+//!    directory is on the disk: only then may records go that say of its messages that they are gone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -66,6 +67,8 @@ struct Work {
 
 /// What is being prepared.
 pub(super) struct Preparation {
+    /// Something was appended, or will be.
+    is_wanted: bool,
     /// Files that nobody needs, with their lengths.
     unused: Vec<(PathBuf, u64)>,
     next_number: u64,
@@ -89,6 +92,7 @@ pub(super) struct Preparation {
 impl Preparation {
     pub fn new(unused: Vec<(PathBuf, u64)>, first: u64, direct: bool) -> Self {
         Preparation {
+            is_wanted: false,
             unused,
             next_number: first + 1,
             direct,
@@ -102,6 +106,11 @@ impl Preparation {
             zeros: None,
             zeros_earned: 0,
         }
+    }
+
+    /// Something is appended, or will be.
+    pub fn want(&mut self) {
+        self.is_wanted = true;
     }
 
     /// Records wait for a segment.
@@ -141,6 +150,11 @@ impl Preparation {
 }
 
 impl Log {
+    /// Makes the first segments ready before anything is appended, so that the first records find them.
+    pub fn get_ready(&mut self) {
+        self.preparation.want();
+    }
+
     /// A segment that is not there yet.
     pub(super) fn new_segment(&mut self) -> Segment {
         let number = self.preparation.next_number;
@@ -160,7 +174,8 @@ impl Log {
         for file in self.preparation.closing.drain(..) {
             files.start(Purpose::Tidy.token(0), FileOperation::Close(file));
         }
-        if self.failed.is_some() || self.now_ns < self.preparation.retry_at_ns {
+        if self.failed.is_some() || !self.preparation.is_wanted || self.now_ns < self.preparation.retry_at_ns
+        {
             return;
         }
         self.plan();
@@ -178,7 +193,10 @@ impl Log {
 
     /// Decides where the files of segments to come are from.
     fn plan(&mut self) {
-        let wanted = self.options.ready_segments;
+        let active = &self.segments.active;
+        // Those after the next one can wait until that is nearer.
+        let is_young = active.end > 0 && active.end < self.options.segment_bytes / 4;
+        let wanted = if is_young { 1 } else { self.options.ready_segments };
         while self.segments.upcoming.len() < wanted + MORE_READY
             && let Some(number) = self.preparation.leaving.pop_front()
         {

@@ -82,6 +82,7 @@ pub(super) fn settle(log: &mut Log, files: &mut FakeFiles) -> Vec<Told> {
 /// A log whose segments are ready.
 pub(super) fn ready(options: LogOptions) -> (Log, FakeFiles) {
     let (mut log, mut files) = (log(options), FakeFiles::default());
+    log.get_ready();
     settle(&mut log, &mut files);
     files.done.clear();
     (log, files)
@@ -132,6 +133,15 @@ fn what_comes_during_a_write_goes_with_the_next_one() {
     assert_eq!(places_found(&files), [0, 1, 2, 3, 4]);
     assert_eq!(log.metrics().flushes, 2);
     assert_eq!(log.metrics().records, 5);
+}
+
+#[test]
+fn a_log_without_records_has_no_files() {
+    let (mut log, mut files) = (log(options()), FakeFiles::default());
+    settle(&mut log, &mut files);
+    assert_eq!(files.list().count(), 0);
+    enqueue(&mut log, 0, b"first");
+    assert_eq!(stored(&settle(&mut log, &mut files)).len(), 1);
 }
 
 #[test]
@@ -234,6 +244,7 @@ fn a_failed_write_ends_it() {
         assert!(reason.contains(part), "{reason}");
     }
     files.fault = None;
+    assert!(!log.is_congested() && log.footprint().unstored_bytes == 0, "what is refused waits for nothing");
     assert_eq!(log.admit(1).unwrap_err().to_string(), reason);
     assert!(lost >= log.stored());
     let after = enqueue(&mut log, 3, b"after");

@@ -71,6 +71,7 @@ fn a_directory_that_vanished_ends_it_when_a_segment_is_needed() {
 fn files_are_reused_and_filled_with_zeros_before_they_are_written() {
     let mut files = FakeFiles::default();
     let mut log = log(options());
+    log.get_ready();
     settle(&mut log, &mut files);
     let zeros = files.done.iter().filter(|done| done.starts_with("write")).count();
     assert_eq!(zeros as u64, 3, "all of three segments in one write each: {:?}", files.done);
