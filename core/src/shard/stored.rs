@@ -359,6 +359,12 @@ impl Shard {
         self.line.asks -= before - self.line.waiting.len();
     }
 
+    /// The broker stops in order and nobody is left: what has not been handed out is not said to have been.
+    pub fn shut_queues(&mut self) {
+        let queues: Vec<QueueId> = self.queues.iter_mut().map(|queue| queue.entry().id).collect();
+        queues.into_iter().for_each(|id| self.shut_if_unused(id));
+    }
+
     fn record_mark(&mut self, id: QueueId, below: u64) {
         let key = self.topology.queue_by_id(id).and_then(|entry| entry.store_key);
         if let Some(queue) = key {
