@@ -127,6 +127,7 @@ impl Broker {
         addresses.iter().try_for_each(|&addr| check_free(addr))?;
         let directory = settings.data_path().map(|path| DataDirectory::open(&path)).transpose()?;
 
+        log::info!("fulmar {}", env!("CARGO_PKG_VERSION"));
         let store = directory.as_ref().map(|directory| recover_directory(directory, settings)).transpose()?;
 
         // One for all shards: they are one broker to its peers.
@@ -256,6 +257,7 @@ impl Running {
                 Err(_) => result = Err(io::Error::other("a shard's thread panicked")),
             }
         }
+        self.log_journals();
         if let Some(directory) = self.directory.take()
             && result.is_ok()
             && self.stats().journal_unstored == 0
@@ -268,6 +270,39 @@ impl Running {
             let _ = login.join();
         }
         result
+    }
+}
+
+impl Running {
+    /// What the journals have done, in one line for all shards.
+    fn log_journals(&self) {
+        let journals = self.journals();
+        let Some(first) = journals.first() else { return };
+        let mut flush_us = first.metrics.flush_us.clone();
+        let mut batch_records = first.metrics.batch_records.clone();
+        for journal in &journals[1..] {
+            // Of the same bounds, so that nothing is left out.
+            let _ = flush_us.add(&journal.metrics.flush_us);
+            let _ = batch_records.add(&journal.metrics.batch_records);
+        }
+        let sum = |of: fn(&Shown) -> u64| journals.iter().map(of).sum::<u64>();
+        let files = sum(|journal| journal.footprint.file_bytes);
+        let live = sum(|journal| journal.footprint.live_bytes);
+        log::info!(
+            "journal: {} records in {} flushes of {} bytes; a flush had {} records and took {} µs (p50), {} µs (p99); \
+             {} segments, {} recycled, {} cleaned, {} of {} MiB needed",
+            sum(|journal| journal.metrics.records),
+            sum(|journal| journal.metrics.flushes),
+            sum(|journal| journal.metrics.written_bytes),
+            batch_records.value_at_quantile(0.5),
+            flush_us.value_at_quantile(0.5),
+            flush_us.value_at_quantile(0.99),
+            sum(|journal| journal.footprint.segments),
+            sum(|journal| journal.metrics.segments_recycled),
+            sum(|journal| journal.metrics.segments_cleaned),
+            live >> 20,
+            files >> 20,
+        );
     }
 }
 
@@ -597,7 +632,6 @@ fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>, gate: &Arc
 }
 
 fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cpus: &[Option<usize>]) {
-    log::info!("fulmar {}", env!("CARGO_PKG_VERSION"));
     log::info!("io: {}", shards[0].io_name);
     let count = shards.len();
     match &settings.cpu_affinity {

@@ -17,6 +17,8 @@ use fulmar_transport::file::{FileDone, FileOperation};
 
 use super::Worker;
 
+/// How often the log says that the journal is full.
+const SAY_FULL_NS: u64 = 60_000_000_000;
 /// How often what is shown of a log is renewed.
 const SHOW_NS: u64 = 1_000_000_000;
 
@@ -29,6 +31,7 @@ pub(super) struct Store {
     /// Why nothing is admitted, as publishers were told.
     refusal: Option<Reason>,
     shown_ns: u64,
+    said_full_ns: Option<u64>,
 }
 
 /// What a worker and the threads around it tell each other of a log.
@@ -66,7 +69,7 @@ impl Default for Outlook {
 
 impl Store {
     pub fn new(log: Rc<RefCell<Log>>, outlook: Arc<Outlook>) -> Self {
-        Store { log, outlook, free_bytes: Outlook::UNKNOWN, refusal: None, shown_ns: 0 }
+        Store { log, outlook, free_bytes: Outlook::UNKNOWN, refusal: None, shown_ns: 0, said_full_ns: None }
     }
 
     /// Whether more is appended than should wait to be stored.
@@ -209,9 +212,13 @@ impl<T: Transport> Worker<T> {
         match &refusal {
             Some(reason) => {
                 self.counters.journal_full.add(1);
-                log::warn!("{reason}");
+                // At the brink it may come and go many times a second.
+                if store.said_full_ns.is_none_or(|said_ns| self.now_ns >= said_ns + SAY_FULL_NS) {
+                    store.said_full_ns = Some(self.now_ns);
+                    log::warn!("{reason}");
+                }
             }
-            None => log::info!("the journal has space again"),
+            None => log::debug!("the journal has space again"),
         }
         store.refusal = refusal;
         for index in 0..self.slots.len() {

@@ -53,7 +53,7 @@ pub(super) enum Stop {
     /// Sockets are going.
     Aborting,
     /// They have gone. What the shard does for others, and the journal for it, comes to an end.
-    Lingering { quiet_ns: u64, look_ns: u64, deadline_ns: u64 },
+    Lingering { quiet_ns: u64, look_ns: u64, deadline_ns: u64, is_shut: bool },
 }
 
 impl Stop {
@@ -121,22 +121,29 @@ impl<T: Transport> Worker<T> {
     fn linger(&mut self, stop: Stop, worked: bool) -> Progress {
         let now_ns = self.now_ns;
         let alone = self.config.gate.shards == 1;
-        let (quiet_ns, deadline_ns) = match stop {
-            Stop::Lingering { quiet_ns, deadline_ns, .. } => (quiet_ns, deadline_ns),
+        let (quiet_ns, deadline_ns, was_shut) = match stop {
+            Stop::Lingering { quiet_ns, deadline_ns, is_shut, .. } => (quiet_ns, deadline_ns, is_shut),
             Stop::Draining { deadline_ns, .. } | Stop::Closing { deadline_ns } => {
                 self.config.gate.leave();
-                (now_ns, deadline_ns.max(now_ns + STORE_NS))
+                (now_ns, deadline_ns.max(now_ns + STORE_NS), false)
             }
             Stop::Aborting => {
                 self.config.gate.leave();
-                (now_ns, now_ns + STORE_NS)
+                (now_ns, now_ns + STORE_NS, false)
             }
         };
         let is_settled = self.store.as_ref().is_none_or(super::Store::is_settled);
         let is_busy = !self.config.gate.is_deserted() || self.shard.has_work() || !is_settled;
         let quiet_ns = if is_busy || (worked && !alone) { now_ns + QUIET_NS } else { quiet_ns };
-        self.stop = Some(Stop::Lingering { quiet_ns, look_ns: now_ns + LOOK_NS, deadline_ns });
-        if !is_busy && (alone || now_ns >= quiet_ns) {
+        let is_quiet = !is_busy && (alone || now_ns >= quiet_ns);
+        if is_quiet && !was_shut && self.store.is_some() {
+            // What that appends is stored by the turns that follow.
+            self.shard.shut_queues();
+            self.drive_log();
+        }
+        let is_shut = was_shut || is_quiet;
+        self.stop = Some(Stop::Lingering { quiet_ns, look_ns: now_ns + LOOK_NS, deadline_ns, is_shut });
+        if is_quiet && (was_shut || self.store.is_none()) {
             return Progress::Stopped;
         }
         if now_ns >= deadline_ns {
