@@ -9,10 +9,13 @@ import os
 import socket
 import struct
 import threading
+import time
 
 SECTOR = 512
 READ, WRITE, DISCONNECT, FLUSH, TRIM = range(5)
 FUA = 1
+# How long a flush takes, in seconds: the time in which the power may go.
+FLUSH_S = 0.02
 # Has flags, takes flushes, takes FUA.
 FLAGS = 1 | 1 << 2 | 1 << 3
 
@@ -128,8 +131,11 @@ def _request(connection, disk):
     if kind == READ:
         answer = disk.read(offset, length)
     elif kind == WRITE:
+        if flags & FUA:
+            time.sleep(FLUSH_S)
         disk.write(offset, data, flags & FUA)
     elif kind == FLUSH:
+        time.sleep(FLUSH_S)
         disk.flush()
     error = 0 if kind in (READ, WRITE, FLUSH) else 22
     connection.sendall(struct.pack(">IIQ", 0x67446698, error, handle) + answer)
