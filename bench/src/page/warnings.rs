@@ -43,9 +43,6 @@ const CEILING: &str =
 const DISTURBED: &str = "Noisy host: others kept the load generator from running, or the host of this machine took time \
                      away. High percentiles tell of that as well.";
 
-const UNSTORED: &str = "Fulmar has no journal yet: it keeps persistent messages in memory, where others may write them \
-                        to disk.";
-
 /// What to warn of, over all rounds of each group.
 pub fn warnings(section: &Section, misses: Misses) -> Vec<Warning> {
     section.groups.iter().flat_map(|group| of_group(group, misses)).collect()
@@ -81,9 +78,6 @@ fn of_group(group: &Group, misses: Misses) -> Vec<Warning> {
     warn(CEILING, &|run| ceiling_share(run) > NEAR_CEILING, &|which| {
         let most = which.iter().map(|run| ceiling_share(run)).fold(0.0, f64::max);
         format!("{} % of it", digits(100.0 * most))
-    });
-    warn(UNSTORED, &|run| run.workload.persistent && run.target.name == "fulmar", &|_| {
-        "not stored".to_string()
     });
     warn(DISTURBED, &is_noisy, &|which| {
         let most = which.iter().map(|run| run.disturbance.core_wait_ns).max().unwrap_or(0);
@@ -155,16 +149,6 @@ mod tests {
             let text = found[0].to_string();
             assert!(text.contains(word) && text.starts_with("fulmar in a (1 of 2 rounds)"), "{text}");
         }
-    }
-
-    #[test]
-    fn what_is_not_stored_is_not_called_persistent() {
-        let warned = |broker| {
-            let durable = crate::workload::Workload { persistent: true, ..workload("a") };
-            let files = [("x".to_string(), file(vec![run(durable, broker, 0)]))];
-            sections(&files).iter().flat_map(|section| warnings(section, Misses::Surprise)).count()
-        };
-        assert_eq!((warned("fulmar"), warned("rabbitmq")), (1, 0));
     }
 
     #[test]
