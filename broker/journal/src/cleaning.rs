@@ -278,15 +278,26 @@ impl Log {
             }
         }
         for number in empty {
-            if self.cleaning.segment() == Some(number) || self.is_needed(number) {
+            if self.cleaning.segment() == Some(number) {
                 continue;
             }
-            if self.say_again(number) {
-                // It goes once that is stored.
-                self.segments.full.get_mut(&number).expect("it was just there").empty_since = Some(self.end);
-                self.cleaning.waits = true;
-            } else {
+            let end = self.end;
+            let is_needed = self.is_needed(number);
+            let says_again = !is_needed && self.say_again(number);
+            let segment = self.segments.full.get_mut(&number).expect("it was just there");
+            if is_needed {
+                segment.unneeded_since = None;
+                continue;
+            }
+            if says_again {
+                segment.unneeded_since = None;
+                segment.empty_since = Some(self.end);
+            }
+            // It goes once that is stored, and whatever else made it needless.
+            if !says_again && *segment.unneeded_since.get_or_insert(end) <= stored {
                 self.release(number);
+            } else {
+                self.cleaning.waits = true;
             }
         }
     }

@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     pub readers: u32,
     /// Where the log ended when the last message was retired that somebody needed.
     pub empty_since: Option<Position>,
+    /// Behind what says so, since when nothing of it is needed: what took its place has to be stored before it goes.
+    pub unneeded_since: Option<Position>,
     /// Becomes another one, or is removed.
     pub is_leaving: bool,
     /// A record in it cannot be read.
@@ -59,6 +61,7 @@ impl Segment {
             first_batch: 0,
             readers: 0,
             empty_since: None,
+            unneeded_since: None,
             is_leaving: false,
             is_damaged: false,
         }
@@ -73,6 +76,7 @@ impl Segment {
             file_bytes: start.file_bytes,
             is_ready: true,
             empty_since: is_empty.then_some(Position::NONE),
+            unneeded_since: None,
             ..Segment::new(directory, start.number, &encodings)
         }
     }

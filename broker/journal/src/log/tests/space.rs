@@ -117,3 +117,54 @@ fn a_segment_stays_while_it_is_read() {
     assert_eq!(back.messages().next().unwrap().bodies, [1; 10_000]);
     assert!(!files.list().any(|(path, _)| path.ends_with(file_name(1))), "then it goes");
 }
+
+/// Whether the file of the first segment is still what it was.
+fn has_first(files: &FakeFiles) -> bool {
+    found(files).iter().any(|segment| segment.header.segment == 1)
+}
+
+#[test]
+fn a_segment_stays_until_what_takes_its_place_is_stored() {
+    let words: [Record<'_>; 2] =
+        [Record::Topology(&[]), Record::HandedOut { queue: StoreKey(1), below: u64::MAX }];
+    for word in words {
+        let (mut log, mut files) = ready(options());
+        log.append(&word, Joined::No);
+        let positions: Vec<_> = (0..60).map(|number| enqueue(&mut log, number, &[1; 10_000])).collect();
+        settle(&mut log, &mut files);
+        dequeue(&mut log, 0, 60);
+        // Said again elsewhere, and the write that has it under way.
+        log.append(&word, Joined::No);
+        positions.iter().for_each(|position| log.retire(*position, 10_000));
+        let now_ns = log.now_ns + 1_000_000;
+        for _ in 0..3 {
+            log.cleaning.look_again();
+            log.submit(&mut files, now_ns);
+        }
+        let waiting = files.waiting();
+        assert!(has_first(&files) && waiting.iter().all(|each| each.starts_with("write")), "{waiting:?}");
+        settle(&mut log, &mut files);
+        assert!(!has_first(&files), "{word:?}");
+    }
+}
+
+#[test]
+fn what_replaces_a_topology_counts_when_it_is_stored() {
+    let (mut log, mut files) = ready(options());
+    log.append(&Record::Topology(&[]), Joined::No);
+    let positions: Vec<_> = (0..30).map(|number| enqueue(&mut log, number, &[1; 10_000])).collect();
+    dequeue(&mut log, 0, 30);
+    positions.iter().for_each(|position| log.retire(*position, 10_000));
+    settle(&mut log, &mut files);
+    assert!(has_first(&files), "it has the topology");
+    log.append(&Record::Topology(&[]), Joined::No);
+    let now_ns = log.now_ns + 1_000_000;
+    for _ in 0..3 {
+        log.cleaning.look_again();
+        log.submit(&mut files, now_ns);
+    }
+    let waiting = files.waiting();
+    assert!(waiting.iter().all(|each| each.starts_with("write")), "{waiting:?}");
+    settle(&mut log, &mut files);
+    assert!(!has_first(&files));
+}
