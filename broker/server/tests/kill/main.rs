@@ -125,6 +125,10 @@ impl House {
         let random = &mut self.random;
         let mut options = vec!["--io", ["auto", "epoll"][random.below(2)]];
         options.extend(["--durability", ["flush", "flush", "os"][random.below(3)]]);
+        if random.chance(300_000) {
+            // Queues do not fit into memory.
+            options.extend(["--memory-limit", "1M"]);
+        }
         let interrupted = random.chance(200_000);
         let patience = Duration::from_millis(random.within(0..=40));
         let seed = random.next_u64();
