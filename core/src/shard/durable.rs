@@ -208,9 +208,10 @@ impl Shard {
             }
         }
         self.lost = Some(Box::new(lost.clone()));
-        self.refuse_waiting_from(lost.first);
-        // What does not need any of that can be confirmed.
+        self.refuse_needing(lost.first);
+        // What does not need any of that goes on.
         self.stored_version = lost.last;
+        self.tell_stored();
     }
 
     /// Refuses what is to outlive the process in queues that will not.

@@ -63,15 +63,6 @@ impl Line {
         self.is_last_of_turn = true;
     }
 
-    /// Takes the first ones out.
-    fn split_off_front(&mut self, count: usize) -> Line {
-        let back = self.waiting.split_off(count);
-        let waiting = std::mem::replace(&mut self.waiting, back);
-        let asks = waiting.iter().filter(|waiting| matches!(waiting.waiter, Waiter::Ask { .. })).count();
-        self.asks -= asks;
-        Line { waiting, is_last_of_turn: false, asks }
-    }
-
     fn pop(&mut self, is_ready: impl FnOnce(&Waiting) -> bool) -> Option<Waiter> {
         if !is_ready(self.waiting.front()?) {
             return None;
@@ -83,6 +74,16 @@ impl Line {
 }
 
 impl Waiter {
+    /// Whether what it waits for is worth nothing without the queues that were there. What was decided on has to be carried
+    /// out in any case.
+    fn needs_topology(&self) -> bool {
+        match self {
+            Waiter::Confirms { .. } | Waiter::Withheld(_) => true,
+            Waiter::Ask { .. } => false,
+            Waiter::Transaction(awaiting) => awaiting.is_of_part(),
+        }
+    }
+
     /// Whether another one's publishes follow this one's, and joined it.
     fn grows_by(&mut self, other: &Waiter) -> bool {
         match (self, other) {
@@ -200,33 +201,39 @@ impl Shard {
 
     /// Tells those who wait that what they wait for will not be.
     pub(super) fn refuse_waiting(&mut self) {
-        self.refuse_waiting_from(0);
+        for Waiting { waiter, .. } in std::mem::take(&mut self.line).waiting {
+            self.disappoint(waiter);
+        }
     }
 
-    /// The same for those who wait for a version of the topology, or a later one.
-    pub(super) fn refuse_waiting_from(&mut self, version: u64) {
-        // Versions only grow from the front to the back.
-        let at = self.line.waiting.partition_point(|waiting| waiting.version < version);
-        let mut refused = std::mem::take(&mut self.line);
-        self.line = refused.split_off_front(at);
-        while let Some(waiter) = refused.pop(|_| true) {
-            match waiter {
-                // What goes on to other queues has not arrived, and a restart will find it where it was.
-                Waiter::Confirms { session, .. } if is_handover(session) => {}
-                Waiter::Confirms { session, first, last, .. } => {
-                    self.confirm_all_anywhere(session, first, last, false);
-                }
-                Waiter::Withheld(slot) => {
-                    self.withheld[slot as usize].accepted = false;
-                    self.confirm_withheld(vec![slot]);
-                }
-                Waiter::Ask { session, ask, .. } => self.ask_again(session, *ask),
-                Waiter::Transaction(awaiting) => {
-                    let lost = self.lost.as_ref().map(|lost| &lost.reason);
-                    let reason = self.failure.as_ref().or(lost).expect("something has failed");
-                    let refusal = Refusal::NotStored(reason.clone());
-                    self.go_on_with_transaction(awaiting, Some(refusal));
-                }
+    /// The same for those who were to be told of something that needs a version of the topology, or a later one.
+    pub(super) fn refuse_needing(&mut self, version: u64) {
+        let needs = |waiting: &Waiting| waiting.version >= version && waiting.waiter.needs_topology();
+        let waiting = std::mem::take(&mut self.line.waiting);
+        let (refused, kept): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(needs);
+        self.line.waiting = kept;
+        for Waiting { waiter, .. } in refused {
+            self.disappoint(waiter);
+        }
+    }
+
+    fn disappoint(&mut self, waiter: Waiter) {
+        match waiter {
+            // What goes on to other queues has not arrived, and a restart will find it where it was.
+            Waiter::Confirms { session, .. } if is_handover(session) => {}
+            Waiter::Confirms { session, first, last, .. } => {
+                self.confirm_all_anywhere(session, first, last, false);
+            }
+            Waiter::Withheld(slot) => {
+                self.withheld[slot as usize].accepted = false;
+                self.confirm_withheld(vec![slot]);
+            }
+            Waiter::Ask { session, ask, .. } => self.ask_again(session, *ask),
+            Waiter::Transaction(awaiting) => {
+                let lost = self.lost.as_ref().map(|lost| &lost.reason);
+                let reason = self.failure.as_ref().or(lost).expect("something has failed");
+                let refusal = Refusal::NotStored(reason.clone());
+                self.go_on_with_transaction(awaiting, Some(refusal));
             }
         }
     }

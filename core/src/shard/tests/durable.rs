@@ -253,6 +253,13 @@ fn when_the_journal_fails_those_who_wait_are_told() {
     let message = broker.message_with(publishing, "", "old", "m", &[], |header| header.persistent = true);
     let published = broker.shards[1].publish(publishing.session, VHOST, message, false, Some(1));
     assert_eq!(published, Ok(Published::Pending));
+    let [committing, consuming] = [1, 1].map(|shard| broker.client(shard));
+    let message = broker.message_with(committing, "", "old", "m", &[], |header| header.persistent = true);
+    broker.shards[1].publish_in_transaction(committing.session, VHOST, message, false).unwrap();
+    assert!(broker.try_ask(committing, Request::Commit).is_none());
+    let (queue, options) = ("old".into(), ConsumerOptions::default());
+    let subscribe = Request::Subscribe { vhost: VHOST, queue, consumer: 1, options };
+    assert!(broker.try_ask(consuming, subscribe).is_none());
     let ask = broker.try_ask(transient, declare("transient", QueueOptions::default()));
     assert!(ask.is_none(), "it stands behind them");
     broker.fail(0);
@@ -262,6 +269,10 @@ fn when_the_journal_fails_those_who_wait_are_told() {
     }
     assert!(matches!(broker.answer(transient), Some(Ok(_))));
     assert!(matches!(broker.told[publishing.owner as usize].pop_front(), Some(Told::Confirmed(1, false))));
+
+    assert!(matches!(broker.answer(committing), Some(Err(Refusal::NotStored(_)))));
+    broker.store(1);
+    assert!(matches!(broker.answer(consuming), Some(Ok(_))), "that needs nothing of it");
 
     // It is there, and nobody is told that it is durable.
     assert!(broker.has_queue("new") && !broker.has_queue("older"));

@@ -37,6 +37,13 @@ pub(in crate::shard) enum Awaiting {
     Forgotten { slot: usize, session: SessionId },
 }
 
+impl Awaiting {
+    /// Whether it is about what a transaction does to queues here.
+    pub(in crate::shard) fn is_of_part(&self) -> bool {
+        matches!(self, Awaiting::Prepared(_) | Awaiting::CarriedOut(_))
+    }
+}
+
 /// What a shard knows of its records of transactions.
 #[derive(Default)]
 pub(in crate::shard) struct Records {
