@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use fulmar_bench::BenchArgs;
 use fulmar_server::acl::AclArgs;
-use fulmar_server::tools::{receive, send};
+use fulmar_server::tools::store::StoreArgs;
+use fulmar_server::tools::{receive, send, store};
 use fulmar_server::user::UserArgs;
 use fulmar_server::{acl, serve, settings, user};
 use fulmar_tuning::TuneArgs;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("send", matches)) => send::run(&parsed(matches)),
         Some(("receive", matches)) => receive::run(&parsed(matches)),
+        Some(("store", matches)) => store::run(parsed(matches)),
         Some(("user", matches)) => user::run(parsed(matches)),
         Some(("acl", matches)) => acl::run(parsed(matches)),
         Some(("bench", matches)) => fulmar_bench::run(parsed(matches)),
@@ -39,6 +41,7 @@ fn command() -> Command {
         .subcommand(serve)
         .subcommand(send::Args::augment_args(Command::new("send")))
         .subcommand(receive::Args::augment_args(Command::new("receive")))
+        .subcommand(StoreArgs::augment_args(Command::new("store")))
         .subcommand(UserArgs::augment_args(Command::new("user")))
         .subcommand(AclArgs::augment_args(Command::new("acl")))
         .subcommand(BenchArgs::augment_args(Command::new("bench")))

@@ -1,8 +1,9 @@
 //! `fulmar send` and `fulmar receive`, on the client library: small, but enough to try a broker, to fill and to drain
-//! queues, and to use AMQP from scripts.
+//! queues, and to use AMQP from scripts. `fulmar store`, on the journals' files.
 
 pub mod receive;
 pub mod send;
+pub mod store;
 
 use std::fmt;
 use std::io::{self, Write};
