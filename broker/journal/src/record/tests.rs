@@ -191,6 +191,7 @@ fn steps_of_transactions_come_back() {
         Step::Decided(Decision { commit: true, by_operator: false }),
         Step::Decided(Decision { commit: false, by_operator: true }),
         Step::Forgotten,
+        Step::Closed,
     ];
     let transaction = TransactionKey { shard: ShardId(2), run: 5, number: 6 };
     for step in steps {
@@ -214,7 +215,9 @@ fn steps_of_transactions_come_back() {
                 assert_eq!(homes, [ShardId(0), ShardId(2)]);
             }
             (Step::Decided(decision), DecodedStep::Decided(read)) => assert_eq!(read, decision),
-            (Step::Ended, DecodedStep::Ended) | (Step::Forgotten, DecodedStep::Forgotten) => {}
+            (Step::Ended, DecodedStep::Ended)
+            | (Step::Forgotten, DecodedStep::Forgotten)
+            | (Step::Closed, DecodedStep::Closed) => {}
             (step, back) => panic!("{step:?} became {back:?}"),
         }
     }
