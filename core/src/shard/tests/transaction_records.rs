@@ -372,6 +372,17 @@ fn what_is_carried_out_at_a_restart_is_carried_out_once() {
     site.end();
 }
 
+#[test]
+fn a_decision_outlives_homes_that_forget_again_what_they_did() {
+    let site = commit_and_crash([2, 1, 0], 4).0;
+    // Carried out anew, of which only the shard that decided stores what it has.
+    let mut site = site.restart();
+    site.broker.store(2);
+    let mut site = site.restart();
+    assert_eq!(site.contents(), done());
+    site.end();
+}
+
 fn is_ended(step: &WrittenStep) -> bool {
     matches!(step, WrittenStep::Ended)
 }
@@ -644,6 +655,23 @@ fn a_branch_whose_end_is_not_stored_can_be_ended_after_a_restart() {
         assert_eq!(site.contents(), done());
         site.end();
     }
+}
+
+#[test]
+fn a_branch_is_not_forgotten_while_a_home_could_not_store_its_end() {
+    let mut site = Site::new(3);
+    site.prepare_branch();
+    assert_eq!(site.try_ask(dtx(DtxCommand::Resolve { commit: true })), None);
+    site.broker.fail(1);
+    site.store_all();
+    // What was decided is certain.
+    assert_eq!(site.answer(), Some(OK));
+    assert_eq!(site.ask(dtx(DtxCommand::Forget)), Answer::NotStored);
+    let mut site = site.restart();
+    assert_eq!(site.ask(dtx(DtxCommand::Rollback)), Answer::Dtx(DtxStatus::HeuristicCommit));
+    assert_eq!(site.contents(), done());
+    assert_eq!(site.ask(dtx(DtxCommand::Forget)), Answer::Done);
+    site.end();
 }
 
 #[test]

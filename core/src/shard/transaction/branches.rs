@@ -69,6 +69,8 @@ struct Branch {
     deadline_ns: u64,
     /// As what it is written down.
     record: Option<TransactionKey>,
+    /// Why a restart has to find that.
+    unstored: Option<Refusal>,
 }
 
 /// All branches.
@@ -125,9 +127,17 @@ impl Branches {
             timeout_s: found.timeout_s,
             deadline_ns: NEVER_NS,
             record: Some(record),
+            unstored: None,
         });
         self.by_xid.insert((vhost, found.xid.clone()), slot);
         slot
+    }
+
+    /// A home could not store that it has done what was decided on a branch.
+    pub(super) fn keep(&mut self, slot: usize, refusal: Refusal) {
+        if let Some(branch) = self.branches.get_mut(slot) {
+            branch.unstored = Some(refusal);
+        }
     }
 
     /// What is written down of a branch.
@@ -323,6 +333,7 @@ impl Shard {
             timeout_s: 0,
             deadline_ns: NEVER_NS,
             record: None,
+            unstored: None,
         });
         self.branches.by_xid.insert((vhost, xid.clone()), slot);
         self.set_branch_timer(slot, 0);
@@ -438,6 +449,9 @@ impl Shard {
     ) -> Result<Option<Reply>, Fault> {
         let (slot, branch) = self.branches.find(vhost, xid).ok_or(DtxFault::Unknown)?;
         match (branch.state, branch.record) {
+            (State::Resolved { .. }, _) if branch.unstored.is_some() => {
+                branch.unstored.clone().map_or(Ok(None), |refusal| Err(Fault::Other(refusal)))
+            }
             (State::Resolved { committed }, Some(record)) => {
                 branch.state = State::Forgetting { committed };
                 self.write_forgotten(record, slot, session);

@@ -197,8 +197,11 @@ impl Shard {
 
     /// All homes have done what was decided.
     pub(super) fn note_over(&mut self, id: TransactionKey, round: &Round) {
-        if round.is_noted && !round.is_kept && !is_by_operator(round.then) {
-            self.record_step(id, Step::Forgotten);
+        match (&round.unstored, round.then) {
+            (Some(refusal), Then::Branch { slot, .. }) => self.branches.keep(slot, (**refusal).clone()),
+            (Some(_), _) => {}
+            (None, then) if round.is_noted && !is_by_operator(then) => self.record_step(id, Step::Forgotten),
+            (None, _) => {}
         }
     }
 

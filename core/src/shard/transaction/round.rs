@@ -97,7 +97,7 @@ pub(in crate::shard) struct Round {
     /// Something has been written down here that has to stay until it is over.
     pub(super) is_noted: bool,
     /// And stays, since a home could not write down that it is.
-    pub(super) is_kept: bool,
+    pub(super) unstored: Option<Box<Refusal>>,
 }
 
 impl Round {
@@ -112,7 +112,7 @@ impl Round {
             then,
             recorded: Vec::new(),
             is_noted: false,
-            is_kept: false,
+            unstored: None,
         }
     }
 }
@@ -190,7 +190,9 @@ impl Shard {
             PartDone::Done => {}
             PartDone::Recorded => round.recorded.push(home),
             // What was decided is certain; that it is done has to be found out again by a restart.
-            PartDone::Refused(_) if round.stage == Stage::Decided && round.is_noted => round.is_kept = true,
+            PartDone::Refused(refusal) if round.stage == Stage::Decided && round.is_noted => {
+                round.unstored = Some(refusal);
+            }
             PartDone::Refused(refusal) => {
                 round.refusal.get_or_insert(*refusal);
             }
