@@ -147,6 +147,16 @@ pub(super) struct Level {
 }
 
 impl Level {
+    /// Everything that was written down, in no order.
+    pub(super) fn recorded(&self) -> impl Iterator<Item = Item> {
+        let tails = self.tail.iter();
+        let away =
+            tails.clone().flat_map(|tail| tail.arriving.iter().copied().chain(tail.paged.iter_from(0)));
+        let back = tails.flat_map(|tail| &tail.back.items);
+        let here = self.returned.values().chain(&self.fresh.items).chain(back).copied();
+        here.chain(away.map(|paged| paged.item)).filter(|item| item.recorded && !is_gap(item))
+    }
+
     #[inline]
     pub(super) fn head(&self) -> Option<&Item> {
         if self.irregular == 0 {

@@ -22,13 +22,22 @@ pub(crate) struct Marks {
     recorded: u64,
     /// Messages below have been handed out, whatever else may be.
     handed_out: u64,
+    /// How often less was written down than before: what was to be stored before that says nothing.
+    shut: u32,
+}
+
+/// What was written down of a queue at some time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    below: u64,
+    shut: u32,
 }
 
 impl Marks {
     /// Of a queue that no restart brings back.
-    pub(crate) const OPEN: Marks = Marks { stored: u64::MAX, recorded: u64::MAX, handed_out: 0 };
+    pub(crate) const OPEN: Marks = Marks { stored: u64::MAX, recorded: u64::MAX, handed_out: 0, shut: 0 };
     /// Of a durable queue whose messages nobody has had.
-    pub(crate) const SHUT: Marks = Marks { stored: 0, recorded: 0, handed_out: 0 };
+    pub(crate) const SHUT: Marks = Marks { stored: 0, recorded: 0, handed_out: 0, shut: 0 };
 }
 
 impl Queue {
@@ -80,10 +89,16 @@ impl Queue {
         Some(below)
     }
 
+    /// What is written down now, for [`Queue::mark_stored`].
+    pub(crate) fn mark_recorded(&self) -> Mark {
+        Mark { below: self.marks.recorded, shut: self.marks.shut }
+    }
+
     /// What was written down of it is stored.
-    pub(crate) fn mark_stored(&mut self, below: u64) {
-        // Less may have been written down since, which then counts already.
-        self.marks.stored = self.marks.stored.max(below.min(self.marks.recorded));
+    pub(crate) fn mark_stored(&mut self, mark: Mark) {
+        if mark.shut == self.marks.shut {
+            self.marks.stored = self.marks.stored.max(mark.below);
+        }
     }
 
     /// Nobody takes messages any more: below which place this is to be written down. `None`: it is. `others` is behind
@@ -99,6 +114,7 @@ impl Queue {
             return None;
         }
         (self.marks.recorded, self.marks.stored) = (below, below);
+        self.marks.shut = self.marks.shut.wrapping_add(1);
         Some(below)
     }
 
@@ -111,7 +127,7 @@ impl Queue {
     pub(crate) fn restore_marks(&mut self, below: u64) {
         // Those of this run have not been there yet.
         let handed_out = self.marks.handed_out.max(below.min(self.next_sequence));
-        self.marks = Marks { stored: below, recorded: below, handed_out };
+        self.marks = Marks { stored: below, recorded: below, handed_out, shut: 0 };
     }
 
     /// What comes until this is called again is carried out a second time, since a restart did not find the first: whether

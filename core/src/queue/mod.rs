@@ -33,6 +33,7 @@ use groups::{Groups, Owner};
 pub(crate) use level::Look;
 pub(crate) use limit::Admission;
 pub use limit::Depth;
+pub(crate) use marks::Mark;
 use marks::Marks;
 pub(crate) use paged::PagedItem;
 use policy::Policy;
@@ -320,9 +321,9 @@ impl Queue {
         self.ready.put_back(item);
     }
 
-    /// The places of messages in clients' hands, in no order.
-    pub(crate) fn held_places(&self) -> impl Iterator<Item = u64> {
-        self.unsettled.places()
+    /// Places where messages wait that were written down: first ones, and how many follow each other.
+    pub(crate) fn recorded_runs(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ready.recorded_runs()
     }
 
     /// The message at a place, be it in a client's hands; alone.

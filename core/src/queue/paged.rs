@@ -414,7 +414,7 @@ impl Paged {
     }
 
     /// What has its last message at a place or behind it.
-    fn iter_from(&self, place: u64) -> impl Iterator<Item = PagedItem> {
+    pub(super) fn iter_from(&self, place: u64) -> impl Iterator<Item = PagedItem> {
         let from = self.chunks.partition_point(|chunk| chunk.end() <= place);
         let chunks = self.chunks.iter().enumerate().skip(from);
         let items = chunks.flat_map(|(index, chunk)| {

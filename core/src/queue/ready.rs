@@ -316,6 +316,12 @@ impl Ready {
         self.next_at(place).filter(|look| look.place() == place)
     }
 
+    /// Places of everything that was written down, level by level: first ones, and how many follow each other.
+    pub(crate) fn recorded_runs(&self) -> impl Iterator<Item = (u64, u64)> {
+        let items = self.levels.iter().flat_map(Level::recorded);
+        items.map(|item| (item.sequence, item.messages() as u64))
+    }
+
     /// Everything, in order; what is out of memory comes last.
     pub(crate) fn into_leaving(mut self) -> impl Iterator<Item = Leaving> + Send {
         std::iter::from_fn(move || {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::deadletter::Reason;
 use super::deliver::note_gone;
 use super::envelope::{Answer, Ask, Bereft, Letter, Query};
+use super::stored::Waiter;
 use super::{Due, Output, Shard};
 use crate::mesh::Lane;
 
@@ -101,7 +102,7 @@ impl Shard {
         match ask {
             Ask::Counts { queue, name, passive } => Some(self.counts(queue, name, passive)),
             Ask::Info { queue } => Some(Ok(Reply::Queue(self.queue_info(queue)))),
-            Ask::Purge { queue, name } => Some(self.purge(queue, name)),
+            Ask::Purge { queue, name } => self.purge(session, queue, name),
             Ask::Move { queue, taking } => self.take_out(Some(session), queue, *taking),
             Ask::Get { queue, name, no_ack } => self.fetch(session, queue, name, no_ack),
             Ask::Subscribe { queue, .. } => {
@@ -424,14 +425,15 @@ impl Shard {
         Some(Box::new(QueueInfo { entry: queue.entry().clone(), messages, consumers }))
     }
 
-    fn purge(&mut self, id: QueueId, name: Name) -> Result<Reply, Refusal> {
-        let queue = self.queues.get_mut(id).ok_or(Refusal::NoQueue(name))?;
-        let messages = count(queue.ready_messages());
-        let key = queue.entry().store_key.filter(|_| queue.is_recorded());
-        if let Some(key) = key {
-            self.record_purge(id, key);
+    /// `None`: the answer comes when it is stored that the messages have gone.
+    fn purge(&mut self, session: SessionId, id: QueueId, name: Name) -> Option<Result<Reply, Refusal>> {
+        let Some(queue) = self.queues.get_mut(id) else { return Some(Err(Refusal::NoQueue(name))) };
+        let reply = Reply::Messages(count(queue.ready_messages()));
+        let is_recorded = queue.is_recorded() && queue.ready_messages() > 0;
+        if is_recorded {
+            self.record_purge(id);
         }
-        let Some(queue) = self.queues.get_mut(id) else { return Ok(Reply::Messages(messages)) };
+        let Some(queue) = self.queues.get_mut(id) else { return Some(Ok(reply)) };
         let ready = queue.take_ready();
         if queue.watches_leaving() {
             let items: Vec<Leaving> = ready.into_leaving().collect();
@@ -440,7 +442,12 @@ impl Shard {
         } else {
             self.throw_away(Trash::new(ready.into_leaving()));
         }
-        Ok(Reply::Messages(messages))
+        if !is_recorded {
+            return Some(Ok(reply));
+        }
+        self.record_departures();
+        self.await_stored(Waiter::Answer { session, reply });
+        None
     }
 
     /// `None`: the answer comes when it is stored that the message may be in a client's hands.

@@ -137,18 +137,11 @@ impl Shard {
     }
 
     /// What waits in a queue leaves it.
-    pub(super) fn record_purge(&mut self, id: QueueId, key: StoreKey) {
-        let mut kept: Vec<u64> = self.leaving_places(key).collect();
+    pub(super) fn record_purge(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(id) else { return };
-        let Some(mut from) = queue.look(0).map(|look| look.place()) else { return };
-        kept.extend(queue.held_places());
-        kept.push(queue.next_place());
-        kept.sort_unstable();
-        for place in kept {
-            if place > from {
-                self.departures.add(key, from, place - from);
-            }
-            from = from.max(place + 1);
+        let Some(key) = queue.entry().store_key else { return };
+        for (first, count) in queue.recorded_runs() {
+            self.departures.add(key, first, count);
         }
     }
 

@@ -13,7 +13,8 @@ use super::transaction::Awaiting;
 use super::{Published, Shard};
 use crate::journal::{Journal, Position, Reason, Record, StoreKey};
 use crate::message::Message;
-use crate::{MessageId, QueueId, Refusal, SessionId};
+use crate::queue::Mark;
+use crate::{MessageId, QueueId, Refusal, Reply, SessionId};
 
 /// How many bits of a key count the queues of one run. Above them is the run.
 const KEY_BITS: u32 = 40;
@@ -26,7 +27,9 @@ pub(super) enum Waiter {
     Withheld(u32),
     /// A session anywhere that wants messages of a queue here, when it is written down that those below a place may be in
     /// clients' hands.
-    Ask { session: SessionId, ask: Box<Ask>, below: u64 },
+    Ask { session: SessionId, ask: Box<Ask>, mark: Mark },
+    /// A session anywhere whose request is carried out.
+    Answer { session: SessionId, reply: Reply },
     /// The next step of a transaction.
     Transaction(Awaiting),
 }
@@ -79,7 +82,7 @@ impl Waiter {
     fn needs_topology(&self) -> bool {
         match self {
             Waiter::Confirms { .. } | Waiter::Withheld(_) => true,
-            Waiter::Ask { .. } => false,
+            Waiter::Ask { .. } | Waiter::Answer { .. } => false,
             Waiter::Transaction(awaiting) => awaiting.is_of_part(),
         }
     }
@@ -188,12 +191,13 @@ impl Shard {
                     self.confirm_all_anywhere(session, first, last, accepted);
                 }
                 Waiter::Withheld(slot) => self.confirm_withheld(vec![slot]),
-                Waiter::Ask { session, ask, below } => {
+                Waiter::Ask { session, ask, mark } => {
                     if let Some(queue) = ask.queue().and_then(|id| self.queues.get_mut(id)) {
-                        queue.mark_stored(below);
+                        queue.mark_stored(mark);
                     }
                     self.ask_again(session, *ask);
                 }
+                Waiter::Answer { session, reply } => self.answer_anywhere(session, Ok(reply)),
                 Waiter::Transaction(awaiting) => self.go_on_with_transaction(awaiting, None),
             }
         }
@@ -229,6 +233,10 @@ impl Shard {
                 self.confirm_withheld(vec![slot]);
             }
             Waiter::Ask { session, ask, .. } => self.ask_again(session, *ask),
+            Waiter::Answer { session, .. } => {
+                let refusal = self.not_stored("a restart brings back what was there");
+                self.answer_anywhere(session, Err(refusal));
+            }
             Waiter::Transaction(awaiting) => {
                 let lost = self.lost.as_ref().map(|lost| &lost.reason);
                 let reason = self.failure.as_ref().or(lost).expect("something has failed");
@@ -317,10 +325,8 @@ impl Shard {
     /// otherwise it is when it is stored that they may be in clients' hands.
     pub(super) fn open_for(&mut self, session: SessionId, id: QueueId, ask: Ask) -> Option<Ask> {
         let Some(queue) = self.queues.get_mut(id).filter(|queue| !queue.is_open()) else { return Some(ask) };
-        if let Some(below) = queue.mark(u64::MAX) {
-            self.record_mark(id, below);
-        }
-        self.await_stored(Waiter::Ask { session, ask: Box::new(ask), below: u64::MAX });
+        let recorded = queue.mark(u64::MAX);
+        self.await_mark(session, id, ask, recorded);
         None
     }
 
@@ -328,11 +334,16 @@ impl Shard {
     pub(super) fn await_place(&mut self, session: SessionId, id: QueueId, ask: Ask, place: u64) {
         let Some(queue) = self.queues.get_mut(id) else { return };
         let recorded = queue.mark_fetched(place);
+        self.await_mark(session, id, ask, recorded);
+    }
+
+    fn await_mark(&mut self, session: SessionId, id: QueueId, ask: Ask, recorded: Option<u64>) {
         if let Some(below) = recorded {
             self.record_mark(id, below);
         }
-        let below = recorded.unwrap_or(place + 1);
-        self.await_stored(Waiter::Ask { session, ask: Box::new(ask), below });
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        let mark = queue.mark_recorded();
+        self.await_stored(Waiter::Ask { session, ask: Box::new(ask), mark });
     }
 
     /// Nobody takes messages from a queue any more: what comes to it from now on has not been handed out.
@@ -381,7 +392,13 @@ impl Shard {
 
     /// Carries out what a session anywhere asked for some time ago.
     pub(super) fn ask_again(&mut self, session: SessionId, ask: Ask) {
-        let Some(result) = self.ask_home(session, ask) else { return };
+        if let Some(result) = self.ask_home(session, ask) {
+            self.answer_anywhere(session, result);
+        }
+    }
+
+    /// The answer to a session that has waited for it.
+    fn answer_anywhere(&mut self, session: SessionId, result: Result<Reply, Refusal>) {
         if session.shard == self.config.id {
             self.answered(session, result);
         } else {

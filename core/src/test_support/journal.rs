@@ -165,6 +165,8 @@ pub struct File {
     pub full: Option<Reason>,
     /// Nothing that is appended now is written.
     pub failed: bool,
+    /// So many records are of runs before.
+    old: usize,
     pages: BTreeMap<Position, Stored>,
     next_page: u64,
     run: u32,
@@ -228,12 +230,17 @@ impl TestJournal {
                 kept -= 1;
             }
             file.records.truncate(kept);
-            file.stored = kept;
+            (file.stored, file.old) = (kept, kept);
             file.retired.clear();
             file.reads.clear();
             file.pages.clear();
             file.failed = false;
         });
+    }
+
+    /// The index of the first record that this run appended.
+    pub fn first_of_run(&self) -> usize {
+        self.file().old
     }
 
     /// The changes that make the topology.

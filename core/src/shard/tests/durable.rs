@@ -54,7 +54,11 @@ pub(super) fn fanout(durable: bool) -> ExchangeOptions {
 impl Broker {
     /// With journals, which store what is appended while an answer is awaited by [`Broker::ask`].
     pub(super) fn durable(shards: u8) -> Self {
-        let mut broker = Broker::new(shards);
+        Broker::durable_with(shards, Limits::default())
+    }
+
+    pub(super) fn durable_with(shards: u8, limits: Limits) -> Self {
+        let mut broker = Broker::with_limits(shards, limits);
         broker.journals = (0..shards).map(|_| TestJournal::default()).collect();
         broker.give_journals();
         broker
@@ -68,8 +72,21 @@ impl Broker {
 
     /// What a broker with so many shards makes of what is stored, and of `more` records besides.
     pub(super) fn restarted(self, shards: u8, more: usize) -> Self {
-        self.journals.iter().for_each(|journal| journal.crash(more));
-        Broker::new(shards).started_with(self.journals)
+        self.restarted_with(shards, Limits::default(), |_| more)
+    }
+
+    /// The same, where each shard has a number of its own.
+    pub(super) fn restarted_with(
+        self,
+        shards: u8,
+        limits: Limits,
+        mut more: impl FnMut(&TestJournal) -> usize,
+    ) -> Self {
+        let mut restarted = Broker::with_limits(shards, limits);
+        restarted.clock = self.clock;
+        restarted.tell_time();
+        self.journals.iter().for_each(|journal| journal.crash(more(journal)));
+        restarted.started_with(self.journals)
     }
 
     /// What it makes of journals that are as the end of a process left them.

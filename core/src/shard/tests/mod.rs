@@ -20,6 +20,7 @@ mod queries;
 mod queues;
 mod selectors;
 mod stored;
+mod stored_chaos;
 mod transaction_chaos;
 mod transaction_records;
 mod transactions;
@@ -151,9 +152,12 @@ impl Broker {
             worked = true;
             match output {
                 Output::Delivery(delivery) => {
-                    let received = look(shard, &delivery);
-                    shard.release(delivery.message);
-                    self.received[delivery.owner as usize].push_back(received);
+                    for part in 0..=delivery.followers {
+                        let message = delivery.message.after(part);
+                        let received = look(shard, &Delivery { message, ..delivery });
+                        self.received[delivery.owner as usize].push_back(received);
+                    }
+                    shard.release_all(delivery.message, delivery.followers);
                 }
                 Output::Reply { owner, result, .. } => {
                     self.told[owner as usize].push_back(Told::Reply(*result));
