@@ -81,7 +81,7 @@ impl Made {
     fn random_step(&self, prefix: &str, random: &mut Random) -> Step {
         let name = |kind: &str, random: &mut Random| format!("{prefix}{kind}{}", random.next() % NAMES);
         let (queue, exchange) = (name("q", random), name("e", random));
-        let durable = random.next() % 3 > 0;
+        let durable = !random.next().is_multiple_of(3);
         match random.next() % 10 {
             0 | 1 => Step::Queue(queue.clone(), *self.queues.get(&queue).unwrap_or(&durable)),
             2 | 3 => Step::Exchange(exchange.clone(), *self.exchanges.get(&exchange).unwrap_or(&durable)),
@@ -93,7 +93,7 @@ impl Made {
             }
             _ => {
                 let other = name("e", random);
-                let is_queue = random.next() % 2 == 0;
+                let is_queue = random.next().is_multiple_of(2);
                 let is_there = match is_queue {
                     true => self.queues.contains_key(&queue),
                     false => self.exchanges.contains_key(&other),
@@ -194,7 +194,7 @@ fn chaos(seed: u64) {
         for _ in 0..STEPS {
             step(&mut broker, &mut makers, &mut random);
         }
-        if random.next() % 4 == 0 {
+        if random.next().is_multiple_of(4) {
             broker.journals[0].clone().fail(&mut broker.shards[0], "the disk is gone");
             broker.run();
             makers.iter_mut().for_each(|maker| take_answer(&mut broker, maker));
@@ -245,7 +245,7 @@ fn step(broker: &mut Broker, makers: &mut [Maker], random: &mut Random) {
             broker.journals[0].clone().store(&mut broker.shards[0], records);
         }
         3 => {
-            let is_full = random.next() % 4 == 0;
+            let is_full = random.next().is_multiple_of(4);
             broker.journals[0].change(|file| file.full = is_full.then(|| "it is full".into()));
         }
         _ => {}
