@@ -22,7 +22,7 @@ impl Host {
         let log = directory.join("log");
         let to = fs::OpenOptions::new().append(true).create(true).open(&log).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_fulmar"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--users-file", "/dev/null", "--shards", "2"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--users-file", "/dev/null"])
             .args(["--cpu-affinity", "none", "--idle", "block", "--print-port", "--data-dir"])
             .arg(directory.join("data"))
             // Small, so that segments come and go.

@@ -98,7 +98,8 @@ pub struct Ledger {
     last: u64,
     copies: BTreeMap<Place, Copy>,
     gone: HashSet<Place>,
-    /// The broker was asked to stop: what clients settle may not be heard, and is given to others.
+    /// The broker was asked to stop: what clients settle may not be heard, and is given to others, even before who had it
+    /// first has looked at it.
     pub is_stopping: bool,
     transactions: HashMap<u64, Transaction>,
     pub sums: Sums,
@@ -195,8 +196,8 @@ impl Ledger {
         if before.left == Left::Maybe && !self.is_stopping {
             self.fault(format!("{place:?} was delivered again after it was settled: {before:?}"));
         }
-        if before.delivered.is_some() && !redelivered {
-            self.fault(format!("{place:?} was delivered again, and not marked so: {before:?}"));
+        if before.delivered.is_some() && !redelivered && !self.is_stopping {
+            self.fault(format!("{place:?} was delivered again, to {to}, and not marked so: {before:?}"));
         }
         Some(place)
     }
@@ -240,6 +241,11 @@ impl Ledger {
     pub fn prepared(&self) -> Vec<(u64, String)> {
         let prepared = self.transactions.iter().filter(|(_, t)| t.stage == Stage::Prepared);
         prepared.filter_map(|(&id, t)| Some((id, t.branch.clone()?))).collect()
+    }
+
+    /// Whether a branch may be prepared.
+    pub fn may_have_prepared(&self) -> bool {
+        self.transactions.values().any(|t| !matches!(t.stage, Stage::Open | Stage::Committing))
     }
 
     fn apply(&mut self, transaction: u64, fate: Fate) {
