@@ -140,20 +140,23 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         counted_bytes: 3,
         redelivered: true,
     };
+    let places = [place];
     let transaction = TransactionKey { shard: ShardId(1), run: 2, number: 3 };
-    let publishes =
-        [PreparedPublish { message: StoredMessage { messages: 1, ..message }, queues: &[StoreKey(1)] }];
+    let queues = [StoreKey(1)];
+    let publishes = [PreparedPublish { message: StoredMessage { messages: 1, ..message }, queues: &queues }];
     let settlement = PreparedSettlement { queue: StoreKey(1), place: 5, settlement: Settlement::Accept };
     let xid = Xid { format: 1, global_id: "g".into(), branch_id: "b".into() };
-    let branch = PreparedBranch { vhost: b"/", xid: &xid, homes: &[ShardId(0)], timeout_s: 60 };
+    let homes = [ShardId(0)];
+    let branch = PreparedBranch { vhost: b"/", xid: &xid, homes: &homes, timeout_s: 60 };
+    let settlements = [settlement];
     let step = |step| Record::Transaction { transaction, step };
     let records = [
-        ("message", Record::Enqueued { message, places: &[place] }),
+        ("message", Record::Enqueued { message, places: &places }),
         ("departure", Record::Dequeued { queue: StoreKey(1), first: 5, count: 2 }),
         ("mark", Record::HandedOut { queue: StoreKey(1), below: 7 }),
         ("changes", Record::Changed(&[])),
         ("topology", Record::Topology(&[])),
-        ("prepared", step(Step::Prepared { publishes: &publishes, settlements: &[settlement] })),
+        ("prepared", step(Step::Prepared { publishes: &publishes, settlements: &settlements })),
         ("branch", step(Step::Branch(branch))),
         ("decided", step(Step::Decided(Decision { commit: true, by_operator: false }))),
         ("ended", step(Step::Ended)),
