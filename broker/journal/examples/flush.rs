@@ -26,24 +26,32 @@ fn main() {
     let seconds = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(1.0);
     let time = Duration::from_secs_f64(seconds);
     let directory = Path::new(directory).join("flush-example");
+    let ways = [
+        None,
+        Some((IoChoice::Uring, FlushMethod::SyncedWrite)),
+        Some((IoChoice::Uring, FlushMethod::WriteThenSync)),
+        Some((IoChoice::Epoll, FlushMethod::SyncedWrite)),
+        Some((IoChoice::Epoll, FlushMethod::WriteThenSync)),
+    ];
     for round in 0..ROUNDS {
         println!("round {round}");
-        std::fs::create_dir_all(&directory).expect("a directory to write in");
-        raw(&directory, time);
-        for choice in [IoChoice::Uring, IoChoice::Epoll] {
-            for method in [FlushMethod::SyncedWrite, FlushMethod::WriteThenSync] {
-                std::fs::remove_dir_all(&directory).expect("a directory to remove");
-                std::fs::create_dir_all(&directory).expect("a directory to write in");
-                through_log(&directory, choice, method, time);
+        for index in 0..ways.len() {
+            std::fs::create_dir_all(&directory).expect("a directory to write in");
+            // Nobody always comes after the same one.
+            match ways[(round + index) % ways.len()] {
+                None => raw(&directory, time),
+                Some((choice, method)) => through_log(&directory, choice, method, time),
             }
+            std::fs::remove_dir_all(&directory).expect("a directory to remove");
+            // What was removed keeps the disk busy for a while.
+            std::thread::sleep(time);
         }
-        std::fs::remove_dir_all(&directory).expect("a directory to remove");
     }
 }
 
 fn raw(directory: &Path, time: Duration) {
     let path = directory.join("raw");
-    let bytes = 256 << 20;
+    let bytes = 64 << 20;
     let options = |flags| {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).custom_flags(flags);
