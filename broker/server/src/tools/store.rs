@@ -210,7 +210,7 @@ fn as_lines(report: &Report) -> String {
             text += &format!("{damage}\n");
         }
     }
-    for reason in &report.topology {
+    if let Some(reason) = &report.topology {
         text += &format!("{reason}\n");
     }
     text += match report.is_sound() {
