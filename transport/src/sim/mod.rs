@@ -44,7 +44,7 @@ mod random;
 mod transport;
 
 pub use client::{SimClient, SimClientState};
-pub use disk::{BLOCK_BYTES, Disk, DiskFaults, SECTOR_BYTES, SimFile};
+pub use disk::{BLOCK_BYTES, Disk, DiskFaults, DiskImage, SECTOR_BYTES, SimFile};
 pub use network::{Faults, Network};
 pub use random::Random;
 pub use transport::SimTransport;

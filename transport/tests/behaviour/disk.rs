@@ -285,6 +285,10 @@ fn the_side_that_blocks_sees_the_same_files() {
     file.set_file_bytes(14).expect("room");
     file.sync().expect("synced");
     drop(file);
+    let image = disk.image();
+    disk.rename(new, old).expect("there");
+    disk.flip(old, 10, 255).expect("there");
+    disk.restore(image);
     disk.power_cut();
     assert_eq!(disk.list(Path::new("/data")).expect("there"), [Path::new("/data/a")]);
     assert_eq!(disk.list(Path::new("/data/a")).expect("there"), [new]);

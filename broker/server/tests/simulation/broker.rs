@@ -1,6 +1,7 @@
 //! The broker: a worker for each shard, stepped by hand.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
@@ -11,6 +12,8 @@ use fulmar_protocol::{Config as ProtocolConfig, Login};
 use fulmar_server::worker::{Authenticator, Counters, Note, Progress, StopGate, Worker, WorkerConfig};
 use fulmar_transport::sim::{Network, Random, SimTransport};
 use fulmar_transport::{Config, ConnId, IdleStrategy, Transport, Waker};
+
+use crate::store::Store;
 
 struct ShardWake(Arc<dyn Waker>);
 
@@ -39,7 +42,15 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub fn start(network: &Network, shards: u8, tiny: bool, seed: u64) -> Self {
+    /// Starts one, on the disk if there is one.
+    pub fn start(
+        network: &Network,
+        shards: u8,
+        tiny: bool,
+        seed: u64,
+        store: Option<&Store>,
+    ) -> Result<Self, String> {
+        assert!(store.is_none(), "durable data");
         // Branches of distributed transactions that their clients have ended and left alone end soon.
         let limits = if tiny { Limits::tiny() } else { Limits::default() };
         let limits = Limits { dtx_default_timeout_s: 1, ..limits };
@@ -90,7 +101,22 @@ impl Broker {
             })
             .collect();
         let shards = usize::from(shards);
-        Broker { address, workers, notes, stopped: vec![false; shards], order: (0..shards).collect(), limits }
+        let (stopped, order) = (vec![false; shards], (0..shards).collect());
+        Ok(Broker { address, workers, notes, stopped, order, limits })
+    }
+
+    /// The process ends, as when it is killed.
+    pub fn end(&mut self) {
+        self.workers.clear();
+        self.notes.clear();
+        self.order.clear();
+        self.stopped.clear();
+    }
+
+    /// Whether its start has left out the end of a file that had this place in it.
+    pub fn left_out(&self, file: &Path, offset: u64) -> bool {
+        let _ = (file, offset);
+        false
     }
 
     /// Lets the shards take turns, in any order; now and then one is not scheduled. Whether all were.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::ledger::Key;
 use crate::publisher::{label, priority, sender};
-use crate::run::{DEAD, Env, QUEUES};
+use crate::queues::{DEAD, QUEUES};
+use crate::run::Env;
 use crate::talk::{Heard, Line, Settling, Talk, connect};
 
 pub struct Consumer {
@@ -12,34 +13,46 @@ pub struct Consumer {
     /// Asks for messages one by one.
     gets: bool,
     prefetch: u16,
+    /// Settles in transactions.
+    transactional: bool,
     wire: Option<Box<dyn Talk>>,
     life: u32,
     ready: bool,
     asked: bool,
     cancelling: bool,
+    /// Waits for its transactions to begin.
+    selecting: bool,
+    /// Settled in a transaction whose commit was not answered.
+    committing: Vec<Key>,
     /// Delivered and not settled: tag and message, in order.
     held: Vec<(u64, Key)>,
     /// The last tag delivered before the present subscription.
     before: u64,
     /// Last first delivery of each publisher, and of each priority.
     last: HashMap<(u32, u8), u32>,
+    /// The broker has ended the session.
+    refused: bool,
     rest_steps: u32,
 }
 
 impl Consumer {
-    pub fn new(queue: usize, gets: bool, prefetch: u16) -> Self {
+    pub fn new(queue: usize, gets: bool, prefetch: u16, transactional: bool) -> Self {
         Consumer {
             queue,
             gets,
             prefetch,
+            transactional,
             wire: None,
             life: 0,
             ready: false,
             asked: false,
             cancelling: false,
+            selecting: false,
+            committing: Vec::new(),
             held: Vec::new(),
             before: 0,
             last: HashMap::new(),
+            refused: false,
             rest_steps: 0,
         }
     }
@@ -60,7 +73,7 @@ impl Consumer {
         for heard in heard {
             self.hear(heard, env);
         }
-        if line == Line::Down || (env.chaos && env.random.chance(3_000)) {
+        if line == Line::Down || self.refused || (env.chaos && env.random.chance(3_000)) {
             return self.lose(env);
         }
         self.settle(env);
@@ -76,20 +89,33 @@ impl Consumer {
         self.wire = None;
     }
 
+    /// The broker is gone, and what it said last was not heard.
+    pub fn cut(&mut self, env: &mut Env<'_>) {
+        if self.wire.is_some() {
+            self.lose(env);
+        }
+    }
+
     /// Holds nothing.
     pub fn is_idle(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && self.committing.is_empty()
     }
 
     fn hear(&mut self, heard: Heard, env: &mut Env<'_>) {
         match heard {
-            Heard::Ready => {
-                self.ready = true;
-                if !self.gets {
-                    self.subscribe();
-                }
+            Heard::Ready if self.transactional && !self.selecting => {
+                self.selecting = true;
+                self.wire.as_mut().expect("somebody was heard").begin_settling();
             }
+            Heard::Ready => self.begin(),
+            Heard::Done if self.selecting && !self.ready => self.begin(),
             Heard::Done => {}
+            Heard::Committed => {
+                let dead = self.queue == DEAD;
+                self.committing.drain(..).for_each(|key| env.ledger.settlement_committed(key, dead));
+            }
+            // What cannot be written down cannot be done.
+            Heard::Refused { .. } if env.ledger.disk_fails => self.refused = true,
             Heard::GetEmpty => self.asked = false,
             Heard::Cancelled => {
                 assert!(self.cancelling, "cancelled without being asked to");
@@ -124,11 +150,11 @@ impl Consumer {
         if env.trace {
             println!("life {} got {key:?} tag {tag} redelivered {redelivered}", self.life);
         }
-        env.ledger.delivered(key, dead, redelivered);
+        let comes_in_order = env.ledger.delivered(key, dead, redelivered);
         if QUEUES[self.queue].is_grouped {
             env.ledger.group_held(label(publisher), self.life);
         }
-        if !redelivered && !dead {
+        if (!redelivered && !dead) || comes_in_order {
             let level = if QUEUES[queue].has_priorities { priority(number) } else { 0 };
             let last = self.last.insert((publisher, level), number);
             assert!(last.is_none_or(|last| last < number), "{key:?} came after {last:?}");
@@ -143,7 +169,7 @@ impl Consumer {
     }
 
     fn settle(&mut self, env: &mut Env<'_>) {
-        if self.held.is_empty() || env.random.chance(400_000) {
+        if self.held.is_empty() || !self.committing.is_empty() || env.random.chance(400_000) {
             return;
         }
         let wire = self.wire.as_mut().unwrap();
@@ -156,12 +182,15 @@ impl Consumer {
             taken.iter().for_each(|(_, key)| env.ledger.group_settled(&label(key.publisher), self.life));
         }
         let dead = self.queue == DEAD;
-        let choice = if env.chaos { env.random.below(10) } else { 9 };
+        let choice = if env.chaos && !self.transactional { env.random.below(10) } else { 9 };
         if env.trace {
             println!("life {} settles {tags:?}, multiple {multiple}, choice {choice}", self.life);
         }
         match choice {
-            0 | 1 => wire.settle(&tags, multiple, Settling::Requeue),
+            0 | 1 => {
+                wire.settle(&tags, multiple, Settling::Requeue);
+                env.ledger.disturbed(self.queue, self.life);
+            }
             2 if QUEUES[self.queue].dead_letters => {
                 wire.settle(&tags, multiple, Settling::Reject);
                 taken.iter().for_each(|(_, key)| env.ledger.settled(*key, dead, false, self.life));
@@ -169,6 +198,10 @@ impl Consumer {
             _ => {
                 wire.settle(&tags, multiple, Settling::Accept);
                 taken.iter().for_each(|(_, key)| env.ledger.settled(*key, dead, true, self.life));
+                if self.transactional {
+                    wire.end_transaction(true);
+                    self.committing = taken.into_iter().map(|(_, key)| key).collect();
+                }
             }
         }
     }
@@ -189,6 +222,13 @@ impl Consumer {
         }
     }
 
+    fn begin(&mut self) {
+        self.ready = true;
+        if !self.gets {
+            self.subscribe();
+        }
+    }
+
     fn subscribe(&mut self) {
         self.wire.as_mut().unwrap().subscribe(QUEUES[self.queue].name, self.prefetch);
     }
@@ -197,11 +237,14 @@ impl Consumer {
         if env.trace {
             println!("life {} is lost", self.life);
         }
+        env.ledger.disturbed(self.queue, self.life);
         env.ledger.lost(self.life);
         if let Some(wire) = self.wire.take() {
             wire.reset();
         }
         self.held.clear();
+        self.committing.clear();
+        (self.selecting, self.refused) = (false, false);
         self.before = 0;
         self.last.clear();
         (self.ready, self.asked, self.cancelling) = (false, false, false);

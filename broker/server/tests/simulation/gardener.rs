@@ -81,7 +81,7 @@ impl Gardener {
         }
         while self.ready && self.waiting < PIPELINE && self.left > 0 && env.chaos {
             self.left -= 1;
-            self.work(env.random);
+            self.work(env.durable, env.random);
             if env.random.chance(500_000) {
                 break;
             }
@@ -104,7 +104,7 @@ impl Gardener {
             Heard::Message { fetched: false, .. } => {}
             Heard::Done | Heard::Cancelled | Heard::GetEmpty | Heard::Message { .. } => {
                 self.waiting = self.waiting.checked_sub(1).expect("an answer that nobody asked for");
-                env.ledger.tended += 1;
+                env.ledger.report.tended += 1;
             }
             Heard::Closed => {
                 assert!(std::mem::take(&mut self.closing), "the channel was not to be closed");
@@ -112,7 +112,7 @@ impl Gardener {
             }
             // What else was under way goes unanswered with its channel.
             Heard::Refused { code, text } => {
-                env.ledger.tended += 1;
+                env.ledger.report.tended += 1;
                 assert!([403, 404, 405, 406].contains(&code), "{code} {text}");
                 (self.ready, self.waiting) = (false, 0);
                 wire.write(&Method::ChannelCloseOk);
@@ -129,12 +129,13 @@ impl Gardener {
         }
     }
 
-    fn work(&mut self, random: &mut Random) {
+    fn work(&mut self, durable: bool, random: &mut Random) {
         let wire = self.wire.as_mut().expect("it is ready");
         let queue = QUEUES[random.below(QUEUES.len())];
         let exchange = EXCHANGES[random.below(EXCHANGES.len())];
         let consumer_tag = TAGS[random.below(TAGS.len())];
         let (one, other) = (random.chance(300_000), random.chance(300_000));
+        let durable = durable && random.chance(500_000);
         let (no_wait, arguments) = (false, TableRef::EMPTY);
         self.waiting += 1;
         match random.below(16) {
@@ -148,7 +149,7 @@ impl Gardener {
                 wire.write(&Method::QueueDeclare {
                     queue,
                     passive: false,
-                    durable: false,
+                    durable,
                     exclusive: one,
                     auto_delete: other,
                     no_wait,
@@ -160,7 +161,7 @@ impl Gardener {
                 exchange,
                 type_: b"direct",
                 passive: false,
-                durable: false,
+                durable,
                 auto_delete: true,
                 internal: false,
                 no_wait,

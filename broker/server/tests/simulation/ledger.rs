@@ -7,10 +7,15 @@
 //! 4. Of a transaction whose commit was not answered, all arrives or nothing.
 //! 5. First deliveries to a consumer keep the order of each publisher, and of each priority where there are some.
 //! 6. Messages of one group are with one consumer at a time.
+//!
+//! Over a restart all of this holds for persistent messages, whether the broker was killed or its disk lost what was not
+//! flushed; what was settled without an answer may come back, marked redelivered; what was settled in a transaction
+//! whose commit was answered may not. What came back comes in its order, and branches that were prepared are prepared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::run::QUEUES;
+use crate::queues::QUEUES;
+use crate::report::Report;
 
 /// A message in a queue: one for each queue that a publish went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +37,8 @@ pub enum Promise {
     Owed,
     /// Refused or rolled back: must not arrive.
     Void,
+    /// Refused by a broker whose disk fails: may arrive after a restart.
+    Doubtful,
 }
 
 #[derive(Debug)]
@@ -42,6 +49,13 @@ struct Entry {
     seen: [u32; 2],
     /// The consumer's life whose settlement holds as long as it lives.
     settled_by: [Option<u32>; 2],
+    /// A settlement of it was committed, and the commit answered.
+    is_gone: [bool; 2],
+    persistent: bool,
+    /// The run of the broker that it was sent to.
+    sent_in: u32,
+    /// The run that delivered it last.
+    seen_in: [u32; 2],
 }
 
 /// The book of one run.
@@ -49,23 +63,21 @@ struct Entry {
 pub struct Ledger {
     entries: HashMap<Key, Entry>,
     /// Lives of consumers that ended otherwise than in order: their last settlements may not have arrived.
-    lost_lives: std::collections::HashSet<u32>,
+    lost_lives: HashSet<u32>,
     next_life: u32,
     /// Which life holds how many messages of a group.
     groups: HashMap<String, (u32, u32)>,
-    pub published: u64,
-    pub consumed: u64,
-    pub redelivered: u64,
-    pub dead: u64,
-    pub resets: u64,
-    /// Requests of gardeners that were answered or refused.
-    pub tended: u64,
-    /// Commits that were refused.
-    pub refused: u64,
-    /// Branches of distributed transactions that were prepared, left alone and rolled back.
-    pub recovered: u64,
+    pub report: Report,
     /// What belongs to transactions whose commits were not answered.
     fates: Vec<Vec<Key>>,
+    /// Branches that are prepared and that nobody has asked to be ended.
+    prepared: HashMap<String, Vec<Key>>,
+    /// How often the broker has started again.
+    run: u32,
+    /// Queues from which messages went back since then: their order no longer tells anything.
+    disturbed: HashSet<usize>,
+    /// A disk fails, or is full: what is refused may have been written all the same.
+    pub disk_fails: bool,
 }
 
 impl Ledger {
@@ -75,26 +87,53 @@ impl Ledger {
         self.next_life
     }
 
+    /// The broker has ended without a word, and everybody's connection with it.
+    pub fn restarted(&mut self) {
+        self.run += 1;
+        self.lost_lives.extend(0..=self.next_life);
+        self.groups.clear();
+        self.disturbed.clear();
+    }
+
+    /// Messages of a queue went back to it from a consumer's life.
+    pub fn disturbed(&mut self, queue: usize, life: u32) {
+        if !self.lost_lives.contains(&life) {
+            self.disturbed.insert(queue);
+        }
+    }
+
     /// A client's connection broke, or was cut.
     pub fn lost(&mut self, life: u32) {
         self.lost_lives.insert(life);
         self.groups.retain(|_, (holder, _)| *holder != life);
-        self.resets += 1;
+        self.report.resets += 1;
     }
 
     /// A message is about to be sent.
-    pub fn sent(&mut self, key: Key) {
-        self.published += 1;
-        let entry = Entry { promise: Promise::None, accepted: false, seen: [0; 2], settled_by: [None; 2] };
+    pub fn sent(&mut self, key: Key, persistent: bool) {
+        self.report.published += 1;
+        let entry = Entry {
+            promise: Promise::None,
+            accepted: false,
+            seen: [0; 2],
+            settled_by: [None; 2],
+            is_gone: [false; 2],
+            persistent,
+            sent_in: self.run,
+            seen_in: [0; 2],
+        };
         assert!(self.entries.insert(key, entry).is_none(), "{key:?} was sent twice");
     }
 
     /// The broker answered.
     pub fn promise(&mut self, key: Key, promise: Promise) {
+        let fails = self.disk_fails;
         let entry = self.entries.get_mut(&key).expect("only what was sent is answered");
         assert_eq!(entry.promise, Promise::None, "{key:?} was answered twice");
-        entry.promise = promise;
-        assert!(promise != Promise::Void || entry.seen == [0; 2], "{key:?} was delivered, then refused");
+        entry.promise = if fails && promise == Promise::Void { Promise::Doubtful } else { promise };
+        self.report.doubtful += u64::from(entry.promise == Promise::Doubtful);
+        let refused = entry.promise == Promise::Void;
+        assert!(!refused || entry.seen == [0; 2], "{key:?} was delivered, then refused");
     }
 
     /// Messages that arrive all or not at all.
@@ -102,22 +141,72 @@ impl Ledger {
         self.fates.push(keys);
     }
 
-    /// A consumer was given a message. `dead`: from the queue of the dead.
-    pub fn delivered(&mut self, key: Key, dead: bool, redelivered: bool) {
+    /// A branch was prepared, and its client leaves it alone.
+    pub fn left_prepared(&mut self, branch: String, keys: Vec<Key>) {
+        assert!(self.prepared.insert(branch, keys).is_none(), "a branch was prepared twice");
+    }
+
+    /// The broker lists what is prepared.
+    pub fn in_doubt(&mut self, branches: &[String]) {
+        for (branch, keys) in &self.prepared {
+            let transient = keys.iter().any(|key| self.is_lost(key));
+            assert!(
+                transient || branches.contains(branch),
+                "the prepared branch {branch} is not there any more"
+            );
+            self.report.kept_branches +=
+                u64::from(keys.iter().any(|key| self.entries[key].sent_in < self.run));
+        }
+    }
+
+    /// A branch was committed by whoever found it, or rolled back.
+    pub fn ended_branch(&mut self, branch: &str, commit: bool) {
+        let promise = if commit { Promise::Owed } else { Promise::Void };
+        for key in self.prepared.remove(branch).unwrap_or_default() {
+            self.promise(key, promise);
+        }
+    }
+
+    /// Whether a restart has taken a message with it that nobody wanted to be kept.
+    fn is_lost(&self, key: &Key) -> bool {
+        let entry = &self.entries[key];
+        !entry.persistent && entry.sent_in < self.run
+    }
+
+    /// A consumer was given a message. `dead`: from the queue of the dead. Whether it is the first delivery in this run
+    /// of the broker from a queue where nothing went back.
+    pub fn delivered(&mut self, key: Key, dead: bool, redelivered: bool) -> bool {
+        let (run, is_lost) = (self.run, self.is_lost(&key));
         let entry = self.entries.get_mut(&key).unwrap_or_else(|| panic!("{key:?} was never sent"));
         assert_ne!(entry.promise, Promise::Void, "{key:?} was refused or rolled back, and arrived");
+        assert!(!is_lost, "{key:?} is transient, and is there after a restart");
         let place = usize::from(dead);
+        let first = entry.seen[place] == 0 || entry.seen_in[place] < run;
+        // A dead message may be written down where it goes before it is where it was: a restart has both.
+        let twice = dead && entry.sent_in < run;
         assert!(
-            redelivered || entry.seen[place] == 0,
+            redelivered || entry.seen[place] == 0 || twice,
             "{key:?} came a second time (dead: {dead}), not marked as redelivered"
         );
+        assert!(!entry.is_gone[place] || twice, "{key:?} came back after its settlement was committed");
         if let Some(life) = entry.settled_by[place] {
-            assert!(self.lost_lives.contains(&life), "{key:?} came back after it was settled (dead: {dead})");
+            let lost = self.lost_lives.contains(&life);
+            assert!(lost || twice, "{key:?} came back after it was settled (dead: {dead})");
+            self.report.returned += u64::from(entry.seen_in[place] < run);
         }
         entry.seen[place] += 1;
+        entry.seen_in[place] = run;
         entry.settled_by[place] = None;
-        self.redelivered += u64::from(redelivered);
-        self.dead += u64::from(dead);
+        self.report.redelivered += u64::from(redelivered);
+        self.report.dead += u64::from(dead);
+        !dead && first && run > 0 && !self.disturbed.contains(&key.queue)
+    }
+
+    /// The commit of a settlement was answered.
+    pub fn settlement_committed(&mut self, key: Key, dead: bool) {
+        let entry = self.entries.get_mut(&key).expect("only what was delivered is settled");
+        entry.is_gone[usize::from(dead)] = true;
+        self.report.committed += 1;
     }
 
     /// A consumer was given a message of a group.
@@ -142,7 +231,7 @@ impl Ledger {
         let entry = self.entries.get_mut(&key).expect("only what was delivered is settled");
         entry.settled_by[usize::from(dead)] = Some(life);
         entry.accepted |= accepted;
-        self.consumed += u64::from(accepted);
+        self.report.consumed += u64::from(accepted);
     }
 
     /// At the end: every promise was kept.
@@ -151,7 +240,8 @@ impl Ledger {
             .entries
             .iter()
             .filter(|(key, entry)| {
-                entry.promise == Promise::Owed && !entry.accepted && !QUEUES[key.queue].may_vanish
+                let is_owed = entry.promise == Promise::Owed && !self.is_lost(key);
+                is_owed && !entry.accepted && !QUEUES[key.queue].may_vanish
             })
             .map(|(key, _)| *key)
             .collect();
@@ -159,16 +249,18 @@ impl Ledger {
         assert!(broken.is_empty(), "{} confirmed messages were lost: {broken:?}", broken.len());
     }
 
-    /// At the end: no transaction was carried out in part. How many whose commits were not answered were done, and not.
-    pub fn check_fates(&self) -> [u64; 2] {
-        let mut fates = [0; 2];
+    /// At the end: no transaction was carried out in part.
+    pub fn check_fates(&mut self) {
         for keys in &self.fates {
+            if keys.iter().any(|key| self.is_lost(key)) {
+                continue;
+            }
             let staying = keys.iter().filter(|key| !QUEUES[key.queue].may_vanish);
             let arrived: Vec<_> = staying.map(|key| (key, self.entries[key].accepted)).collect();
             let Some(&(_, all)) = arrived.first() else { continue };
             assert!(arrived.iter().all(|&(_, one)| one == all), "a transaction arrived in part: {arrived:?}");
-            fates[usize::from(!all)] += 1;
+            self.report.unheard_done += u64::from(all);
+            self.report.unheard_undone += u64::from(!all);
         }
-        fates
     }
 }

@@ -6,11 +6,16 @@
 
 mod broker;
 mod consumer;
+mod crash;
+mod declare;
 mod gardener;
 mod ledger;
 mod manager;
 mod publisher;
+mod queues;
+mod report;
 mod run;
+mod store;
 mod talk;
 mod wire;
 mod wire_0_10;
@@ -20,7 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use run::{Report, run};
+use report::Report;
+use run::run;
 
 /// Seeds run when nothing else is asked for.
 const SEEDS: u64 = 200;
@@ -54,7 +60,7 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
                     let result = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
                     let mut total = total.lock().unwrap();
                     match result {
-                        Ok(report) => total.0.add(&report),
+                        Ok(report) => total.0 += &report,
                         Err(_) => total.1.push(seed),
                     }
                 }
@@ -76,7 +82,7 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
             "no fault had an effect: {:?}",
             total.0
         );
-        let [done, undone] = total.0.unheard;
+        let (done, undone) = (total.0.unheard_done, total.0.unheard_undone);
         assert!(total.0.recovered > 0, "no branch was left alone: {:?}", total.0);
         assert!(total.0.refused > 0 && done > 0 && undone > 0, "transactions never failed: {:?}", total.0);
     }

@@ -1,4 +1,4 @@
-//! A transaction manager that ends what its clients have left: rolls back every branch that is prepared.
+//! A transaction manager that ends what its clients have left: commits or rolls back every branch that is prepared.
 
 use crate::run::Env;
 use crate::talk::{Heard, Line, Talk as _};
@@ -10,8 +10,11 @@ const NOT_FOUND: u16 = 404;
 #[derive(Default)]
 pub struct Manager {
     wire: Option<Wire010>,
-    waiting: usize,
-    /// Branches rolled back.
+    /// Branches to be ended.
+    left: Vec<String>,
+    /// The one that is being ended, and whether by a commit.
+    ending: Option<(String, bool)>,
+    /// Branches ended.
     pub settled: u64,
     is_done: bool,
 }
@@ -39,23 +42,33 @@ impl Manager {
                 Heard::Ready => wire.recover(),
                 Heard::InDoubt(branches) => {
                     self.is_done = branches.is_empty();
-                    self.waiting = branches.len();
-                    branches.iter().for_each(|branch| wire.roll_back(branch));
+                    env.ledger.in_doubt(&branches);
+                    self.left = branches;
                 }
-                Heard::RolledBack => {
+                Heard::RolledBack | Heard::Committed => {
+                    let (branch, commit) = self.ending.take().expect("an end that somebody asked for");
+                    assert_eq!(commit, matches!(heard, Heard::Committed));
+                    env.ledger.ended_branch(&branch, commit);
                     self.settled += 1;
-                    self.waiting -= 1;
-                    if self.waiting == 0 {
+                    if self.left.is_empty() {
                         wire.recover();
                     }
                 }
                 // Its client's own commit came first. The session goes with the refusal.
                 Heard::Refused { code: NOT_FOUND, .. } => {
-                    self.wire = None;
+                    (self.wire, self.ending) = (None, None);
+                    self.left.clear();
                     return;
                 }
                 heard => panic!("a transaction manager heard {heard:?}"),
             }
+        }
+        if self.ending.is_none()
+            && let Some(branch) = self.left.pop()
+        {
+            let commit = env.random.chance(500_000);
+            wire.settle_branch(&branch, commit);
+            self.ending = Some((branch, commit));
         }
         wire.send();
         assert_eq!(line, Line::Up, "a transaction manager is not disturbed");

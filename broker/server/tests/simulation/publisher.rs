@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use fulmar_transport::sim::Random;
 
 use crate::ledger::{Key, Promise};
-use crate::run::{Env, QUEUES, Route};
+use crate::queues::{QUEUES, Route};
+use crate::run::Env;
 use crate::talk::{Heard, Line, Marks, Talk, connect};
 
 /// Publishes under way at most.
@@ -17,6 +18,8 @@ const PRECONDITION_FAILED: u16 = 406;
 
 pub struct Publisher {
     transactional: bool,
+    /// What it sends outlives the broker.
+    persistent: bool,
     wire: Option<Box<dyn Talk>>,
     life: u32,
     ready: bool,
@@ -34,9 +37,10 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(transactional: bool, messages: u32) -> Self {
+    pub fn new(transactional: bool, persistent: bool, messages: u32) -> Self {
         Publisher {
             transactional,
+            persistent,
             wire: None,
             life: 0,
             ready: false,
@@ -99,7 +103,10 @@ impl Publisher {
                 if self.transactional =>
             {
                 let committing = self.committing.take() == Some(true);
-                env.ledger.refused += u64::from(committing && text.ends_with("is full"));
+                env.ledger.report.refused += u64::from(committing && text.ends_with("is full"));
+                if committing && env.ledger.disk_fails {
+                    env.ledger.one_fate(self.open.drain(..).flat_map(|(_, keys)| keys).collect());
+                }
                 self.refused = true;
             }
             // A full queue, in a protocol that tells no more than that.
@@ -107,6 +114,13 @@ impl Publisher {
                 self.refused = true;
             }
             Heard::Done => self.ready = true,
+            // Somebody else will have to decide.
+            Heard::Prepared(branch) if env.chaos && env.random.chance(200_000) => {
+                let keys = self.open.drain(..).flat_map(|(_, keys)| keys).collect();
+                env.ledger.left_prepared(branch, keys);
+                self.refused = true;
+            }
+            Heard::Prepared(_) => wire.commit_prepared(),
             Heard::Ack { tag, multiple } => self.answered(tag, multiple, Promise::Owed, env),
             Heard::Nack { tag, multiple } => self.answered(tag, multiple, Promise::Void, env),
             Heard::Committed | Heard::RolledBack => {
@@ -159,11 +173,12 @@ impl Publisher {
             .filter(|queue| route.reaches(*queue))
             .map(|queue| Key { queue, publisher: self.life, number })
             .collect();
-        keys.iter().for_each(|key| env.ledger.sent(*key));
+        keys.iter().for_each(|key| env.ledger.sent(*key, self.persistent));
         let (exchange, key) = route.address();
         let marks = Marks {
             label: route.is_labelled().then(|| label(self.life)),
             priority: route.has_priorities().then(|| priority(number)),
+            persistent: self.persistent,
         };
         self.wire.as_mut().unwrap().publish(exchange, key, &marks, &body(self.life, number, bytes));
         self.open.push_back((u64::from(number) + 1, keys));

@@ -44,8 +44,10 @@ pub enum Heard {
     },
     Committed,
     RolledBack,
+    /// The branch of this name is prepared; it is to be ended.
+    Prepared(String),
     /// Branches of distributed transactions that wait for somebody to decide.
-    InDoubt(Vec<Vec<u8>>),
+    InDoubt(Vec<String>),
     /// A declaration or subscription was answered.
     Done,
     /// The broker says goodbye in order.
@@ -73,6 +75,7 @@ pub enum Settling {
 pub struct Marks {
     pub label: Option<String>,
     pub priority: Option<u8>,
+    pub persistent: bool,
 }
 
 /// What publishers and consumers say.
@@ -88,6 +91,10 @@ pub trait Talk {
     fn begin_publishing(&mut self, transactional: bool);
     fn publish(&mut self, exchange: &str, key: &str, marks: &Marks, body: &[u8]);
     fn end_transaction(&mut self, commit: bool);
+    /// Commits the branch that is prepared.
+    fn commit_prepared(&mut self) {}
+    /// Wants to settle in transactions; answered by [`Heard::Done`].
+    fn begin_settling(&mut self);
     /// Most unsettled messages at a time; 0 for any number.
     fn subscribe(&mut self, queue: &str, prefetch: u16);
     fn fetch(&mut self, queue: &str);

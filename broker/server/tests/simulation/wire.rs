@@ -9,7 +9,7 @@ use fulmar_amqp_0_9_1::codec::{Method, PROTOCOL_HEADER};
 use fulmar_core::{Name, Table, Value};
 use fulmar_transport::sim::{Network, Random};
 
-use crate::run::LABEL;
+use crate::queues::LABEL;
 use crate::talk::{Heard, Line, Marks, Settling, Socket, Talk};
 
 /// The channel that every client uses.
@@ -172,7 +172,8 @@ impl Talk for Wire {
         let (exchange, routing_key) = (exchange.as_bytes(), key.as_bytes());
         self.write(&Method::BasicPublish { exchange, routing_key, mandatory: false, immediate: false });
         let mut headers = Vec::new();
-        let mut properties = Properties { priority: marks.priority, ..Properties::default() };
+        let delivery_mode = marks.persistent.then_some(2);
+        let mut properties = Properties { priority: marks.priority, delivery_mode, ..Properties::default() };
         if let Some(label) = &marks.label {
             let mut table = Table::default();
             table.set(LABEL.as_bytes(), Value::Text(Name::from(&label[..])));
@@ -186,6 +187,10 @@ impl Talk for Wire {
 
     fn end_transaction(&mut self, commit: bool) {
         self.write(if commit { &Method::TxCommit } else { &Method::TxRollback });
+    }
+
+    fn begin_settling(&mut self) {
+        self.write(&Method::TxSelect);
     }
 
     fn subscribe(&mut self, queue: &str, prefetch: u16) {

@@ -13,7 +13,7 @@ use fulmar_amqp_0_10::codec::{
 };
 use fulmar_transport::sim::{Network, Random};
 
-use crate::run::LABEL;
+use crate::queues::LABEL;
 use crate::talk::{Heard, Line, Marks, Settling, Socket, Talk};
 
 const HEADER: &[u8] = b"AMQP\x01\x01\x00\x0a";
@@ -279,12 +279,17 @@ impl Wire010 {
 
     fn branch_moved(&mut self, step: Step, result: Struct<'_>, heard: &mut Vec<Heard>) {
         if let Struct::RecoverResult(result) = result {
-            let in_doubt: Vec<Vec<u8>> = result
+            let in_doubt: Vec<String> = result
                 .in_doubt
                 .expect("a list")
                 .iter()
                 .map(|xid| match xid.expect("a well-formed list") {
-                    Value::Struct32(xid) => xid.as_bytes().to_vec(),
+                    Value::Struct32(xid) => match Struct::decode(xid).expect("a well-formed name") {
+                        Struct::Xid(xid) => {
+                            String::from_utf8(xid.global_id.expect("a name").to_vec()).expect("UTF-8")
+                        }
+                        other => panic!("a branch named {other:?}"),
+                    },
                     other => panic!("a branch named {other:?}"),
                 })
                 .collect();
@@ -299,11 +304,7 @@ impl Wire010 {
             return heard.push(Heard::Refused { code: ErrorCode::ResourceLimitExceeded.code(), text });
         }
         match step {
-            Step::Preparing => {
-                let global_id = self.global_id();
-                let commit = DtxCommit { xid: Some(xid(&global_id)), one_phase: false };
-                self.command(commit, Meaning::Branch(Step::Committing));
-            }
+            Step::Preparing => heard.push(Heard::Prepared(self.global_id())),
             Step::Committing => heard.push(Heard::Committed),
             Step::RollingBack => heard.push(Heard::RolledBack),
             Step::Recovering => panic!("a status in place of branches"),
@@ -334,10 +335,15 @@ impl Wire010 {
         self.command(DtxRecover {}, Meaning::Branch(Step::Recovering));
     }
 
-    /// Rolls back a branch, by the name that [`Heard::InDoubt`] told.
-    pub fn roll_back(&mut self, branch: &[u8]) {
-        let Ok(Struct::Xid(xid)) = Struct::decode(StructRef::new(branch)) else { panic!("no branch") };
-        self.command(DtxRollback { xid: Some(xid) }, Meaning::Branch(Step::RollingBack));
+    /// Ends a branch, by the name that [`Heard::InDoubt`] told.
+    pub fn settle_branch(&mut self, branch: &str, commit: bool) {
+        let xid = Some(xid(branch));
+        match commit {
+            true => {
+                self.command(DtxCommit { xid, one_phase: false }, Meaning::Branch(Step::Committing));
+            }
+            false => self.command(DtxRollback { xid }, Meaning::Branch(Step::RollingBack)),
+        }
     }
 
     fn hear_header(&mut self, payload: &[u8]) {
@@ -407,6 +413,7 @@ impl Talk for Wire010 {
         DeliveryProperties {
             routing_key: Some(key.as_bytes()),
             priority: marks.priority.map(DeliveryPriority::from_code),
+            delivery_mode: marks.persistent.then_some(DeliveryMode::Persistent),
             ..Default::default()
         }
         .encode(&mut header);
@@ -437,6 +444,17 @@ impl Talk for Wire010 {
         } else {
             self.command(TxRollback {}, Meaning::RolledBack);
         }
+    }
+
+    fn commit_prepared(&mut self) {
+        let global_id = self.global_id();
+        let commit = DtxCommit { xid: Some(xid(&global_id)), one_phase: false };
+        self.command(commit, Meaning::Branch(Step::Committing));
+    }
+
+    fn begin_settling(&mut self) {
+        self.distributed = false;
+        self.command(TxSelect {}, Meaning::Done);
     }
 
     fn subscribe(&mut self, queue: &str, prefetch: u16) {

@@ -15,6 +15,7 @@ const MOST_VERSIONS: usize = 4;
 
 type Block = Arc<[u8; BLOCK_BYTES]>;
 
+#[derive(Clone)]
 struct Version {
     /// Number of the write that made it.
     serial: u64,
@@ -22,7 +23,7 @@ struct Version {
 }
 
 /// A block that has been written since it was synced.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Unsynced {
     /// Never empty; the last is what everybody reads.
     versions: Vec<Version>,
@@ -31,7 +32,7 @@ struct Unsynced {
 }
 
 /// A file's bytes. Blocks that nobody wrote are zeros.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Blocks {
     len: u64,
     /// How long it is after a power cut at least, or at most if it was made shorter since.

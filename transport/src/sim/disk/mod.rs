@@ -136,6 +136,23 @@ impl Disk {
         }
     }
 
+    /// All files as they are now, to come back to.
+    pub fn image(&self) -> DiskImage {
+        let state = self.lock();
+        DiskImage { files: state.files.clone(), names: state.names.clone() }
+    }
+
+    /// All files are as they were.
+    ///
+    /// # Panics
+    /// If a file is or was open.
+    pub fn restore(&self, image: DiskImage) {
+        let state = &mut *self.lock();
+        let opened = |files: &BTreeMap<Inode, Blocks>| files.values().any(|file| file.opened > 0);
+        assert!(!opened(&state.files) && !opened(&image.files), "a file is open");
+        (state.files, state.names) = (image.files, image.names);
+    }
+
     /// What stands in a directory, with its path: files, and directories that were made or that something stands in.
     ///
     /// # Errors
@@ -266,6 +283,13 @@ impl Disk {
     pub fn unsynced_blocks(&self) -> usize {
         self.lock().files.values().map(Blocks::unsynced).sum()
     }
+}
+
+/// What all files were at some moment.
+#[derive(Clone)]
+pub struct DiskImage {
+    files: BTreeMap<Inode, Blocks>,
+    names: Names,
 }
 
 /// An open file, for whoever blocks.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Inode, Random};
 
 /// A change that may not be on the disk yet.
+#[derive(Clone)]
 enum Change {
     Link(PathBuf, Inode),
     Remove(PathBuf),
@@ -13,7 +14,7 @@ enum Change {
 }
 
 /// Names of files.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Names {
     now: BTreeMap<PathBuf, Inode>,
     synced: BTreeMap<PathBuf, Inode>,
