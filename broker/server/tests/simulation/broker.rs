@@ -7,13 +7,17 @@ use std::sync::mpsc::{Sender, channel};
 
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
-use fulmar_core::{Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
+use fulmar_journal::LogOptions;
+use fulmar_journal::header::StoreId;
+use fulmar_journal::recovery::log::Torn;
 use fulmar_protocol::{Config as ProtocolConfig, Login};
+use fulmar_server::store::{Options, ShardStore, recover};
 use fulmar_server::worker::{Authenticator, Counters, Note, Progress, StopGate, Worker, WorkerConfig};
 use fulmar_transport::sim::{Network, Random, SimTransport};
 use fulmar_transport::{Config, ConnId, IdleStrategy, Transport, Waker};
 
-use crate::store::Store;
+use crate::store::{JOURNAL, SimDisk, Store};
 
 struct ShardWake(Arc<dyn Waker>);
 
@@ -39,6 +43,8 @@ pub struct Broker {
     stopped: Vec<bool>,
     order: Vec<usize>,
     limits: Limits,
+    /// Ends of files that its start has left out.
+    torn: Vec<Torn>,
 }
 
 impl Broker {
@@ -50,7 +56,6 @@ impl Broker {
         seed: u64,
         store: Option<&Store>,
     ) -> Result<Self, String> {
-        assert!(store.is_none(), "durable data");
         // Branches of distributed transactions that their clients have ended and left alone end soon.
         let limits = if tiny { Limits::tiny() } else { Limits::default() };
         let limits = Limits { dtx_default_timeout_s: 1, ..limits };
@@ -67,42 +72,51 @@ impl Broker {
             Config::default()
         };
         let transports: Vec<_> = (0..shards).map(|_| network.transport(config.clone())).collect();
+        let (mut stores, torn) = match store {
+            Some(store) => recovered(store, shards, &mut Random::new(seed))?,
+            None => (Vec::new(), Vec::new()),
+        };
+        stores.reverse();
         let wakers = transports.iter().map(|t| Arc::new(ShardWake(t.waker())) as Arc<dyn Wake>).collect();
         let mut address = "127.0.0.1:5672".parse().unwrap();
         let mut notes = Vec::new();
         let gate = Arc::new(StopGate::new(shards.into()));
-        let workers: Vec<_> = mesh_for(wakers, &limits)
-            .into_iter()
-            .zip(transports)
-            .enumerate()
-            .map(|(index, (mesh, transport))| {
-                let shard = ShardConfig {
-                    id: ShardId(index as u8),
-                    shards,
-                    limits: limits.clone(),
-                    vhosts: vec![Name::from("/")],
-                    seed: seed ^ index as u64,
-                };
-                let worker = WorkerConfig {
-                    protocol: Arc::new(amqp(limits.max_message_bytes)),
-                    high_water_bytes: config.high_water_bytes,
-                    memory_bytes: limits.memory_bytes,
-                    max_connections: 1000,
-                    idle: IdleStrategy::Block,
-                    gate: gate.clone(),
-                };
-                let (sender, inbox) = channel();
-                notes.push((sender, transport.waker()));
-                let shard = Shard::new(shard, mesh);
-                let counters = Arc::new(Counters::default());
-                let mut worker = Worker::new(transport, shard, worker, Box::new(Everybody), inbox, counters);
-                address = worker.listen(address, 64).expect("the address is free");
-                worker
-            })
-            .collect();
+        let mut workers = Vec::new();
+        for (index, (mesh, transport)) in mesh_for(wakers, &limits).into_iter().zip(transports).enumerate() {
+            let shard = ShardConfig {
+                id: ShardId(index as u8),
+                shards,
+                limits: limits.clone(),
+                vhosts: vec![Name::from("/")],
+                seed: seed ^ index as u64,
+            };
+            let worker = WorkerConfig {
+                protocol: Arc::new(amqp(limits.max_message_bytes)),
+                high_water_bytes: config.high_water_bytes,
+                memory_bytes: limits.memory_bytes,
+                max_connections: 1000,
+                idle: IdleStrategy::Block,
+                gate: gate.clone(),
+            };
+            let (sender, inbox) = channel();
+            notes.push((sender, transport.waker()));
+            let mut shard = Shard::new(shard, mesh);
+            shard.set_clock(Clock { monotonic_ns: transport.now_ns(), wall_ms: transport.wall_ms() });
+            let log = stores.pop().map(|store| store.restore(&mut shard)).transpose();
+            let log = log.map_err(|error| error.to_string())?;
+            let counters = Arc::new(Counters::default());
+            let mut worker = Worker::new(transport, shard, worker, Box::new(Everybody), inbox, counters);
+            if let Some(log) = log {
+                worker.set_log(log, Arc::default());
+            }
+            workers.push(worker);
+        }
+        for worker in &mut workers {
+            address = worker.listen(address, 64).expect("the address is free");
+        }
         let shards = usize::from(shards);
         let (stopped, order) = (vec![false; shards], (0..shards).collect());
-        Ok(Broker { address, workers, notes, stopped, order, limits })
+        Ok(Broker { address, workers, notes, stopped, order, limits, torn })
     }
 
     /// The process ends, as when it is killed.
@@ -115,8 +129,7 @@ impl Broker {
 
     /// Whether its start has left out the end of a file that had this place in it.
     pub fn left_out(&self, file: &Path, offset: u64) -> bool {
-        let _ = (file, offset);
-        false
+        self.torn.iter().any(|torn| torn.path == file && torn.from <= offset)
     }
 
     /// Lets the shards take turns, in any order; now and then one is not scheduled. Whether all were.
@@ -144,6 +157,12 @@ impl Broker {
     /// Messages that queues hold, in clients' hands or not.
     pub fn queued(&mut self) -> u64 {
         self.workers.iter_mut().map(|worker| worker.shard().stats()).map(|s| s.ready + s.unsettled).sum()
+    }
+
+    /// Shards with messages, and how many wait there and are in clients' hands.
+    pub fn left(&mut self) -> Vec<(usize, u64, u64)> {
+        let counts = self.workers.iter_mut().map(|worker| worker.shard().stats()).enumerate();
+        counts.map(|(shard, s)| (shard, s.ready, s.unsettled)).filter(|s| s.1 + s.2 > 0).collect()
     }
 
     /// Starts an orderly stop.
@@ -175,6 +194,27 @@ impl Broker {
             assert_eq!(worker.transport().connections(), 0, "shard {index} kept sockets");
         }
     }
+}
+
+/// What is on the disk: for each shard its own, and what was left out of it.
+fn recovered(store: &Store, shards: u8, random: &mut Random) -> Result<(Vec<ShardStore>, Vec<Torn>), String> {
+    let log = LogOptions {
+        segment_bytes: store.segment_bytes,
+        direct: true,
+        flush_method: store.flush_method,
+        ..LogOptions::default()
+    };
+    let identity = u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
+    let options = Options {
+        journal: Path::new(JOURNAL),
+        shards: shards.into(),
+        threads: 1,
+        new_store: StoreId(identity.to_be_bytes()),
+        log,
+        progress: &|_| {},
+    };
+    let recovered = recover(&SimDisk(store.disk.clone()), &options).map_err(|error| error.to_string())?;
+    Ok((recovered.shards, recovered.summary.torn))
 }
 
 fn amqp(max_message_bytes: u64) -> ProtocolConfig {

@@ -45,6 +45,8 @@ figures! {
     interrupted,
     /// Restarts with another number of shards.
     resharded,
+    /// Restarts for which something had to end first with the number of shards that it was begun with.
+    unmoved,
     /// Runs in which flushes failed.
     failing_flushes,
     /// Runs in which writes failed.

@@ -23,9 +23,6 @@ const MOST_IDLE_STEPS: u32 = 2_000;
 /// Steps in which nothing stands in a queue before everything counts as consumed.
 const QUIET_STEPS: u32 = 50;
 
-/// Whether odd seeds have durable data.
-const DURABLE: bool = false;
-
 /// What a client's step sees.
 pub struct Env<'a> {
     pub network: &'a Network,
@@ -48,7 +45,7 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let shards = 1 + random.below(3) as u8;
     let tiny = random.chance(500_000);
     let broker_seed = random.next_u64();
-    let store = (DURABLE && seed % 2 == 1).then(|| Store::new(&network, &mut random));
+    let store = (seed % 2 == 1).then(|| Store::new(&network, &mut random));
     let mut world = World {
         broker: Broker::start(&network, shards, tiny, broker_seed, store.as_ref()).expect("an empty disk"),
         ledger: Ledger::default(),

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fulmar_journal::FlushMethod;
 use fulmar_journal::disk::{Disk, DiskFile};
 use fulmar_transport::AlignedBuf;
 use fulmar_transport::sim::{self, DiskFaults, Network, Random};
 
 /// Where the broker's files are.
-pub const DATA: &str = "/data";
+pub const JOURNAL: &str = "/data/journal";
 
 /// How the disk fails, from some moment of a run on until the broker is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +40,26 @@ pub struct Store {
     pub flips: bool,
     pub direct: bool,
     pub segment_bytes: u64,
+    pub flush_method: FlushMethod,
+}
+
+/// A disk with which nothing is wrong; fast enough that something is answered before connections break.
+fn usual(has_direct: bool) -> DiskFaults {
+    DiskFaults {
+        has_direct,
+        latency_ns: 5_000..=100_000,
+        stall_chance: 1_000,
+        stall_ns: 500_000..=5_000_000,
+        ..DiskFaults::none()
+    }
 }
 
 impl Store {
     pub fn new(network: &Network, random: &mut Random) -> Self {
         let disk = network.disk();
-        disk.make_directory(Path::new(DATA));
+        disk.make_directory(Path::new(JOURNAL));
         let direct = random.chance(700_000);
-        disk.set_faults(DiskFaults { has_direct: direct, ..DiskFaults::default() });
+        disk.set_faults(usual(direct));
         let trouble = match random.below(8) {
             0 => Some(Trouble::Flushes),
             1 => Some(Trouble::Writes),
@@ -56,24 +69,28 @@ impl Store {
         Store {
             disk,
             ends_left: random.below(4) as u32,
-            end_chance: 500 + random.below(2_000) as u32,
+            end_chance: 100 + random.below(1_000) as u32,
             trouble,
             is_troubled: false,
             is_full: false,
             flips: random.chance(200_000),
             direct,
-            segment_bytes: [16, 64, 256][random.below(3)] * 1024,
+            segment_bytes: [64, 96, 256][random.below(3)] * 1024,
+            flush_method: match random.below(2) {
+                0 => FlushMethod::SyncedWrite,
+                _ => FlushMethod::WriteThenSync,
+            },
         }
     }
 
     /// The disk as it is when nothing is wrong with it.
     pub fn heal(&mut self) {
         (self.is_troubled, self.is_full) = (false, false);
-        self.disk.set_faults(DiskFaults { has_direct: self.direct, ..DiskFaults::default() });
+        self.disk.set_faults(usual(self.direct));
     }
 
     pub fn fail(&mut self, trouble: Trouble) {
-        let faults = DiskFaults { has_direct: self.direct, ..DiskFaults::default() };
+        let faults = usual(self.direct);
         self.disk.set_faults(match trouble {
             Trouble::Flushes => DiskFaults { sync_error_chance: 1_000_000, ..faults },
             Trouble::Writes => DiskFaults { write_error_chance: 1_000_000, ..faults },
@@ -85,7 +102,7 @@ impl Store {
     /// All files, in order.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut directories = vec![PathBuf::from(DATA)];
+        let mut directories = vec![PathBuf::from(JOURNAL)];
         while let Some(directory) = directories.pop() {
             for path in self.disk.list(&directory).expect("a directory") {
                 match self.disk.list(&path) {

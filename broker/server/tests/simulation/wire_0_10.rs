@@ -9,7 +9,7 @@ use fulmar_amqp_0_10::codec::table::*;
 use fulmar_amqp_0_10::codec::transfer::{self, Transfer};
 use fulmar_amqp_0_10::codec::value::encode_map;
 use fulmar_amqp_0_10::codec::{
-    Command, ContentHeader, Control, MapRef, SequenceNo, SequenceSet, Struct, StructRef, Value,
+    Command, ContentHeader, Control, MapRef, SequenceNo, SequenceSet, Struct, Value,
 };
 use fulmar_transport::sim::{Network, Random};
 
