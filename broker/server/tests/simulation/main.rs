@@ -61,7 +61,10 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
                     let mut total = total.lock().unwrap();
                     match result {
                         Ok(report) => total.0 += &report,
-                        Err(_) => total.1.push(seed),
+                        Err(_) => {
+                            eprintln!("seed {seed} failed");
+                            total.1.push(seed);
+                        }
                     }
                 }
             })
