@@ -3,7 +3,8 @@
 //! 1. All records are read in order and their CRC-32C checked. What a stop has left half written at the end of a log does
 //!    not count; what is damaged elsewhere is named, and nothing is recovered.
 //! 2. What comes out holds a few bytes for each message that stands in a queue; no message itself.
-//! 3. Nothing is written but the number of the run, unless there are fewer shards than before: see [`moving`].
+//! 3. Nothing is written but the number of the run, unless there are fewer shards than before: see [`moving`]. What was
+//!    read at the end of a log is flushed, since what follows builds on it.
 //! 4. Stopped at any moment and begun again it comes to the same.
 
 mod error;
@@ -121,6 +122,7 @@ pub fn recover(disk: &dyn Disk, options: &Options<'_>) -> Result<Recovered, Reco
         if !damage.is_empty() {
             return Err(RecoveryError::Damaged(damage));
         }
+        found.sync_ends(disk)?;
         let topology = found.homes(options)?;
         if !moving::move_logs(disk, options, &found, &topology)? {
             return found.finish(disk, options, topology);
@@ -150,6 +152,16 @@ impl Found {
         let progress = Progress::new(bytes, options.progress);
         let logs = read_logs(disk, options, identity.store, &files, &progress)?;
         Ok(Found { identity, files, logs })
+    }
+
+    /// What a broker has written that was killed may not be on the disk yet; what comes next builds on it, and says in new
+    /// segments that it is there. All but the last write was flushed before.
+    fn sync_ends(&self, disk: &dyn Disk) -> Result<(), RecoveryError> {
+        for last in self.files.values().filter_map(|log| log.segments.last()) {
+            let synced = disk.open_writable(&last.path).and_then(|file| file.sync());
+            synced.map_err(|error| RecoveryError::writing(&last.path, error))?;
+        }
+        Ok(())
     }
 
     /// The topology, and where queues are at home.
