@@ -446,6 +446,10 @@ impl Chaos {
             self.look();
         }
         self.broker.run();
+        // What is under way comes to its end.
+        for _ in 0..5 {
+            (0..self.broker.journals.len()).for_each(|shard| self.broker.store(shard));
+        }
         self.end_branches();
         let left = self.drain();
         self.check(&left, tally);
