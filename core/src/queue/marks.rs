@@ -133,7 +133,8 @@ impl Queue {
     /// What comes until this is called again is carried out a second time, since a restart did not find the first: whether
     /// clients may have had it meanwhile.
     pub(crate) fn set_repeating(&mut self, repeats: bool) {
-        self.is_repeating = repeats && self.marks.recorded == u64::MAX;
+        // Which places it had is not known: whoever was let have any may have had it.
+        self.is_repeating = repeats && self.marks.recorded > 0;
     }
 
     /// A message that was written down, as the queue knows it after a restart; which of its batch it is.

@@ -383,6 +383,27 @@ fn a_decision_outlives_homes_that_forget_again_what_they_did() {
     site.end();
 }
 
+#[test]
+fn what_a_client_fetched_before_it_was_stored_comes_again_marked() {
+    let mut site = Site::new(3);
+    // From now on messages of that queue may be fetched, as is stored.
+    site.fill("q0", "before");
+    site.broker.get(site.client, "q0", true).expect("a message");
+    for queue in ["q0", "q1", "q2"] {
+        site.publish(queue, "new");
+    }
+    assert_eq!(site.try_ask(Request::Commit), None);
+    // Every part, then the decision.
+    [0, 1, 2, 2].into_iter().for_each(|shard| site.broker.store(shard));
+    let get = Request::Get { vhost: VHOST, queue: Name::from("q0"), no_ack: false };
+    let other = site.broker.client(0);
+    let got = site.broker.try_ask(other, get);
+    assert!(matches!(got, Some(Ok(Reply::Got(Some(_))))), "{got:?}");
+    let mut site = site.restart();
+    let (got, _) = site.broker.get(site.client, "q0", true).expect("it is carried out again");
+    assert!(got.body == "new" && got.redelivered);
+}
+
 fn is_ended(step: &WrittenStep) -> bool {
     matches!(step, WrittenStep::Ended)
 }
