@@ -25,6 +25,9 @@ const BUDGET: usize = 1024;
 /// Queues chosen at a time.
 const CHOSEN: usize = 16;
 
+/// How many messages that come are as good a reason to look through queues as something that was stored.
+const STORE_WORTH: usize = 64;
+
 /// How long to wait before queues are looked through again, in nanoseconds; doubled while that is of no use.
 const LEAST_PAUSE_NS: u64 = 1_000_000;
 const MOST_PAUSE_NS: u64 = 16_000_000;
@@ -37,10 +40,15 @@ pub(super) struct Paging {
     kept_bytes: u64,
     /// Queues with more in memory than they should have.
     beyond: Vec<QueueId>,
-    /// Before then queues are not looked through; how long that is, and what had left when they last were.
+    /// Before then queues are not looked through, unless much has come or been stored; how long that is, and what had left
+    /// when they last were.
     next_look_ns: u64,
     pause_ns: u64,
     left_before: u64,
+    /// Messages that have come since then, and as many as one store is worth for each.
+    stirred: usize,
+    /// What was stored then.
+    stored: Position,
     /// There was more to do than one turn does.
     pub(super) has_more: bool,
     /// Messages that came since the last turn.
@@ -66,6 +74,8 @@ impl Paging {
             next_look_ns: 0,
             pause_ns: LEAST_PAUSE_NS,
             left_before: 0,
+            stirred: 0,
+            stored: Position::NONE,
             has_more: false,
             came: 0,
             restoring: Some(None),
@@ -98,8 +108,14 @@ impl Shard {
     fn page_some_out(&mut self) -> bool {
         let most_bytes = self.config.limits.paging_bytes;
         let target = most_bytes - most_bytes / 8;
-        let mut budget = BUDGET + 2 * std::mem::take(&mut self.paging.came);
+        let came = std::mem::take(&mut self.paging.came);
+        let mut budget = BUDGET + 2 * came;
         let before = budget;
+        if self.stored != self.paging.stored {
+            self.paging.stored = self.stored;
+            self.paging.stirred += STORE_WORTH;
+        }
+        self.paging.stirred += came;
         self.paging.has_more = false;
         for id in std::mem::take(&mut self.paging.beyond) {
             self.page_beyond(id, &mut budget);
@@ -153,9 +169,10 @@ impl Shard {
     /// Looks for the queues that have most in memory.
     fn choose(&mut self) {
         let now_ns = self.clock.monotonic_ns;
-        if now_ns < self.paging.next_look_ns {
+        if now_ns < self.paging.next_look_ns && self.paging.stirred <= self.queues.len() / 4 {
             return;
         }
+        self.paging.stirred = 0;
         let (mut queues, mut paged) = (0, 0);
         let mut found: Vec<(u64, QueueId)> = Vec::new();
         for queue in self.queues.iter() {
@@ -180,8 +197,11 @@ impl Shard {
         self.paging.left_before = self.stats.paged_out;
         self.paging.pause_ns =
             if was_of_use { LEAST_PAUSE_NS } else { (2 * self.paging.pause_ns).min(MOST_PAUSE_NS) };
-        self.paging.next_look_ns = now_ns + self.paging.pause_ns * (1 + self.queues.len() as u64 / 1000);
-        self.timers.set(self.paging.next_look_ns, Due::PageOut);
+        if self.paging.next_look_ns <= now_ns {
+            // Otherwise the timer is set.
+            self.timers.set(now_ns + self.paging.pause_ns, Due::PageOut);
+            self.paging.next_look_ns = now_ns + self.paging.pause_ns;
+        }
     }
 }
 

@@ -44,8 +44,8 @@ struct Chaos {
 }
 
 impl Chaos {
-    fn new(seed: u64, shards: u8) -> Self {
-        let mut broker = Broker::with_limits(shards, Limits::tiny());
+    fn new(mut broker: Broker, seed: u64) -> Self {
+        let shards = broker.shards.len() as u8;
         let client = broker.client(0);
         let to_all = if seed.is_multiple_of(2) { "amq.fanout".to_owned() } else { format!("numbered{seed}") };
         if !seed.is_multiple_of(2) {
@@ -387,8 +387,17 @@ impl Chaos {
 
 #[test]
 fn random_use_loses_nothing() {
-    for seed in 0..90 {
-        let mut chaos = Chaos::new(seed, 1 + (seed % 3) as u8);
+    use_at_random(90, |_, shards| Broker::with_limits(shards, Limits::tiny()));
+}
+
+#[test]
+fn random_use_loses_nothing_that_is_out_of_memory() {
+    use_at_random(60, |seed, shards| Broker::paged(shards, Limits::tiny(), seed));
+}
+
+fn use_at_random(seeds: u64, broker: impl Fn(u64, u8) -> Broker) {
+    for seed in 0..seeds {
+        let mut chaos = Chaos::new(broker(seed, 1 + (seed % 3) as u8), seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..2_000 {
                 chaos.step();

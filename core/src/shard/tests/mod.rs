@@ -13,6 +13,7 @@ mod groups;
 mod keeping;
 mod lifetimes;
 mod moving;
+mod paging;
 mod policies;
 mod policy_chaos;
 mod policy_model;
@@ -87,6 +88,8 @@ struct Broker {
     told: Vec<VecDeque<Told>>,
     /// They store what is appended while somebody waits for an answer.
     journals: Vec<TestJournal>,
+    /// When journals answer, and in which order; at once and in order if nobody says so.
+    lateness: Option<Random>,
 }
 
 impl Broker {
@@ -113,6 +116,7 @@ impl Broker {
             received: Vec::new(),
             told: Vec::new(),
             journals: Vec::new(),
+            lateness: None,
         };
         broker.tell_time();
         broker
@@ -143,11 +147,9 @@ impl Broker {
 
     /// One turn of one shard.
     fn turn(&mut self, index: usize) -> bool {
+        let is_awaited = self.serve_journal(index);
         let shard = &mut self.shards[index];
-        if let Some(journal) = self.journals.get(index) {
-            journal.read_all(shard);
-        }
-        let mut worked = shard.turn();
+        let mut worked = shard.turn() || is_awaited;
         while let Some(output) = shard.next_output() {
             worked = true;
             match output {

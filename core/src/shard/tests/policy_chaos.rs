@@ -46,8 +46,8 @@ struct Chaos {
 }
 
 impl Chaos {
-    fn new(seed: u64, shards: u8) -> Self {
-        let mut broker = Broker::with_limits(shards, Limits::tiny());
+    fn new(mut broker: Broker, seed: u64) -> Self {
+        let shards = broker.shards.len() as u8;
         let client = broker.client(0);
         let at = |n: u8| at_home(n % shards);
         let never = FlowThresholds { stop_messages: Some(0), stop_bytes: Some(0), ..Default::default() };
@@ -303,8 +303,17 @@ impl Chaos {
 
 #[test]
 fn random_use_of_policies_keeps_their_promises() {
-    for seed in 0..60 {
-        let mut chaos = Chaos::new(seed, 1 + (seed % 3) as u8);
+    use_at_random(60, |_, shards| Broker::with_limits(shards, Limits::tiny()));
+}
+
+#[test]
+fn policies_keep_their_promises_out_of_memory() {
+    use_at_random(40, |seed, shards| Broker::paged(shards, Limits::tiny(), seed));
+}
+
+fn use_at_random(seeds: u64, broker: impl Fn(u64, u8) -> Broker) {
+    for seed in 0..seeds {
+        let mut chaos = Chaos::new(broker(seed, 1 + (seed % 3) as u8), seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..1_500 {
                 chaos.step();
