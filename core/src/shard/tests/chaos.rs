@@ -53,7 +53,8 @@ impl Chaos {
             broker.exchange(client, &to_all, "fanout", arguments);
         }
         for queue in 0..QUEUES {
-            broker.declare(client, &format!("q{queue}"), at_home(queue as u8 % shards));
+            let options = QueueOptions { durable: broker.is_persistent, ..at_home(queue as u8 % shards) };
+            broker.declare(client, &format!("q{queue}"), options);
             broker.bind(client, &to_all, &format!("q{queue}"), "");
         }
         let mut chaos = Chaos {
@@ -392,18 +393,25 @@ fn random_use_loses_nothing() {
 
 #[test]
 fn random_use_loses_nothing_that_is_out_of_memory() {
-    use_at_random(60, |seed, shards| Broker::paged(shards, Limits::tiny(), seed));
+    let (out, back) = use_at_random(60, |seed, shards| Broker::paged(shards, Limits::tiny(), seed));
+    assert!(out > 10_000 && back > 10_000, "{out} left memory, {back} came back");
 }
 
-fn use_at_random(seeds: u64, broker: impl Fn(u64, u8) -> Broker) {
+/// How many messages have left memory, and how many have been read again.
+fn use_at_random(seeds: u64, broker: impl Fn(u64, u8) -> Broker) -> (u64, u64) {
+    let (mut out, mut back) = (0, 0);
     for seed in 0..seeds {
         let mut chaos = Chaos::new(broker(seed, 1 + (seed % 3) as u8), seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..2_000 {
                 chaos.step();
             }
+            let paged = chaos.broker.paged_messages();
             chaos.finish();
+            paged
         }));
-        assert!(outcome.is_ok(), "seed {seed}");
+        let Ok(paged) = outcome else { panic!("seed {seed}") };
+        (out, back) = (out + paged.0, back + paged.1);
     }
+    (out, back)
 }

@@ -90,6 +90,8 @@ struct Broker {
     journals: Vec<TestJournal>,
     /// When journals answer, and in which order; at once and in order if nobody says so.
     lateness: Option<Random>,
+    /// Messages are persistent if nobody says otherwise.
+    is_persistent: bool,
 }
 
 impl Broker {
@@ -117,6 +119,7 @@ impl Broker {
             told: Vec::new(),
             journals: Vec::new(),
             lateness: None,
+            is_persistent: false,
         };
         broker.tell_time();
         broker
@@ -303,7 +306,7 @@ impl Broker {
             body_bytes: body.len() as u64,
             priority: 0,
             ttl_ms: None,
-            persistent: false,
+            persistent: self.is_persistent,
             has_headers: !properties.is_empty(),
         };
         change(&mut header);

@@ -14,7 +14,14 @@ impl Broker {
             journal.give_to(shard);
         }
         broker.lateness = Some(Random::new(seed));
+        broker.is_persistent = (seed / 4).is_multiple_of(2);
         broker
+    }
+
+    /// How many messages have left memory, and how many have been read again.
+    pub(super) fn paged_messages(&self) -> (u64, u64) {
+        let stats = self.shards.iter().map(Shard::stats);
+        stats.fold((0, 0), |(out, back), stats| (out + stats.paged_out, back + stats.read_back))
     }
 
     /// The journal stores what was appended and brings what was to be read. Whether something of that is to come.
@@ -50,7 +57,9 @@ impl Broker {
 }
 
 fn paged() -> Broker {
-    Broker::paged(1, Limits::default(), 0)
+    let mut broker = Broker::paged(1, Limits::default(), 0);
+    broker.is_persistent = false;
+    broker
 }
 
 /// Numbers of messages as bodies.

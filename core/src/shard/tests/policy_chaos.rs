@@ -49,7 +49,8 @@ impl Chaos {
     fn new(mut broker: Broker, seed: u64) -> Self {
         let shards = broker.shards.len() as u8;
         let client = broker.client(0);
-        let at = |n: u8| at_home(n % shards);
+        let durable = broker.is_persistent;
+        let at = |n: u8| QueueOptions { durable, ..at_home(n % shards) };
         let never = FlowThresholds { stop_messages: Some(0), stop_bytes: Some(0), ..Default::default() };
         let limited = |overflow, n| QueueOptions { overflow, max_length: Some(MOST), flow: never, ..at(n) };
         broker.declare(client, "lost", at(0));
@@ -308,18 +309,25 @@ fn random_use_of_policies_keeps_their_promises() {
 
 #[test]
 fn policies_keep_their_promises_out_of_memory() {
-    use_at_random(40, |seed, shards| Broker::paged(shards, Limits::tiny(), seed));
+    let (out, back) = use_at_random(40, |seed, shards| Broker::paged(shards, Limits::tiny(), seed));
+    assert!(out > 5_000 && back > 1_000, "{out} left memory, {back} came back");
 }
 
-fn use_at_random(seeds: u64, broker: impl Fn(u64, u8) -> Broker) {
+/// How many messages have left memory, and how many have been read again.
+fn use_at_random(seeds: u64, broker: impl Fn(u64, u8) -> Broker) -> (u64, u64) {
+    let (mut out, mut back) = (0, 0);
     for seed in 0..seeds {
         let mut chaos = Chaos::new(broker(seed, 1 + (seed % 3) as u8), seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..1_500 {
                 chaos.step();
             }
+            let paged = chaos.broker.paged_messages();
             chaos.finish();
+            paged
         }));
-        assert!(outcome.is_ok(), "seed {seed}");
+        let Ok(paged) = outcome else { panic!("seed {seed}") };
+        (out, back) = (out + paged.0, back + paged.1);
     }
+    (out, back)
 }
