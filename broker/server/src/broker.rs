@@ -553,6 +553,7 @@ fn limits(settings: &Settings, shards: usize) -> Limits {
         delivery_window_bytes: settings.delivery_window_bytes,
         max_message_bytes: settings.max_message_bytes,
         memory_bytes: settings.memory_limit_bytes / shards as u64,
+        paging_bytes: settings.memory_limit_bytes / shards as u64 / 4,
         default_queue_bytes: settings.default_queue_bytes,
         flow_stop_percent: settings.flow_stop_percent,
         flow_resume_percent: settings.flow_resume_percent,

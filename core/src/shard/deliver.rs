@@ -87,6 +87,10 @@ impl Shard {
         let Some(queue) = self.queues.get_mut(id) else { return };
         queue.look_again();
         note_push(queue, &mut self.ready, &mut self.timers);
+        if queue.is_paged() {
+            // Whoever is able now may want what is out of memory.
+            self.schedule(id);
+        }
     }
 
     /// Puts a queue into the line of those with something to do, if it has.

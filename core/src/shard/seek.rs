@@ -91,7 +91,7 @@ impl Shard {
     }
 
     /// Makes messages that a session has browsed its own; of some that may have happened. `None`: the answer comes when
-    /// others have been read.
+    /// others have been read, or it is stored that they may be in a client's hands.
     pub(super) fn acquire_at_home(
         &mut self,
         session: SessionId,
@@ -102,6 +102,13 @@ impl Shard {
         let now_ns = self.clock.monotonic_ns;
         for &tag in &tags[acquired.len()..] {
             let place = browsed_place(tag).zip(self.queues.get_mut(id));
+            if let Some((place, queue)) = &place
+                && !queue.may_hand_out(*place)
+            {
+                let (place, ask) = (*place, Ask::Acquire { queue: id, tags, acquired });
+                self.await_place(session, id, ask, place);
+                return None;
+            }
             match place.map(|(place, queue)| queue.acquire(place, session, now_ns)) {
                 Some(Acquired::Yes(tag)) => acquired.push(Some(tag)),
                 Some(Acquired::No) | None => acquired.push(None),

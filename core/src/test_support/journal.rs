@@ -172,6 +172,13 @@ pub struct File {
     run: u32,
 }
 
+impl File {
+    /// What was written to the page file.
+    pub fn pages(&self) -> BTreeSet<Position> {
+        self.pages.keys().copied().collect()
+    }
+}
+
 /// A journal and its file. Clones share it.
 #[derive(Clone, Default)]
 pub struct TestJournal(Rc<RefCell<File>>);

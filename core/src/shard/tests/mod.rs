@@ -92,6 +92,8 @@ struct Broker {
     lateness: Option<Random>,
     /// Messages are persistent if nobody says otherwise.
     is_persistent: bool,
+    /// The next reading fails.
+    is_failing: bool,
 }
 
 impl Broker {
@@ -120,6 +122,7 @@ impl Broker {
             journals: Vec::new(),
             lateness: None,
             is_persistent: false,
+            is_failing: false,
         };
         broker.tell_time();
         broker

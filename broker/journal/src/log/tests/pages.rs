@@ -171,13 +171,14 @@ impl Use {
                 self.log.read(Ticket(self.tickets), &positions);
             }
             Step::Fault { broken } => {
-                self.files.fault = broken.then(|| -> Box<dyn FnMut(&FileOperation) -> Option<io::Error>> {
-                    Box::new(|operation| {
+                self.files.fault = None;
+                if broken {
+                    self.files.fault = Some(Box::new(|operation| {
                         let is_write =
                             matches!(operation, FileOperation::Write { .. } | FileOperation::Open(..));
                         is_write.then(|| io::Error::from_raw_os_error(libc::EIO))
-                    })
-                });
+                    }));
+                }
             }
             Step::Finish { which } => {
                 let waiting = self.files.waiting().len();
