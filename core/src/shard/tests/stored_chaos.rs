@@ -108,10 +108,10 @@ impl Chaos {
     /// What is not durable is declared, what is is there again.
     fn settle_in(&mut self, client: Client) {
         let shards = self.broker.shards.len();
-        for queue in 0..QUEUES.len() {
-            self.broker.declare(client, QUEUES[queue], options(queue, shards));
+        for (queue, name) in QUEUES.iter().enumerate() {
+            self.broker.declare(client, name, options(queue, shards));
             if FAN_OUT.contains(&queue) {
-                self.broker.bind(client, "fan", QUEUES[queue], "");
+                self.broker.bind(client, "fan", name, "");
             }
         }
         let id = |name: &&str| self.broker.shards[0].queue_entry(VHOST, name.as_bytes()).unwrap().id;
@@ -390,10 +390,10 @@ impl Chaos {
     /// What is in the queues is what has to be, and may be.
     fn compare(&mut self) {
         let mut found: BTreeMap<Key, Vec<(usize, bool)>> = BTreeMap::new();
-        for queue in 0..QUEUES.len() {
+        for (queue, name) in QUEUES.iter().enumerate() {
             let client = self.broker.client(0);
             let browse = ConsumerOptions { browse: true, ..ConsumerOptions::default() };
-            self.broker.subscribe(client, QUEUES[queue], 1, browse);
+            self.broker.subscribe(client, name, 1, browse);
             self.broker.store_all();
             let all = self.broker.take(client);
             self.broker.shards[0].close_connection(client.connection);
@@ -405,7 +405,7 @@ impl Chaos {
                 last.clone_from(&received.body);
                 let is_given_up = queue == DEAD && key.0 != DEAD;
                 if self.seen.contains(&(key.0, key.1.clone(), queue)) && !is_given_up {
-                    assert!(received.redelivered, "{key:?} in {} is not marked", QUEUES[queue]);
+                    assert!(received.redelivered, "{key:?} in {name} is not marked");
                 }
                 found.entry(key).or_default().push((queue, received.redelivered));
             }
