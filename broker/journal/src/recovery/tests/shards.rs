@@ -139,15 +139,25 @@ fn transactions_move_with_their_shard() {
 
 #[test]
 fn a_move_that_was_begun_is_ended_whatever_is_asked_for_next() {
-    let disk = MemoryDisk::default();
-    let mut world = World::new(&disk, 4, 8192, 2000);
-    world.run(&[super::model::Step::Enqueue { queues: vec![3], messages: 2, priority: 0, expires_ms: 9 }]);
-    let expected = world.finish();
-    disk.stop_after(Some(9));
-    try_recover(&disk, 2, 1).unwrap_err();
-    disk.stop_after(None);
-    let identity = Identity::read(&disk, Path::new(JOURNAL)).unwrap().unwrap();
-    assert_eq!((identity.shards, identity.moving), (2, Some(4)));
+    // Stopped a little later each time, until the move has begun.
+    let stopped = (1..100).find_map(|changes| {
+        let disk = MemoryDisk::default();
+        let mut world = World::new(&disk, 4, 8192, 2000);
+        world.run(&[super::model::Step::Enqueue {
+            queues: vec![3],
+            messages: 2,
+            priority: 0,
+            expires_ms: 9,
+        }]);
+        let expected = world.finish();
+        disk.stop_after(Some(changes));
+        try_recover(&disk, 2, 1).unwrap_err();
+        disk.stop_after(None);
+        let identity = Identity::read(&disk, Path::new(JOURNAL)).unwrap();
+        let has_begun = identity.is_some_and(|identity| (identity.shards, identity.moving) == (2, Some(4)));
+        has_begun.then_some((disk, expected))
+    });
+    let (disk, expected) = stopped.expect("it begins before it ends");
     let recovered = try_recover(&disk, 4, 1).unwrap();
     assert_eq!(model_of(&disk, &recovered), expected);
     assert_eq!(homes(&recovered)[&3], 1);
