@@ -104,6 +104,13 @@ impl Idle {
             }
         }
     }
+
+    /// The same while the disk is flushing: the kernel ends that by work on this very processor, which a thread that looks
+    /// again and again keeps waiting.
+    #[inline]
+    pub fn may_wait_for_disk(&self) -> bool {
+        self.strategy != IdleStrategy::Spin
+    }
 }
 
 #[cfg(test)]

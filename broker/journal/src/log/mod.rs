@@ -299,6 +299,11 @@ impl Log {
         self.unstored_bytes >= self.options.buffer_bytes
     }
 
+    /// Whether records are on their way to the disk.
+    pub fn is_flushing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// Whether nothing is under way and nothing waits to be stored.
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.full.is_empty() && self.writing.is_none() && self.reading.is_idle()

@@ -88,6 +88,11 @@ impl Store {
         self.refusal.as_ref()
     }
 
+    /// Whether records are on their way to the disk.
+    pub fn is_flushing(&self) -> bool {
+        self.log.borrow().is_flushing()
+    }
+
     pub fn has_told(&self) -> bool {
         self.log.borrow().has_told()
     }

@@ -244,7 +244,9 @@ impl<T: Transport> Worker<T> {
         if self.shard.has_work() || !self.dirty.is_empty() || has_told {
             return Wait::Poll;
         }
-        if !self.idle.may_wait(self.now_ns) || !self.shard.prepare_sleep() {
+        let is_flushing = self.store.as_ref().is_some_and(Store::is_flushing);
+        let may_wait = self.idle.may_wait(self.now_ns) || is_flushing && self.idle.may_wait_for_disk();
+        if !may_wait || !self.shard.prepare_sleep() {
             return Wait::Poll;
         }
         self.counters.memory_bytes.set(self.shard.memory_bytes());
