@@ -19,6 +19,8 @@ const QUEUE_BUDGET: usize = 64;
 const TURN_BUDGET: usize = 1024;
 /// Messages of one queue that expire in one turn.
 const EXPIRY_BUDGET: usize = 1024;
+/// Until something that has expired is looked at again, which has to be read before it goes elsewhere.
+const EXPIRY_READ_NS: u64 = 1_000_000;
 
 impl Shard {
     /// Settles a message that was delivered to the session. A queue that has gone meanwhile is no error.
@@ -193,12 +195,14 @@ impl Shard {
         let now_ns = self.clock.monotonic_ns;
         let Some(queue) = self.queues.get_mut(id) else { return };
         queue.expiry_timer_ns = NEVER_NS;
-        if finished {
+        let is_read_first = finished && queue.next_expiry_ns().is_some_and(|ns| ns <= now_ns);
+        if finished && !is_read_first {
             set_expiry_timer(queue, &mut self.timers);
-        } else {
-            queue.expiry_timer_ns = now_ns + 1;
-            self.timers.set(now_ns + 1, Due::Expiry(id));
+            return;
         }
+        let deadline_ns = now_ns + if is_read_first { EXPIRY_READ_NS } else { 1 };
+        queue.expiry_timer_ns = deadline_ns;
+        self.timers.set(deadline_ns, Due::Expiry(id));
     }
 
     /// Removes what has expired from a queue, at most `budget`. Whether that was all.
