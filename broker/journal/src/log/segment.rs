@@ -140,8 +140,10 @@ impl Segments {
         self.in_log().chain(&self.upcoming)
     }
 
-    /// The first one that is not ready to be written.
+    /// The first one that is not ready to be written. They become ready in order, so all behind it are not.
     pub fn first_unready(&self) -> Option<u64> {
-        self.all().find(|segment| !segment.is_ready).map(|segment| segment.number)
+        let mut later = std::iter::once(&self.active).chain(&self.upcoming);
+        let full = self.full.values().rev().take_while(|segment| !segment.is_ready).last();
+        full.or_else(|| later.find(|segment| !segment.is_ready)).map(|segment| segment.number)
     }
 }
