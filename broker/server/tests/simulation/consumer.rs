@@ -96,6 +96,12 @@ impl Consumer {
         }
     }
 
+    /// What it is waiting for.
+    pub fn describe(&self) -> String {
+        let (queue, held, committing) = (QUEUES[self.queue].name, self.held.len(), self.committing.len());
+        format!("{queue}: {held} held, {committing} being committed, transactional: {}", self.transactional)
+    }
+
     /// Holds nothing.
     pub fn is_idle(&self) -> bool {
         self.held.is_empty() && self.committing.is_empty()
@@ -148,7 +154,8 @@ impl Consumer {
         });
         let key = Key { queue, publisher, number };
         if env.trace {
-            println!("life {} got {key:?} tag {tag} redelivered {redelivered}", self.life);
+            let known = env.ledger.describe(key);
+            println!("life {} got {key:?} tag {tag} redelivered {redelivered}; {known}", self.life);
         }
         let comes_in_order = env.ledger.delivered(key, dead, redelivered);
         if QUEUES[self.queue].is_grouped {

@@ -76,6 +76,8 @@ pub struct Ledger {
     run: u32,
     /// Queues from which messages went back since then: their order no longer tells anything.
     disturbed: HashSet<usize>,
+    /// No settlement was lost with the broker's last run.
+    nothing_returns: bool,
     /// A disk fails, or is full: what is refused may have been written all the same.
     pub disk_fails: bool,
 }
@@ -93,6 +95,12 @@ impl Ledger {
         self.lost_lives.extend(0..=self.next_life);
         self.groups.clear();
         self.disturbed.clear();
+    }
+
+    /// The broker was stopped in order, and has started again: it knows of every settlement.
+    pub fn stopped_in_order(&mut self) {
+        self.restarted();
+        self.nothing_returns = !self.disk_fails;
     }
 
     /// Messages of a queue went back to it from a consumer's life.
@@ -190,7 +198,7 @@ impl Ledger {
         );
         assert!(!entry.is_gone[place] || twice, "{key:?} came back after its settlement was committed");
         if let Some(life) = entry.settled_by[place] {
-            let lost = self.lost_lives.contains(&life);
+            let lost = self.lost_lives.contains(&life) && !self.nothing_returns;
             assert!(lost || twice, "{key:?} came back after it was settled (dead: {dead})");
             self.report.returned += u64::from(entry.seen_in[place] < run);
         }
@@ -200,6 +208,11 @@ impl Ledger {
         self.report.redelivered += u64::from(redelivered);
         self.report.dead += u64::from(dead);
         !dead && first && run > 0 && !self.disturbed.contains(&key.queue)
+    }
+
+    /// What is known of a message, for a trace.
+    pub fn describe(&self, key: Key) -> String {
+        format!("{:?}", self.entries[&key])
     }
 
     /// The commit of a settlement was answered.

@@ -204,6 +204,13 @@ impl Publisher {
     }
 
     fn lose(&mut self, env: &mut Env<'_>) {
+        if env.trace {
+            let (life, open, committing) = (self.life, self.open.len(), self.committing);
+            println!(
+                "publisher {life} is lost, {open} open, transactional {}, {committing:?}",
+                self.transactional
+            );
+        }
         env.ledger.lost(self.life);
         if let Some(wire) = self.wire.take() {
             wire.reset();

@@ -21,7 +21,7 @@ const MOST_CHAOS_STEPS: u32 = 60_000;
 /// Steps in which nothing was on its way before a run counts as stuck.
 const MOST_IDLE_STEPS: u32 = 2_000;
 /// Steps in which nothing stands in a queue before everything counts as consumed.
-const QUIET_STEPS: u32 = 50;
+pub const QUIET_STEPS: u32 = 50;
 
 /// What a client's step sees.
 pub struct Env<'a> {
@@ -102,6 +102,14 @@ impl Clients {
         self.publishers.iter().all(Publisher::is_done)
     }
 
+    fn who_is_busy(&self) -> String {
+        let publishers = self.publishers.iter().filter(|publisher| !publisher.is_done()).count();
+        let gardeners = self.gardeners.iter().filter(|gardener| !gardener.is_done()).count();
+        let consumers: Vec<_> =
+            self.consumers.iter().filter(|consumer| !consumer.is_idle()).map(Consumer::describe).collect();
+        format!("{publishers} publishers, {gardeners} gardeners, {consumers:?}")
+    }
+
     fn are_idle(&self) -> bool {
         self.have_published()
             && self.gardeners.iter().all(Gardener::is_done)
@@ -115,7 +123,7 @@ impl World {
         let moved = !self.broker.step(&mut self.random) || self.network.advance().is_some();
         self.idle_steps = if moved { 0 } else { self.idle_steps + 1 };
         self.steps += 1;
-        assert!(self.steps < MOST_STEPS, "the run does not end");
+        assert!(self.steps < 2 * MOST_STEPS, "the run does not end");
         assert!(self.idle_steps < MOST_IDLE_STEPS, "nothing is on its way, and the run has not ended");
     }
 
@@ -180,6 +188,14 @@ impl World {
             // What is on its way between shards stands in no queue for a moment.
             let idle = manager.is_done() && clients.are_idle();
             let quiet = idle && self.broker.queued() == 0;
+            if self.steps > MOST_STEPS {
+                let who = clients.who_is_busy();
+                panic!(
+                    "the run does not end: {who}; manager {}; left {:?}",
+                    manager.is_done(),
+                    self.broker.left()
+                );
+            }
             quiet_steps = if quiet { quiet_steps + 1 } else { 0 };
             // What a gardener sent before it vanished may have come after the others had cleared up.
             if idle && !quiet && self.random.chance(10_000) {
