@@ -473,7 +473,7 @@ impl Shard {
         worked |= self.bury_dead();
         worked |= self.observe_thinned();
         worked |= self.empty_trash();
-        worked |= self.refuse_late();
+        worked |= self.tell_late();
         worked |= self.go_on_burying();
         worked |= self.page_out();
         self.tell_pressure();

@@ -42,6 +42,12 @@ struct Waiting {
     waiter: Waiter,
 }
 
+impl Waiting {
+    fn is_ready(&self, stored: Position, version: u64) -> bool {
+        self.end <= stored && self.version <= version
+    }
+}
+
 /// Those who wait.
 #[derive(Default)]
 pub(super) struct Line {
@@ -184,8 +190,7 @@ impl Shard {
     /// Tells those whose time has come.
     pub(super) fn tell_stored(&mut self) {
         let (stored, version) = (self.stored, self.stored_version);
-        while let Some(waiter) = self.line.pop(|waiting| waiting.end <= stored && waiting.version <= version)
-        {
+        while let Some(waiter) = self.line.pop(|waiting| waiting.is_ready(stored, version)) {
             match waiter {
                 Waiter::Confirms { session, first, last, accepted } => {
                     self.confirm_all_anywhere(session, first, last, accepted);
@@ -246,18 +251,23 @@ impl Shard {
         }
     }
 
-    /// Whether somebody began to wait after the journal failed: what was agreed on before has to be carried out.
+    /// Whether somebody began to wait for what comes by itself no more: after all was stored, or after the journal failed,
+    /// when what was agreed on before has to be carried out.
     pub(super) fn waits_in_vain(&self) -> bool {
-        self.failure.is_some() && !self.line.waiting.is_empty()
+        let Some(first) = self.line.waiting.front() else { return false };
+        self.failure.is_some() || first.is_ready(self.stored, self.stored_version)
     }
 
-    /// Tells those who began to wait when nothing is stored any more. Whether there were any.
-    pub(super) fn refuse_late(&mut self) -> bool {
-        let is_late = self.waits_in_vain();
-        if is_late {
-            self.refuse_waiting();
+    /// Tells those. Whether there were any.
+    pub(super) fn tell_late(&mut self) -> bool {
+        if !self.waits_in_vain() {
+            return false;
         }
-        is_late
+        match self.failure {
+            Some(_) => self.refuse_waiting(),
+            None => self.tell_stored(),
+        }
+        true
     }
 
     /// Has somebody wait until everything is stored that has been written down.
