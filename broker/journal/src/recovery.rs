@@ -24,6 +24,7 @@ pub(crate) mod topology;
 pub mod write;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +32,7 @@ use std::thread;
 
 use fulmar_core::journal::{StoreKey, TransactionKey};
 use fulmar_core::topology::StoredChange;
+use fulmar_transport::AlignedBuf;
 use hashbrown::HashMap;
 
 pub use error::{Damage, RecoveryError, What};
@@ -39,6 +41,7 @@ use identity::Identity;
 use log::{LogContents, LogSource, QueueContents, StoredSteps, Torn};
 pub use places::{Entry, Live, Places};
 pub use progress::{Progress, Shown};
+use read::PIECE_BYTES;
 pub use set::PlaceSet;
 
 use crate::disk::Disk;
@@ -122,7 +125,7 @@ pub fn recover(disk: &dyn Disk, options: &Options<'_>) -> Result<Recovered, Reco
         if !damage.is_empty() {
             return Err(RecoveryError::Damaged(damage));
         }
-        found.sync_ends(disk)?;
+        found.write_ends_again(disk)?;
         let topology = found.homes(options)?;
         if !moving::move_logs(disk, options, &found, &topology)? {
             return found.finish(disk, options, topology);
@@ -154,12 +157,14 @@ impl Found {
         Ok(Found { identity, files, logs })
     }
 
-    /// What a broker has written that was killed may not be on the disk yet; what comes next builds on it, and says in new
-    /// segments that it is there. All but the last write was flushed before.
-    fn sync_ends(&self, disk: &dyn Disk) -> Result<(), RecoveryError> {
-        for last in self.files.values().filter_map(|log| log.segments.last()) {
-            let synced = disk.open_writable(&last.path).and_then(|file| file.sync());
-            synced.map_err(|error| RecoveryError::writing(&last.path, error))?;
+    /// What a broker has written last may not be on the disk yet; what comes next builds on it, and says in new segments
+    /// that it is there. All but the last write was flushed before.
+    fn write_ends_again(&self, disk: &dyn Disk) -> Result<(), RecoveryError> {
+        for (shard, files) in &self.files {
+            let (Some(last), Some(log)) = (files.segments.last(), self.logs.get(shard)) else { continue };
+            let end = log.segments.last().map_or(0, |segment| segment.end);
+            write_again(disk, &last.path, log.last_batch_at, end)
+                .map_err(|error| RecoveryError::writing(&last.path, error))?;
         }
         Ok(())
     }
@@ -210,6 +215,19 @@ impl Found {
         Identity { store, run, shards: options.shards, moving: None }.write(disk, options.journal)?;
         Ok(Recovered { store, run, topology: topology.changes, logs, torn, totals })
     }
+}
+
+/// Writes what a file holds once more, from the beginning of a block on, and flushes it. A flush alone would not do: where
+/// one has failed, the system takes what it could not write for written, and the next one for done.
+fn write_again(disk: &dyn Disk, path: &Path, from: u64, end: u64) -> io::Result<()> {
+    let file = disk.open_writable(path)?;
+    let mut piece = AlignedBuf::with_capacity(PIECE_BYTES);
+    for at in (from..end).step_by(PIECE_BYTES) {
+        file.read_at(at, &mut piece)?;
+        let bytes = piece.len().min((end - at) as usize);
+        file.write_at(at, &piece[..bytes])?;
+    }
+    file.sync()
 }
 
 /// Where a shard's log is.

@@ -43,7 +43,8 @@ pub enum RecoveryError {
     },
     /// A file of another data directory.
     #[error(
-        "{path} belongs to another data directory: its store is {found}, this one's is {expected}; move it away"
+        "{path} belongs to another data directory: its store is {found}, and {identity} says {expected}; \
+         put each where it belongs"
     )]
     Store {
         /// Which file.
@@ -52,6 +53,8 @@ pub enum RecoveryError {
         found: String,
         /// What this directory is.
         expected: String,
+        /// Which file says so.
+        identity: PathBuf,
     },
     /// A file of another shard.
     #[error("{path} belongs to shard {found}, not to shard {expected}; move it back")]

@@ -41,6 +41,8 @@ pub struct LogContents {
     pub torn: Vec<Torn>,
     /// Number of the last batch, 0 if there is none.
     pub last_batch: u64,
+    /// Where the last batch of the last segment begins; its header does if there is none.
+    pub last_batch_at: u64,
     /// The highest run that a segment is of.
     pub last_run: u32,
     /// The highest number of a file, used or not.
@@ -205,6 +207,9 @@ impl LogContents {
         }
         self.last_batch =
             self.last_batch.max(scanned.last_batch).max(file.header.first_batch.saturating_sub(1));
+        // The first batch is written with the header.
+        let is_first = scanned.last_batch_at <= BLOCK_BYTES as u64;
+        self.last_batch_at = if is_first { 0 } else { scanned.last_batch_at };
         self.last_run = self.last_run.max(file.header.run);
         self.segments.push(SegmentStart {
             number: file.header.segment,
@@ -259,7 +264,8 @@ impl LogSource<'_> {
         let path = || file.path.clone();
         if let Some(expected) = self.store.filter(|store| *store != file.header.store) {
             let (found, expected) = (file.header.store.to_string(), expected.to_string());
-            return Err(RecoveryError::Store { path: path(), found, expected });
+            let identity = super::identity::path(self.directory.parent().unwrap_or(self.directory));
+            return Err(RecoveryError::Store { path: path(), found, expected, identity });
         }
         if file.header.shard != self.shard {
             return Err(RecoveryError::Shard {

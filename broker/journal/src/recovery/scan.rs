@@ -40,6 +40,8 @@ pub struct Scanned {
     pub end: u64,
     /// Number of the last batch; 0 if there is none.
     pub last_batch: u64,
+    /// Where it begins.
+    pub last_batch_at: u64,
     /// What is damaged, in order.
     pub gaps: Vec<Gap>,
     /// A batch was begun at the end and is not whole: from where on, and why.
@@ -221,7 +223,7 @@ impl Scan {
             return Err(Invalid::Short);
         }
         self.batch_end = end;
-        self.result.last_batch = batch.number;
+        (self.result.last_batch, self.result.last_batch_at) = (batch.number, self.at);
         visitor.batch(self.at, &batch);
         Ok(())
     }

@@ -69,6 +69,25 @@ fn written() -> (MemoryDisk, Vec<u8>) {
 const LAST_BATCH: usize = 3 * BLOCK_BYTES;
 
 #[test]
+fn what_was_written_last_is_written_again() {
+    let (disk, bytes) = written();
+    disk.take_writes();
+    try_recover(&disk, 1, 1).unwrap();
+    let writes = disk.take_writes();
+    let again = writes.iter().find(|write| write.0 == LAST_BATCH as u64).expect("its flush may have failed");
+    assert!((LAST_BATCH + again.1).next_multiple_of(BLOCK_BYTES) == bytes.len(), "{writes:?}");
+
+    let (disk, (first, _)) = (MemoryDisk::default(), steps());
+    write(&disk, &first, &[], false);
+    let bytes = disk.files()[&segment(1)].len();
+    disk.take_writes();
+    try_recover(&disk, 1, 1).unwrap();
+    let writes = disk.take_writes();
+    let again = writes.iter().find(|write| write.0 == 0).expect("the first batch goes with the header");
+    assert!(again.1 > BLOCK_BYTES && again.1 <= bytes, "{writes:?}");
+}
+
+#[test]
 fn a_log_cut_off_in_its_last_batch_keeps_what_came_before() {
     let (disk, bytes) = written();
     let prefixes = prefixes();
@@ -251,6 +270,7 @@ fn files_of_others_are_refused() {
     };
     let text = change(&|header| header.store = StoreId([9; 16]));
     assert!(text.contains("belongs to another data directory: its store is 0909"), "{text}");
+    assert!(text.contains("journal/store says 0707"), "{text}");
     let text = change(&|header| header.shard = 3);
     assert!(text.contains("belongs to shard 3, not to shard 0"), "{text}");
     let text = change(&|header| header.encodings = vec![b"klingon".to_vec()]);

@@ -17,6 +17,8 @@ struct State {
     files: BTreeMap<PathBuf, Bytes>,
     /// Changes that are still made before it stops.
     left: Option<u64>,
+    /// Where something was written, and how much.
+    writes: Vec<(u64, usize)>,
 }
 
 /// The disk. Clones are handles to the same one.
@@ -52,6 +54,11 @@ impl MemoryDisk {
     /// Stops after so many changes; `None`: does not.
     pub fn stop_after(&self, changes: Option<u64>) {
         self.0.lock().unwrap().left = changes;
+    }
+
+    /// Where something was written since this was last asked, and how many bytes.
+    pub fn take_writes(&self) -> Vec<(u64, usize)> {
+        std::mem::take(&mut self.0.lock().unwrap().writes)
     }
 
     /// Changes the bytes of a file.
@@ -139,6 +146,7 @@ impl DiskFile for MemoryFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let stopped = self.disk.change();
+        self.disk.0.lock().unwrap().writes.push((offset, bytes.len()));
         // A write that is stopped leaves a part.
         let bytes = if stopped.is_err() { &bytes[..bytes.len() / 3] } else { bytes };
         let mut file = self.bytes.lock().unwrap();
