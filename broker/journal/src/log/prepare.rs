@@ -62,6 +62,8 @@ struct Work {
     number: u64,
     source: Source,
     step: Step,
+    /// How its file is opened, or was.
+    opening: OpenOptions,
     is_under_way: bool,
 }
 
@@ -126,11 +128,6 @@ impl Preparation {
     /// Whether something is tried again later.
     pub fn is_retrying(&self, now_ns: u64) -> bool {
         now_ns < self.retry_at_ns
-    }
-
-    /// Whether files are opened past the page cache.
-    pub fn is_direct(&self) -> bool {
-        self.direct
     }
 
     /// A file is no longer needed.
@@ -230,10 +227,11 @@ impl Log {
         if let Some(number) = self.segments.first_unready() {
             let source = self.preparation.take_source(number);
             let step = if matches!(source, Source::New) { Step::Open } else { Step::Rename };
-            return Some(Work { number, source, step, is_under_way: false });
+            return Some(Work { number, source, step, opening: OpenOptions::default(), is_under_way: false });
         }
         let number = self.preparation.leaving.pop_front()?;
-        Some(Work { number, source: Source::New, step: Step::Remove, is_under_way: false })
+        let (source, opening) = (Source::New, OpenOptions::default());
+        Some(Work { number, source, step: Step::Remove, opening, is_under_way: false })
     }
 
     /// Starts the next operation, unless one is under way.
@@ -250,7 +248,9 @@ impl Log {
             return;
         }
         let Some(operation) = self.operation() else { return };
-        self.preparation.work.as_mut().expect("as above").is_under_way = true;
+        let opening = self.open_options();
+        let work = self.preparation.work.as_mut().expect("as above");
+        (work.is_under_way, work.opening) = (true, opening);
         files.start(Purpose::Prepare.token(number), operation);
     }
 
@@ -270,8 +270,8 @@ impl Log {
                 FileOperation::SyncDirectory(self.directory.clone())
             }
             Step::Open => {
-                let options = OpenOptions { write: true, direct: self.preparation.direct };
-                FileOperation::Open(segment.path.clone(), options)
+                let path = segment.path.clone();
+                FileOperation::Open(path, self.open_options())
             }
             Step::Allocate => FileOperation::Allocate(file(), self.options.segment_bytes),
             Step::Zeros(offset) => {
@@ -288,6 +288,24 @@ impl Log {
         })
     }
 
+    /// How segments are opened: past the page cache, as long as nobody has refused that.
+    pub(super) fn open_options(&self) -> OpenOptions {
+        OpenOptions { write: true, direct: self.preparation.direct }
+    }
+
+    /// Whether a file could not be opened only because that was to be past the page cache, which is not tried again.
+    pub(super) fn must_not_be_direct(&mut self, options: OpenOptions, error: &io::Error) -> bool {
+        let is_refused = options.direct && is_direct_refused(error);
+        if is_refused && std::mem::take(&mut self.preparation.direct) {
+            self.notice(format!(
+                "the file system of {} does not let files be written past the page cache: the journal goes \
+                 through it, which costs some speed",
+                self.directory.display()
+            ));
+        }
+        is_refused
+    }
+
     pub(super) fn completed_preparation(&mut self, done: FileDone) {
         let mut work = self.preparation.work.take().expect("something is being prepared");
         work.is_under_way = false;
@@ -297,13 +315,7 @@ impl Log {
                 self.preparation.failures = 0;
                 next = self.advance(&work, result);
             }
-            Err(error) if work.step == Step::Open && self.preparation.direct && is_direct_refused(&error) => {
-                self.preparation.direct = false;
-                self.notice(format!(
-                    "the file system of {} does not let files be written past the page cache: the journal goes \
-                     through it, which costs some speed",
-                    self.directory.display()
-                ));
+            Err(error) if work.step == Step::Open && self.must_not_be_direct(work.opening, &error) => {
                 next = Some(work.step);
             }
             Err(error) => {

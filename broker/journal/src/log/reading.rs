@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use fulmar_core::journal::{Position, Reason, StoredMessage, Ticket};
 use fulmar_transport::AlignedBuf;
-use fulmar_transport::file::{FileDone, FileId, FileOperation, OpenOptions};
+use fulmar_transport::file::{FileDone, FileId, FileOperation};
 use slab::Slab;
 
 use super::flush::failure;
@@ -272,10 +272,10 @@ impl Log {
 
     /// Opens the file of a segment, unless that is under way.
     pub(crate) fn open_to_read(&mut self, number: u64, files: &mut (impl Files + ?Sized)) {
+        let options = self.open_options();
         let segment = self.segments.get_mut(number).expect("what is read stays");
-        if !segment.is_opening {
-            segment.is_opening = true;
-            let options = OpenOptions { write: true, direct: self.preparation.is_direct() };
+        if segment.opening.is_none() {
+            segment.opening = Some(options);
             files.start(Purpose::Open.token(number), FileOperation::Open(segment.path.clone(), options));
         }
     }
@@ -289,10 +289,13 @@ impl Log {
             }
             return;
         };
-        segment.is_opening = false;
+        let options = segment.opening.take().expect("it was being opened");
         match done.result {
             Ok(file) => segment.file = Some(FileId(file as u32)),
+            // Whoever wants it opens it again.
+            Err(error) if self.must_not_be_direct(options, &error) => {}
             Err(error) => {
+                let segment = self.segments.get(number).expect("it was there");
                 let reason = failure(segment, "opened", &error);
                 self.opening_failed(number, &reason);
             }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use fulmar_core::journal::Position;
-use fulmar_transport::file::FileId;
+use fulmar_transport::file::{FileId, OpenOptions};
 
 use crate::encodings::Encodings;
 use crate::start::{SegmentStart, file_name};
@@ -24,8 +24,8 @@ pub(crate) struct Segment {
     pub file_bytes: u64,
     /// Its file, if open.
     pub file: Option<FileId>,
-    /// Being opened, to be read.
-    pub is_opening: bool,
+    /// How it is being opened to be read, if it is.
+    pub opening: Option<OpenOptions>,
     /// May be written: it is there, under its name, with space on the disk.
     pub is_ready: bool,
     /// The one before and its end; known once it is begun.
@@ -55,7 +55,7 @@ impl Segment {
             end: 0,
             file_bytes: 0,
             file: None,
-            is_opening: false,
+            opening: None,
             is_ready: false,
             previous: None,
             first_batch: 0,

@@ -286,6 +286,28 @@ fn a_file_system_without_direct_access_is_written_through_the_cache() {
 }
 
 #[test]
+fn what_is_read_first_finds_out_that_there_is_no_direct_access() {
+    let mut files = FakeFiles::default();
+    let mut before = log(options());
+    let position = enqueue(&mut before, 0, b"body");
+    settle(&mut before, &mut files);
+    let (_, start) = whole::restart(&files, 2);
+    files.refuses_direct = true;
+    let mut log = Log::new(start, options(), encodings());
+    // Both are opened before either is refused.
+    log.read(Ticket(1), &[position]);
+    log.get_ready();
+    let told = settle(&mut log, &mut files);
+    let notices = told.iter().filter(|told| matches!(told, Told::Notice(text) if text.contains(DIRECTORY)));
+    assert_eq!(notices.count(), 1, "{told:?}");
+    let failed = told.iter().find_map(|told| match told {
+        Told::Read(back) => Some(back.failed.clone()),
+        _ => None,
+    });
+    assert_eq!(failed, Some(None), "{told:?}");
+}
+
+#[test]
 fn neighbours_are_read_at_once_and_in_order() {
     let (mut log, mut files) = ready(LogOptions { segment_bytes: 4 << 20, ..options() });
     let bodies: Vec<Vec<u8>> = (0..500_u32).map(|number| number.to_le_bytes().repeat(250)).collect();

@@ -37,7 +37,7 @@ impl Random {
 
 /// What a restart would make of the files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct State {
+pub(super) struct State {
     places: BTreeSet<Place>,
     handed_out: BTreeMap<u64, u64>,
     prepared: BTreeSet<u64>,
@@ -392,7 +392,7 @@ fn records_in<'a>(segments: &'a [FoundSegment<'a>]) -> Vec<(Position, crate::rec
 }
 
 /// What a restart makes of the files.
-fn restart(files: &FakeFiles, run: u32) -> (State, LogStart) {
+pub(super) fn restart(files: &FakeFiles, run: u32) -> (State, LogStart) {
     let segments = found(files);
     let (mut state, mut group, mut end) = (State::default(), Vec::new(), Position::NONE);
     let encodings = encodings();
