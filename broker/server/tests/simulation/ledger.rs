@@ -192,8 +192,10 @@ impl Ledger {
         let first = entry.seen[place] == 0 || entry.seen_in[place] < run;
         // A dead message may be written down where it goes before it is where it was: a restart has both.
         let twice = dead && entry.sent_in < run;
+        // What is handed out when nothing can be written down any more is not said to have been.
+        let untold = self.disk_fails && entry.seen_in[place] < run;
         assert!(
-            redelivered || entry.seen[place] == 0 || twice,
+            redelivered || entry.seen[place] == 0 || twice || untold,
             "{key:?} came a second time (dead: {dead}), not marked as redelivered"
         );
         assert!(!entry.is_gone[place] || twice, "{key:?} came back after its settlement was committed");

@@ -307,6 +307,24 @@ fn messages_are_handed_out_when_a_restart_will_mark_them() {
 }
 
 #[test]
+fn a_mark_that_was_stored_for_somebody_who_has_left_serves_the_next() {
+    let mut broker = Broker::durable(1);
+    let (first, second) = (broker.client(0), broker.client(0));
+    broker.declare(first, "q", durable(0));
+    broker.persist(first, "", "q", "a", 0).unwrap();
+    broker.store_all();
+    broker.told[first.owner as usize].clear();
+    let options = ConsumerOptions::default();
+    let subscribe =
+        || Request::Subscribe { vhost: VHOST, queue: "q".into(), consumer: 1, options: options.clone() };
+    assert!(broker.try_ask(first, subscribe()).is_none());
+    broker.shards[first.shard].close_connection(first.connection);
+    broker.store_all();
+    assert!(broker.try_ask(second, subscribe()).is_some_and(|answer| answer.is_ok()));
+    assert_eq!(broker.take(second).len(), 1);
+}
+
+#[test]
 fn time_to_live_goes_on_over_a_restart() {
     let mut broker = Broker::durable(1);
     let client = broker.client(0);
