@@ -10,6 +10,12 @@ use super::{Batch, Files, Log, Purpose, Segment, Told, Writing};
 use crate::header::BLOCK_BYTES;
 use crate::options::{Durability, FlushMethod};
 
+/// How long departures wait for something else to be written with them.
+const DEPARTURES_NS: u64 = 1_000_000;
+
+/// Whoever looks so often whether they are written waits for it.
+const MOST_LOOKS: u32 = 256;
+
 /// Most buffers that are kept for batches to come.
 const SPARE_BUFFERS: usize = 4;
 
@@ -42,7 +48,8 @@ impl Log {
         if offset == 0 {
             self.segments.active.first_batch = self.next_batch;
         }
-        self.open = Some(Batch::new(self.segments.active.number, offset, self.next_batch, buffer));
+        let number = self.segments.active.number;
+        self.open = Some(Batch::new(number, offset, self.next_batch, self.now_ns, buffer));
         self.next_batch += 1;
     }
 
@@ -78,6 +85,9 @@ impl Log {
             }
             return;
         }
+        if self.departures_wait() {
+            return;
+        }
         let Some(number) = self.full.front().or(self.open.as_ref()).map(|batch| batch.segment) else {
             return;
         };
@@ -95,6 +105,23 @@ impl Log {
         let sync = flush && self.options.flush_method == FlushMethod::SyncedWrite;
         self.writing = Some(writing);
         files.start(Purpose::Flush.token(0), FileOperation::Write { file, offset, bytes, sync });
+    }
+
+    /// Whether all that is to be written are departures, which nobody waits for, and something else may come yet to be
+    /// written with them: a settlement does not hold up the next publish then.
+    fn departures_wait(&mut self) -> bool {
+        let is_early = self.departures_due_ns().is_some_and(|due_ns| self.now_ns < due_ns);
+        let open = self.open.as_mut().filter(|_| is_early);
+        open.is_some_and(|open| {
+            open.looks += 1;
+            open.looks < MOST_LOOKS
+        })
+    }
+
+    /// When departures are written even if nothing else has come.
+    pub(super) fn departures_due_ns(&self) -> Option<u64> {
+        let open = self.open.as_ref().filter(|open| !open.is_awaited && self.full.is_empty())?;
+        Some(open.begun_ns + DEPARTURES_NS)
     }
 
     pub(super) fn completed_flush(&mut self, done: FileDone) {

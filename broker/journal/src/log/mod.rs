@@ -206,7 +206,12 @@ impl Log {
         if self.failed.is_some() {
             return NEVER;
         }
+        let is_alone = joined == Joined::No && !self.in_group;
+        let is_awaited = !(is_alone && matches!(record, Record::Dequeued { .. }));
         let at = self.append_payload(&Payload::of(record, &self.encodings), joined);
+        if let Some(open) = &mut self.open {
+            open.is_awaited |= is_awaited;
+        }
         self.note(position::segment_of(at), record);
         at
     }
@@ -309,7 +314,9 @@ impl Log {
         let waits = self.cleaning.segment().is_some()
             || self.space.refusal().is_some()
             || self.preparation.is_retrying(self.now_ns);
-        (waits && self.failed.is_none()).then(|| self.now_ns + PAUSE_NS)
+        let pause = waits.then(|| self.now_ns + PAUSE_NS);
+        let departures = self.departures_due_ns().filter(|_| self.writing.is_none());
+        pause.into_iter().chain(departures).min().filter(|_| self.failed.is_none())
     }
 
     /// Which run of the broker this is.

@@ -90,6 +90,29 @@ fn files_are_reused_and_filled_with_zeros_before_they_are_written() {
 }
 
 #[test]
+fn departures_wait_a_moment_for_company() {
+    let (mut log, mut files) = ready(options());
+    enqueue(&mut log, 0, &[1; 100]);
+    settle(&mut log, &mut files);
+    let now_ns = log.now_ns;
+    dequeue(&mut log, 0, 1);
+    log.submit(&mut files, now_ns);
+    assert!(files.waiting().is_empty(), "nobody waits for it");
+    let due_ns = log.next_deadline_ns().expect("it does not wait for ever");
+    assert!(due_ns > now_ns && due_ns <= now_ns + 1_000_000);
+    enqueue(&mut log, 1, &[1; 100]);
+    log.submit(&mut files, now_ns);
+    assert_eq!(files.waiting().len(), 1, "both are written");
+    settle(&mut log, &mut files);
+    let now_ns = log.now_ns;
+    dequeue(&mut log, 1, 1);
+    log.submit(&mut files, now_ns + 1_000_000);
+    assert_eq!(files.waiting().len(), 1, "its time has come");
+    settle(&mut log, &mut files);
+    assert!(log.is_idle());
+}
+
+#[test]
 fn a_segment_stays_while_it_is_read() {
     let (mut log, mut files) = ready(options());
     let at = enqueue(&mut log, 0, &[1; 10_000]);
@@ -102,11 +125,12 @@ fn a_segment_stays_while_it_is_read() {
     (0..40).for_each(|_| log.retire(at, 10_005));
     // All but the read goes on.
     for _ in 0..200 {
-        log.submit(&mut files, 0);
+        let now_ns = log.now_ns + 1_000_000;
+        log.submit(&mut files, now_ns);
         let waiting = files.waiting();
         let Some(index) = waiting.iter().position(|words| !words.starts_with("read")) else { break };
         let done = files.finish(index);
-        log.completed(done, 0);
+        log.completed(done, now_ns);
     }
     assert!(files.waiting().iter().any(|words| words.starts_with("read")));
     assert!(files.list().any(|(path, _)| path.ends_with(file_name(1))), "it is still there");
