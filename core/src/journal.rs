@@ -184,6 +184,11 @@ pub trait Journal {
     /// The place behind everything appended so far: once that is stored all of it is.
     fn end(&self) -> Position;
 
+    /// The same for somebody who waits for that: none of it is held back any longer to be stored with what comes.
+    fn await_end(&mut self) -> Position {
+        self.end()
+    }
+
     /// Nobody needs a message any more whose record is there. Once for each place that was given for a message, which is
     /// what journals count by; the bytes of it, with all its batch, are an estimate where nobody has looked at it again.
     fn retire(&mut self, at: Position, bytes: usize);

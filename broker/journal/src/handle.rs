@@ -35,6 +35,11 @@ impl Journal for Handle {
         self.0.borrow().end()
     }
 
+    #[inline]
+    fn await_end(&mut self) -> Position {
+        self.0.borrow_mut().await_end()
+    }
+
     fn retire(&mut self, at: Position, bytes: usize) {
         self.0.borrow_mut().retire(at, bytes);
     }

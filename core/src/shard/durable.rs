@@ -148,7 +148,7 @@ impl Shard {
         let changes = self.stored_changes(changes);
         let Some(journal) = self.journal.as_mut().filter(|_| !changes.is_empty()) else { return false };
         journal.append(&Record::Changed(&changes), Joined::No);
-        let end = journal.end();
+        let end = journal.await_end();
         self.control.unstored.waiting.push_back(Recorded { version, end, changes });
         self.recorded_version = version;
         true

@@ -272,7 +272,7 @@ impl Shard {
 
     /// Has somebody wait until everything is stored that has been written down.
     pub(super) fn await_stored(&mut self, waiter: Waiter) {
-        let end = self.journal.as_ref().map_or(Position::NONE, |journal| journal.end());
+        let end = self.journal.as_mut().map_or(Position::NONE, |journal| journal.await_end());
         self.line.push(end, self.recorded_version, waiter);
     }
 

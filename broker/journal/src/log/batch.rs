@@ -16,8 +16,6 @@ pub(super) struct Batch {
     pub records: u64,
     /// When it was begun.
     pub begun_ns: u64,
-    /// How often it was looked at and not yet written.
-    pub looks: u32,
     /// Somebody may wait until it is stored.
     pub is_awaited: bool,
     buffer: AlignedBuf,
@@ -28,7 +26,7 @@ impl Batch {
     pub fn new(segment: u64, offset: u64, number: u64, now_ns: u64, mut buffer: AlignedBuf) -> Self {
         buffer.clear();
         buffer.resize(Batch::overhead(offset));
-        Batch { segment, offset, number, records: 0, begun_ns: now_ns, looks: 0, is_awaited: false, buffer }
+        Batch { segment, offset, number, records: 0, begun_ns: now_ns, is_awaited: false, buffer }
     }
 
     /// Bytes before the first record.

@@ -13,9 +13,6 @@ use crate::options::{Durability, FlushMethod};
 /// How long departures wait for something else to be written with them.
 const DEPARTURES_NS: u64 = 1_000_000;
 
-/// Whoever looks so often whether they are written waits for it.
-const MOST_LOOKS: u32 = 256;
-
 /// Most buffers that are kept for batches to come.
 const SPARE_BUFFERS: usize = 4;
 
@@ -109,13 +106,8 @@ impl Log {
 
     /// Whether all that is to be written are departures, which nobody waits for, and something else may come yet to be
     /// written with them: a settlement does not hold up the next publish then.
-    fn departures_wait(&mut self) -> bool {
-        let is_early = self.departures_due_ns().is_some_and(|due_ns| self.now_ns < due_ns);
-        let open = self.open.as_mut().filter(|_| is_early);
-        open.is_some_and(|open| {
-            open.looks += 1;
-            open.looks < MOST_LOOKS
-        })
+    fn departures_wait(&self) -> bool {
+        self.departures_due_ns().is_some_and(|due_ns| self.now_ns < due_ns)
     }
 
     /// When departures are written even if nothing else has come.

@@ -262,6 +262,15 @@ impl Log {
         self.end
     }
 
+    /// The same for somebody who waits until that is stored: departures among it wait for no company.
+    #[inline]
+    pub fn await_end(&mut self) -> Position {
+        if let Some(open) = &mut self.open {
+            open.is_awaited = true;
+        }
+        self.end
+    }
+
     /// Everything before is stored.
     pub fn stored(&self) -> Position {
         self.stored

@@ -77,9 +77,10 @@ impl Store {
         self.log.borrow().is_congested()
     }
 
-    /// Whether nothing waits to be stored, or nothing will be.
-    pub fn is_settled(&self) -> bool {
-        let log = self.log.borrow();
+    /// Has everything stored at once. Whether nothing waits to be, or nothing will be.
+    pub fn settle(&self) -> bool {
+        let mut log = self.log.borrow_mut();
+        log.await_end();
         !log.has_told() && (log.is_idle() || log.failure().is_some())
     }
 

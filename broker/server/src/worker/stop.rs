@@ -132,7 +132,7 @@ impl<T: Transport> Worker<T> {
                 (now_ns, now_ns + STORE_NS, false)
             }
         };
-        let is_settled = self.store.as_ref().is_none_or(super::Store::is_settled);
+        let is_settled = self.store.as_ref().is_none_or(super::Store::settle);
         let is_busy = !self.config.gate.is_deserted() || self.shard.has_work() || !is_settled;
         let quiet_ns = if is_busy || (worked && !alone) { now_ns + QUIET_NS } else { quiet_ns };
         let is_quiet = !is_busy && (alone || now_ns >= quiet_ns);

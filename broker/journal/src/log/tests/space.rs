@@ -109,6 +109,14 @@ fn departures_wait_a_moment_for_company() {
     log.submit(&mut files, now_ns + 1_000_000);
     assert_eq!(files.waiting().len(), 1, "its time has come");
     settle(&mut log, &mut files);
+    enqueue(&mut log, 2, &[1; 100]);
+    settle(&mut log, &mut files);
+    let now_ns = log.now_ns;
+    dequeue(&mut log, 2, 1);
+    log.await_end();
+    log.submit(&mut files, now_ns);
+    assert_eq!(files.waiting().len(), 1, "somebody waits");
+    settle(&mut log, &mut files);
     assert!(log.is_idle());
 }
 
