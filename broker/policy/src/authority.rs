@@ -20,7 +20,7 @@ use blake2::digest::{FixedOutput, KeyInit, Update};
 use subtle::ConstantTimeEq;
 
 use crate::users::Account;
-use crate::{GUEST, UserFile, UsersError};
+use crate::{GUEST, Peer, UserFile, UsersError};
 
 /// Checked in place of the hash of a user that does not exist; as dear as those that `fulmar user add` makes.
 const NOBODY: &str =
@@ -67,6 +67,9 @@ pub enum Denied {
     /// The mechanism is not offered.
     #[error("the mechanism is not offered")]
     Mechanism,
+    /// What the peer said is not what the mechanism asks for.
+    #[error("malformed {0} response")]
+    Malformed(&'static str),
     /// There is no such user.
     #[error("there is no user '{0}'")]
     Unknown(String),
@@ -79,6 +82,25 @@ pub enum Denied {
     /// The account is for clients on this host.
     #[error("user '{GUEST}' can log in from this host only; `fulmar user add` adds others")]
     GuestFromElsewhere,
+}
+
+/// A round of a login.
+#[derive(Debug)]
+pub enum Round {
+    /// The peer is to say more.
+    Challenge(Vec<u8>, Exchange),
+    /// It is logged in, and goes by this name.
+    Accepted(String),
+}
+
+/// A login between two rounds.
+#[derive(Debug)]
+pub struct Exchange(State);
+
+#[derive(Debug)]
+enum State {
+    /// The peer has named a mechanism, and nothing else.
+    Named(Mechanism),
 }
 
 /// Decides on logins.
@@ -141,20 +163,38 @@ impl Authority {
         Ok(true)
     }
 
-    /// Checks a login; `loopback` tells whether the peer is on this host. Returns the name to go by.
+    /// Looks at the first round of a login: a mechanism and, perhaps, what the peer says by it.
     ///
     /// # Errors
-    /// Why not.
-    pub fn check(
-        &mut self,
-        mechanism: &str,
-        user: &str,
-        password: &[u8],
-        loopback: bool,
-    ) -> Result<String, Denied> {
-        match mechanism.parse()? {
-            Mechanism::Plain | Mechanism::AmqPlain => self.check_password(user, password, loopback),
-            Mechanism::Anonymous if self.anonymous => Ok("anonymous".to_string()),
+    /// Why the login is refused.
+    pub fn begin(&mut self, peer: &Peer, mechanism: &str, response: Option<&[u8]>) -> Result<Round, Denied> {
+        let mechanism = mechanism.parse()?;
+        if !self.mechanisms().contains(&mechanism) {
+            return Err(Denied::Mechanism);
+        }
+        match (mechanism, response) {
+            (Mechanism::Anonymous, _) => Ok(Round::Accepted("anonymous".to_string())),
+            (mechanism, None) => Ok(Round::Challenge(Vec::new(), Exchange(State::Named(mechanism)))),
+            (mechanism, Some(response)) => self.respond(peer, mechanism, response),
+        }
+    }
+
+    /// Looks at a later round.
+    ///
+    /// # Errors
+    /// Why the login is refused.
+    pub fn go_on(&mut self, peer: &Peer, exchange: Exchange, response: &[u8]) -> Result<Round, Denied> {
+        match exchange.0 {
+            State::Named(mechanism) => self.respond(peer, mechanism, response),
+        }
+    }
+
+    fn respond(&mut self, peer: &Peer, mechanism: Mechanism, response: &[u8]) -> Result<Round, Denied> {
+        match mechanism {
+            Mechanism::Plain | Mechanism::AmqPlain => {
+                let (user, password) = read_plain(response).ok_or(Denied::Malformed("PLAIN"))?;
+                self.check_password(user, password, peer.is_loopback()).map(Round::Accepted)
+            }
             Mechanism::Anonymous => Err(Denied::Mechanism),
         }
     }
@@ -204,9 +244,18 @@ impl Authority {
     }
 }
 
+/// User and password of RFC 4616. What the peer would like to be beyond that is not heard.
+fn read_plain(response: &[u8]) -> Option<(&str, &[u8])> {
+    let mut parts = response.splitn(3, |&byte| byte == 0);
+    let _authorize_as = parts.next()?;
+    let user = std::str::from_utf8(parts.next()?).ok()?;
+    Some((user, parts.next()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PeerIdentity;
     use argon2::Params;
 
     fn write(path: &Path, user: &str, password: &str) {
@@ -222,8 +271,24 @@ mod tests {
         (dir, authority)
     }
 
+    fn log_in(
+        authority: &mut Authority,
+        from: [u8; 4],
+        mechanism: &str,
+        response: &str,
+    ) -> Result<String, Denied> {
+        let peer = Peer::new(from.into(), PeerIdentity::default());
+        match authority.begin(&peer, mechanism, Some(response.as_bytes()))? {
+            Round::Accepted(user) => Ok(user),
+            Round::Challenge(..) => panic!("a second round"),
+        }
+    }
+
+    const HERE: [u8; 4] = [127, 0, 0, 1];
+    const ELSEWHERE: [u8; 4] = [10, 0, 0, 1];
+
     fn plain(authority: &mut Authority, user: &str, password: &str) -> Result<String, Denied> {
-        authority.check("PLAIN", user, password.as_bytes(), true)
+        log_in(authority, HERE, "PLAIN", &format!("\0{user}\0{password}"))
     }
 
     #[test]
@@ -233,7 +298,7 @@ mod tests {
         assert!(authority.remembered.is_empty());
         assert_eq!(plain(&mut authority, "ann", "secret"), Ok("ann".into()));
         assert_eq!(authority.remembered.len(), 1);
-        assert_eq!(authority.check("AMQPLAIN", "ann", b"secret", false), Ok("ann".into()));
+        assert_eq!(log_in(&mut authority, ELSEWHERE, "AMQPLAIN", "\0ann\0secret"), Ok("ann".into()));
         assert_eq!(plain(&mut authority, "ann", "wrong"), Err(Denied::Password("ann".into())));
         assert_eq!(plain(&mut authority, "bob", "secret"), Err(Denied::Unknown("bob".into())));
     }
@@ -243,12 +308,18 @@ mod tests {
         let (_dir, mut authority) = authority("ann", "secret");
         assert_eq!(plain(&mut authority, GUEST, GUEST), Ok(GUEST.into()));
         assert_eq!(plain(&mut authority, GUEST, "x"), Err(Denied::Password(GUEST.into())));
-        assert_eq!(authority.check("PLAIN", GUEST, b"guest", false), Err(Denied::GuestFromElsewhere));
+        assert_eq!(
+            log_in(&mut authority, ELSEWHERE, "PLAIN", "\0guest\0guest"),
+            Err(Denied::GuestFromElsewhere)
+        );
         write(authority.users.path(), GUEST, "other");
         assert!(authority.refresh().unwrap());
         assert_eq!(plain(&mut authority, GUEST, GUEST), Err(Denied::Password(GUEST.into())));
         assert_eq!(plain(&mut authority, GUEST, "other"), Ok(GUEST.into()));
-        assert_eq!(authority.check("PLAIN", GUEST, b"other", false), Err(Denied::GuestFromElsewhere));
+        assert_eq!(
+            log_in(&mut authority, ELSEWHERE, "PLAIN", "\0guest\0other"),
+            Err(Denied::GuestFromElsewhere)
+        );
         fs::write(authority.users.path(), "guest:!\n").unwrap();
         authority.refresh().unwrap();
         assert_eq!(plain(&mut authority, GUEST, GUEST), Err(Denied::Locked(GUEST.into())));
@@ -272,10 +343,10 @@ mod tests {
     #[test]
     fn anonymous_only_where_it_is_switched_on() {
         let (_dir, mut authority) = authority("ann", "secret");
-        assert_eq!(authority.check("ANONYMOUS", "", b"", true), Err(Denied::Mechanism));
-        assert_eq!(authority.check("EXTERNAL", "", b"", true), Err(Denied::Mechanism));
+        assert_eq!(log_in(&mut authority, HERE, "ANONYMOUS", ""), Err(Denied::Mechanism));
+        assert_eq!(log_in(&mut authority, HERE, "EXTERNAL", ""), Err(Denied::Mechanism));
         authority.anonymous = true;
-        assert_eq!(authority.check("ANONYMOUS", "", b"", true), Ok("anonymous".into()));
+        assert_eq!(log_in(&mut authority, HERE, "ANONYMOUS", ""), Ok("anonymous".into()));
         assert_eq!(authority.mechanisms().last(), Some(&Mechanism::Anonymous));
     }
 

@@ -6,12 +6,14 @@
 
 pub mod acl;
 pub mod authority;
+mod peer;
 mod replace;
 pub mod users;
 
 use std::path::PathBuf;
 
-pub use authority::{Authority, Denied, Mechanism};
+pub use authority::{Authority, Denied, Exchange, Mechanism, Round};
+pub use peer::{Peer, PeerIdentity};
 pub use users::{UserFile, UsersError};
 
 /// The account that exists without being added, for clients on this host only.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use fulmar_policy::Authority;
-use fulmar_protocol::Login;
+use fulmar_policy::{Authority, Denied, Peer, Round};
+use fulmar_protocol::{Accepted, Login, LoginAnswer};
 use fulmar_transport::{ConnId, Waker};
 
 use crate::worker::{Authenticator, Note};
@@ -13,6 +13,7 @@ use crate::worker::{Authenticator, Note};
 struct Question {
     shard: usize,
     conn: ConnId,
+    peer: Peer,
     login: Box<Login>,
 }
 
@@ -31,11 +32,13 @@ pub struct Asker {
 }
 
 impl Authenticator for Asker {
-    fn check(&mut self, conn: ConnId, login: Box<Login>) -> Option<Result<String, String>> {
-        let question = Question { shard: self.shard, conn, login };
+    fn check(&mut self, conn: ConnId, peer: &Peer, login: Box<Login>) -> Option<LoginAnswer> {
+        let question = Question { shard: self.shard, conn, peer: peer.clone(), login };
         match self.questions.send(question) {
             Ok(()) => None,
-            Err(_) => Some(Err("logins are no longer checked, the broker is stopping".to_string())),
+            Err(_) => {
+                Some(LoginAnswer::Refused("logins are no longer checked, the broker is stopping".to_string()))
+            }
         }
     }
 }
@@ -51,7 +54,7 @@ pub fn spawn(authority: Authority, mailboxes: Vec<Mailbox>) -> std::io::Result<(
 }
 
 fn answer(mut authority: Authority, questions: &Receiver<Question>, mailboxes: &[Mailbox]) {
-    while let Ok(Question { shard, conn, login }) = questions.recv() {
+    while let Ok(Question { shard, conn, peer, login }) = questions.recv() {
         match authority.refresh() {
             Ok(true) => {
                 log::info!("users file {} has changed and was read", authority.users().path().display())
@@ -59,12 +62,25 @@ fn answer(mut authority: Authority, questions: &Receiver<Question>, mailboxes: &
             Ok(false) => {}
             Err(error) => log::error!("{error}; the users stay as they were"),
         }
-        let result = authority
-            .check(&login.mechanism, &login.user, &login.password, login.loopback)
-            .map_err(|denied| denied.to_string());
+        let answer = look_at(&mut authority, &peer, *login);
         let mailbox = &mailboxes[shard];
-        if mailbox.notes.send(Note::Login { conn, result }).is_ok() {
+        if mailbox.notes.send(Note::Login { conn, answer }).is_ok() {
             mailbox.waker.wake();
         }
+    }
+}
+
+fn look_at(authority: &mut Authority, peer: &Peer, login: Login) -> LoginAnswer {
+    let Login { mechanism, response, exchange } = login;
+    let round = match exchange.map(|exchange| exchange.downcast()) {
+        None => authority.begin(peer, &mechanism, response.as_deref()),
+        Some(Ok(exchange)) => authority.go_on(peer, *exchange, response.as_deref().unwrap_or_default()),
+        Some(Err(_)) => unreachable!("an exchange comes back as it was given"),
+    };
+    match round {
+        Ok(Round::Challenge(challenge, exchange)) => LoginAnswer::Challenge(challenge, Box::new(exchange)),
+        Ok(Round::Accepted(user)) => LoginAnswer::Accepted(Accepted { user }),
+        Err(denied @ Denied::Malformed(_)) => LoginAnswer::Malformed(denied.to_string()),
+        Err(denied) => LoginAnswer::Refused(denied.to_string()),
     }
 }

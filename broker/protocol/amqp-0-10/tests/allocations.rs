@@ -22,7 +22,7 @@ use fulmar_amqp_0_10::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Encoding, MessageView, Name, Selector, Shard, ShardConfig, ShardId};
-use fulmar_protocol::{Action, Config, Connection as _, Context};
+use fulmar_protocol::{Action, Config, Connection as _, Context, LoginAnswer};
 
 struct Counting;
 
@@ -248,7 +248,7 @@ impl Relay {
         });
         let mut out = Vec::with_capacity(1 << 20);
         let mut cx = Context { shard: &mut shard, out: &mut out, now_ns: 1 };
-        let connection = Connection::new(config, &mut cx, 0, true, String::new());
+        let connection = Connection::new(config, &mut cx, 0, String::new());
         let mut relay = Relay { shard, connection, out, delivered: 0 };
         relay.control(0, ConnectionStartOk { mechanism: Some(b"ANONYMOUS"), ..Default::default() });
         relay.control(0, ConnectionTuneOk::default());
@@ -279,7 +279,7 @@ impl Relay {
         assert_eq!(connection.receive(&mut cx, input), input.len());
         while let Some(action) = connection.next_action() {
             match action {
-                Action::Authenticate(_) => connection.authenticated(&mut cx, Ok("guest".to_owned())),
+                Action::Authenticate(_) => connection.authenticated(&mut cx, LoginAnswer::accepted("guest")),
                 Action::Close { reason, .. } => panic!("{reason}"),
             }
         }

@@ -14,7 +14,7 @@ use fulmar_amqp_0_10::connection::Connection as Connection010;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Output, Shard, ShardConfig, ShardId, Table, Value as Core};
-use fulmar_protocol::{Action, Config, Connection, Context};
+use fulmar_protocol::{Action, Config, Connection, Context, LoginAnswer};
 
 const FRAME_MAX: u16 = 4096;
 /// The clients, by the owner of their connection.
@@ -59,9 +59,9 @@ impl World {
         let mut out = [Vec::new(), Vec::new()];
         let [new, old] = &mut out;
         let mut cx = Context { shard: &mut shard, out: new, now_ns: 0 };
-        let new = Connection010::new(Arc::clone(&config), &mut cx, NEW as u32, true, String::new());
+        let new = Connection010::new(Arc::clone(&config), &mut cx, NEW as u32, String::new());
         let mut cx = Context { shard: &mut shard, out: old, now_ns: 0 };
-        let old = Connection091::new(config, &mut cx, OLD as u32, true, String::new());
+        let old = Connection091::new(config, &mut cx, OLD as u32, String::new());
         let mut world = World { shard, connections: [Box::new(new), Box::new(old)], out, now_ms: 1 };
         world.connect_new();
         world.connect_old();
@@ -212,7 +212,7 @@ impl World {
             while let Some(action) = self.connections[who].next_action() {
                 assert!(matches!(action, Action::Authenticate(_)), "{action:?}");
                 let mut cx = Context { shard: &mut self.shard, out: &mut self.out[who], now_ns: 0 };
-                self.connections[who].authenticated(&mut cx, Ok("guest".to_owned()));
+                self.connections[who].authenticated(&mut cx, LoginAnswer::accepted("guest"));
             }
             self.turn();
             if input.is_empty() && !self.connections[who].is_parked() {

@@ -11,7 +11,7 @@ use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, MessageView, Name, Selector, Shard, ShardConfig, ShardId, Table, Value};
-use fulmar_protocol::{Action, Config, Connection as _, Context};
+use fulmar_protocol::{Action, Config, Connection as _, Context, LoginAnswer};
 
 struct Counting;
 
@@ -84,7 +84,7 @@ impl Relay {
         let mut out = Vec::new();
         let connections = [0, 1].map(|owner| {
             let mut cx = Context { shard: &mut shard, out: &mut out, now_ns: 0 };
-            Connection::new(Arc::clone(&config), &mut cx, owner, true, String::new())
+            Connection::new(Arc::clone(&config), &mut cx, owner, String::new())
         });
         let mut relay = Relay { shard, connections, out, now_ns: 0 };
         for who in [PUBLISHER, CONSUMER] {
@@ -102,7 +102,7 @@ impl Relay {
             while let Some(action) = relay.connections[who].next_action() {
                 assert!(matches!(action, Action::Authenticate(_)), "{action:?}");
                 let mut cx = Context { shard: &mut relay.shard, out: &mut relay.out, now_ns: 0 };
-                relay.connections[who].authenticated(&mut cx, Ok("guest".to_owned()));
+                relay.connections[who].authenticated(&mut cx, LoginAnswer::accepted("guest"));
             }
             relay.send(who, 0, Method::ConnectionTuneOk { channel_max: 9, frame_max: 4096, heartbeat: 0 });
             relay.send(who, 0, Method::ConnectionOpen { virtual_host: b"/" });

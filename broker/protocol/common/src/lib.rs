@@ -9,7 +9,7 @@ use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard};
 
 pub use counters::{Counters, Faults};
-pub use login::Login;
+pub use login::{Accepted, Exchange, Login, LoginAnswer, MAX_LOGIN_ROUNDS};
 pub use switch::Switch;
 
 /// `connection-forced`: what a broker that stops tells the clients of every version of AMQP before 1.0.
@@ -59,7 +59,7 @@ pub struct Config {
 /// What a connection wants its caller to do.
 #[derive(Debug)]
 pub enum Action {
-    /// Check a login.
+    /// Check a round of a login.
     Authenticate(Box<Login>),
     /// Close the socket once the output is sent. The reason is for the log; `error` says whether it is a fault.
     Close {
@@ -115,9 +115,8 @@ pub trait Connection {
     /// messages in them. Returns how many.
     fn deliver(&mut self, cx: &mut Context<'_>, first: Delivery) -> u64;
 
-    /// The answer to [`Action::Authenticate`]: the user's name, or why not (for the log; the peer learns only that it
-    /// was refused).
-    fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>);
+    /// The answer to [`Action::Authenticate`].
+    fn authenticated(&mut self, cx: &mut Context<'_>, answer: LoginAnswer);
 
     /// End of a turn in which this connection was called: writes what was collected.
     fn end_of_turn(&mut self, cx: &mut Context<'_>);

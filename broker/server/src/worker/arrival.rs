@@ -52,14 +52,13 @@ impl<T: Transport> Worker<T> {
                 let name = format!("{peer} -> {local}");
                 let out = &mut self.scratch;
                 let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
-                let loopback = peer.ip().to_canonical().is_loopback();
                 let config = self.config.protocol.clone();
                 *state = State::Speaking(match protocol {
                     Protocol::Amqp091 => Box::new(fulmar_amqp_0_9_1::connection::Connection::new(
-                        config, &mut cx, conn.index, loopback, name,
+                        config, &mut cx, conn.index, name,
                     )),
                     Protocol::Amqp010 => Box::new(fulmar_amqp_0_10::connection::Connection::new(
-                        config, &mut cx, conn.index, loopback, name,
+                        config, &mut cx, conn.index, name,
                     )),
                 });
                 self.feed_received(index, buf, header_bytes - before);

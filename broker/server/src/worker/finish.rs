@@ -1,5 +1,6 @@
 //! What follows from a turn for the connections that it touched: answers, actions, deadlines, and who is read on.
 
+use fulmar_policy::Peer;
 use fulmar_protocol::{Action, Context};
 use fulmar_transport::{Close, ConnId, Transport};
 
@@ -100,8 +101,9 @@ impl<T: Transport> Worker<T> {
         let Slot { conn, peer, .. } = self.slots[index];
         match action {
             Action::Authenticate(login) => {
-                if let Some(result) = self.authenticator.check(conn, login) {
-                    self.logged_in(conn, result);
+                let peer = Peer::new(peer.ip(), self.slots[index].identity.clone());
+                if let Some(answer) = self.authenticator.check(conn, &peer, login) {
+                    self.logged_in(conn, answer);
                 }
             }
             Action::Close { reason, error } => {

@@ -28,7 +28,8 @@ use std::sync::mpsc::Receiver;
 use fulmar_core::shard::Delivery;
 use fulmar_core::timers::Timers;
 use fulmar_core::{Clock, Output, Shard};
-use fulmar_protocol::{Config as ProtocolConfig, Connection, Context, Login};
+use fulmar_policy::Peer;
+use fulmar_protocol::{Config as ProtocolConfig, Connection, Context, Login, LoginAnswer};
 use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
 
 pub use counters::{Counter, Counters, Stats};
@@ -65,19 +66,19 @@ pub struct WorkerConfig {
 /// Checks logins. Checking a password takes long on purpose, so it is done elsewhere; the answer comes as
 /// [`Note::Login`].
 pub trait Authenticator {
-    /// Starts checking a login, or answers at once.
-    fn check(&mut self, conn: ConnId, login: Box<Login>) -> Option<Result<String, String>>;
+    /// Starts looking at a round of a peer's login, or answers at once.
+    fn check(&mut self, conn: ConnId, peer: &Peer, login: Box<Login>) -> Option<LoginAnswer>;
 }
 
 /// What other threads tell a worker. Whoever sends one then uses the transport's waker.
 #[derive(Debug)]
 pub enum Note {
-    /// The answer to a login: the user's name, or why not.
+    /// The answer to a round of a login.
     Login {
         /// The connection that logs in.
         conn: ConnId,
         /// The answer.
-        result: Result<String, String>,
+        answer: LoginAnswer,
     },
     /// Stop: no new connections, what was accepted is finished, clients are told, all within the limit.
     Stop {
@@ -271,21 +272,21 @@ impl<T: Transport> Worker<T> {
     fn read_inbox(&mut self) {
         while let Ok(note) = self.inbox.try_recv() {
             match note {
-                Note::Login { conn, result } => self.logged_in(conn, result),
+                Note::Login { conn, answer } => self.logged_in(conn, answer),
                 Note::Stop { within_ms } => self.start_stop(within_ms),
             }
         }
     }
 
-    fn logged_in(&mut self, conn: ConnId, result: Result<String, String>) {
+    fn logged_in(&mut self, conn: ConnId, answer: LoginAnswer) {
         let index = conn.index as usize;
         if self.slots.get(index).is_none_or(|slot| slot.conn != conn) {
             return;
         }
-        if result.is_err() {
+        if matches!(answer, LoginAnswer::Refused(_) | LoginAnswer::Malformed(_)) {
             self.counters.refused_logins.add(1);
         }
-        self.with_connection(index, |connection, cx| connection.authenticated(cx, result));
+        self.with_connection(index, |connection, cx| connection.authenticated(cx, answer));
     }
 
     /// Hands an output of the shard to its connection; with a delivery, those that follow it to the same channel.

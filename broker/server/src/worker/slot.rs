@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use fulmar_policy::PeerIdentity;
 use fulmar_protocol::Connection;
 use fulmar_transport::ConnId;
 
@@ -19,6 +20,8 @@ pub struct Slot {
     pub peer: SocketAddr,
     /// This end.
     pub local: SocketAddr,
+    /// What is known of who the other end is.
+    pub identity: PeerIdentity,
     /// What it is doing.
     pub state: State,
     /// Input not taken yet.
@@ -74,6 +77,7 @@ impl Slot {
             conn,
             peer,
             local,
+            identity: PeerIdentity::default(),
             state: State::Detecting { seen: [0; MAX_HEADER_BYTES], len: 0 },
             carry: Carry::default(),
             armed_ns: NEVER,

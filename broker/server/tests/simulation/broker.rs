@@ -11,7 +11,8 @@ use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
 use fulmar_journal::LogOptions;
 use fulmar_journal::header::StoreId;
 use fulmar_journal::recovery::log::Torn;
-use fulmar_protocol::{Config as ProtocolConfig, Login};
+use fulmar_policy::Peer;
+use fulmar_protocol::{Config as ProtocolConfig, Login, LoginAnswer};
 use fulmar_server::store::{Options, ShardStore, recover};
 use fulmar_server::worker::{Authenticator, Counters, Note, Progress, StopGate, Worker, WorkerConfig};
 use fulmar_transport::sim::{Network, Random, SimTransport};
@@ -30,8 +31,8 @@ impl Wake for ShardWake {
 struct Everybody;
 
 impl Authenticator for Everybody {
-    fn check(&mut self, _: ConnId, login: Box<Login>) -> Option<Result<String, String>> {
-        Some(Ok(login.user))
+    fn check(&mut self, _: ConnId, _: &Peer, _: Box<Login>) -> Option<LoginAnswer> {
+        Some(LoginAnswer::accepted("guest"))
     }
 }
 

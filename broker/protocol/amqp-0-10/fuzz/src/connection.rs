@@ -159,7 +159,7 @@ impl Broker {
             known_hosts: Vec::new(),
         });
         let mut cx = Context { shard: &mut self.shard, out: &mut out, now_ns: self.clock.monotonic_ns };
-        let connection = Connection::new(config, &mut cx, owner, true, format!("peer {owner}"));
+        let connection = Connection::new(config, &mut cx, owner, format!("peer {owner}"));
         out.drain(..PROTOCOL_HEADER_BYTES);
         let mut peer = Peer { connection, unread: Vec::new(), written: 0, closed: false };
         check_output(&mut peer, &mut out);
@@ -224,9 +224,15 @@ impl Peer {
             acted = true;
             match action {
                 Action::Authenticate(login) => {
-                    let known = login.user == "guest" && login.password == b"guest";
-                    let result = if known { Ok(login.user) } else { Err("wrong password".to_owned()) };
-                    self.connection.authenticated(cx, result);
+                    let answer = match login.response.as_deref().map(Login::plain) {
+                        Some(Some((user, password))) if user == "guest" && password == b"guest" => {
+                            LoginAnswer::accepted("guest")
+                        }
+                        Some(Some(_)) => LoginAnswer::Refused("wrong password".to_owned()),
+                        Some(None) if login.exchange.is_some() => LoginAnswer::Malformed("no login".to_owned()),
+                        Some(None) | None => LoginAnswer::Challenge(b"more".to_vec(), Box::new(())),
+                    };
+                    self.connection.authenticated(cx, answer);
                 }
                 Action::Close { .. } => self.closed = true,
             }

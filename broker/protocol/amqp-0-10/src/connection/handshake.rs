@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fulmar_core::{Name, Table, Value as Core};
-use fulmar_protocol::{Action, Config, Context, Login};
+use fulmar_protocol::{Accepted, Action, Config, Context, Exchange, Login, LoginAnswer, MAX_LOGIN_ROUNDS};
 
 use super::errors::Fault;
 use super::{Connection, Phase};
@@ -54,19 +54,12 @@ pub(super) fn heartbeat(out: &mut Vec<u8>) {
     Control::from(ConnectionHeartbeat {}).encode_frames(0, ANY_FRAME_MAX, out);
 }
 
-/// Reads the response of a mechanism. `None`: it is not what the mechanism asks for.
-fn login(mechanism: &str, response: &[u8], loopback: bool) -> Option<Login> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (user, password) = match mechanism {
-        "PLAIN" => {
-            // Authorization identity (ignored), user, password.
-            let mut parts = response.splitn(3, |&byte| byte == 0);
-            let _authorize_as = parts.next()?;
-            (text(parts.next()?), parts.next()?.to_vec())
-        }
-        _ => (String::new(), Vec::new()),
-    };
-    Some(Login { mechanism: mechanism.to_owned(), user, password, loopback })
+/// A login on its way.
+pub(super) struct LoginState {
+    mechanism: String,
+    /// What the caller keeps between rounds, while the peer is asked.
+    exchange: Option<Exchange>,
+    rounds: u8,
 }
 
 impl Connection {
@@ -91,10 +84,9 @@ impl Connection {
                 self.close(cx.shard, format!("closed by the client: {} {text}", code.code()), false);
             }
             (_, Control::ConnectionHeartbeat(_)) => {}
-            (Phase::Starting, Control::ConnectionStartOk(start_ok)) => self.start_ok(cx, &start_ok)?,
+            (Phase::Starting, Control::ConnectionStartOk(start_ok)) => self.start_ok(&start_ok)?,
             (Phase::Securing, Control::ConnectionSecureOk(secure_ok)) => {
-                let mechanism = self.login.take().map(|login| login.mechanism).unwrap_or_default();
-                self.authenticate(&mechanism, secure_ok.response.unwrap_or_default())?;
+                self.authenticate(Some(secure_ok.response.unwrap_or_default().to_vec()))?;
             }
             (Phase::Tuning, Control::ConnectionTuneOk(tune_ok)) => self.tune_ok(cx, tune_ok),
             (Phase::Opening, Control::ConnectionOpen(open)) => {
@@ -118,7 +110,7 @@ impl Connection {
         self.close(cx.shard, reason, error);
     }
 
-    fn start_ok(&mut self, cx: &mut Context<'_>, start_ok: &ConnectionStartOk<'_>) -> Result<(), Fault> {
+    fn start_ok(&mut self, start_ok: &ConnectionStartOk<'_>) -> Result<(), Fault> {
         if let Some(properties) = start_ok.client_properties {
             properties.validate()?;
         }
@@ -127,38 +119,39 @@ impl Connection {
             let text = format!("unsupported mechanism '{mechanism}'");
             return Err(Fault::Connection(CloseCode::ConnectionForced, text));
         }
-        match start_ok.response {
-            // Nothing but the mechanism's name: it asks for the rest.
-            None if mechanism != "ANONYMOUS" => {
-                self.phase = Phase::Securing;
-                let login =
-                    Login { mechanism, user: String::new(), password: Vec::new(), loopback: self.loopback };
-                self.login = Some(Box::new(login));
-                self.write(cx, ConnectionSecure { challenge: Some(b"") });
-                Ok(())
-            }
-            response => self.authenticate(&mechanism, response.unwrap_or_default()),
-        }
+        self.login = Some(Box::new(LoginState { mechanism, exchange: None, rounds: 0 }));
+        self.authenticate(start_ok.response.map(<[u8]>::to_vec))
     }
 
-    fn authenticate(&mut self, mechanism: &str, response: &[u8]) -> Result<(), Fault> {
-        let Some(login) = login(mechanism, response, self.loopback) else {
-            let text = format!("malformed {mechanism} response");
+    /// Has the caller look at what the peer says.
+    fn authenticate(&mut self, response: Option<Vec<u8>>) -> Result<(), Fault> {
+        let Some(state) = &mut self.login else { return Ok(()) };
+        state.rounds += 1;
+        if state.rounds > MAX_LOGIN_ROUNDS {
+            let text = "the login takes too many rounds".to_owned();
             return Err(Fault::Connection(CloseCode::ConnectionForced, text));
-        };
+        }
+        let (mechanism, exchange) = (state.mechanism.clone(), state.exchange.take());
         self.phase = Phase::Authenticating;
-        self.login = Some(Box::new(Login { password: Vec::new(), ..login.clone() }));
-        self.actions.push_back(Action::Authenticate(Box::new(login)));
+        self.actions.push_back(Action::Authenticate(Box::new(Login { mechanism, response, exchange })));
         Ok(())
     }
 
-    /// The caller has checked a login.
-    pub(super) fn login_checked(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
+    /// The caller has looked at a round of the login.
+    pub(super) fn login_checked(&mut self, cx: &mut Context<'_>, answer: LoginAnswer) {
         if self.phase != Phase::Authenticating {
             return;
         }
-        match result {
-            Ok(user) => {
+        match answer {
+            LoginAnswer::Challenge(challenge, exchange) => {
+                if let Some(state) = &mut self.login {
+                    state.exchange = Some(exchange);
+                }
+                self.phase = Phase::Securing;
+                self.write(cx, ConnectionSecure { challenge: Some(&challenge) });
+            }
+            LoginAnswer::Accepted(Accepted { user }) => {
+                self.login = None;
                 self.link.user = user;
                 self.phase = Phase::Tuning;
                 let config = Arc::clone(&self.link.config);
@@ -170,19 +163,17 @@ impl Connection {
                 };
                 self.write(cx, tune);
             }
-            Err(why) => self.login_refused(cx, &why),
+            LoginAnswer::Refused(why) => self.login_refused(cx, &why),
+            LoginAnswer::Malformed(why) => self.fail(cx, CloseCode::ConnectionForced, &why),
         }
     }
 
     fn login_refused(&mut self, cx: &mut Context<'_>, why: &str) {
-        let (mechanism, user) = match &self.login {
-            Some(login) => (login.mechanism.clone(), login.user.clone()),
-            None => Default::default(),
-        };
+        let mechanism = self.login.take().map(|login| login.mechanism).unwrap_or_default();
         self.link.counters.connection_faults += 1;
         self.link.counters.faults.access_refused += 1;
         self.send_close(cx, CloseCode::ConnectionForced, "Authentication failed", true);
-        self.close_reason = Some((format!("{mechanism} login of user '{user}' refused: {why}"), true));
+        self.close_reason = Some((format!("{mechanism} login refused: {why}"), true));
     }
 
     /// Takes what the client chose. What was not offered ends the connection without a word, as specified.

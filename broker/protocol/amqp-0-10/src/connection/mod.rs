@@ -34,13 +34,14 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
-use fulmar_protocol::{Action, Config, Context, Counters, Login};
+use fulmar_protocol::{Action, Config, Context, Counters, LoginAnswer};
 
 use crate::codec::Control;
 use crate::codec::frame::MAX_FRAME_BYTES;
 use crate::codec::table::{CloseCode, ConnectionClose};
 use channel::Channel;
 use errors::{Fault, short};
+use handshake::LoginState;
 use quick::LastTransfer;
 use session::Flow;
 
@@ -117,12 +118,10 @@ pub struct Connection {
     last_transfer: Option<Box<LastTransfer>>,
     /// Where in the input a transfer begins whose frames may all be there, and its channel.
     transfer_begins: Option<(usize, u16)>,
-    /// The login that the caller checks, or has checked.
-    login: Option<Box<Login>>,
+    login: Option<Box<LoginState>>,
     actions: VecDeque<Action>,
     /// `peer -> local`.
     name: String,
-    loopback: bool,
     /// Why the connection is being closed.
     close_reason: Option<(String, bool)>,
     /// End of the handshake's or the close's time.
@@ -146,9 +145,8 @@ pub struct Connection {
 impl Connection {
     /// After the protocol header `AMQP 1 1 0 10` has been received (it is not part of what
     /// [`receive`](fulmar_protocol::Connection::receive) gets). Writes the same header and `connection.start`. `owner`
-    /// comes back in the shard's outputs; `loopback` tells whether the peer is on this host; `name` is `peer -> local`,
-    /// for listings and logs.
-    pub fn new(config: Arc<Config>, cx: &mut Context<'_>, owner: u32, loopback: bool, name: String) -> Self {
+    /// comes back in the shard's outputs; `name` is `peer -> local`, for listings and logs.
+    pub fn new(config: Arc<Config>, cx: &mut Context<'_>, owner: u32, name: String) -> Self {
         handshake::start(&config, cx.out);
         let frame_max = u16::try_from(config.frame_max_bytes).unwrap_or(MAX_FRAME_BYTES);
         Connection {
@@ -160,7 +158,6 @@ impl Connection {
             login: None,
             actions: VecDeque::new(),
             name,
-            loopback,
             close_reason: None,
             deadline_ns: Some(
                 cx.now_ns.saturating_add(config.handshake_timeout_ms.saturating_mul(1_000_000)),
@@ -364,8 +361,8 @@ impl fulmar_protocol::Connection for Connection {
         count
     }
 
-    fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
-        self.login_checked(cx, result);
+    fn authenticated(&mut self, cx: &mut Context<'_>, answer: LoginAnswer) {
+        self.login_checked(cx, answer);
     }
 
     fn end_of_turn(&mut self, _cx: &mut Context<'_>) {}

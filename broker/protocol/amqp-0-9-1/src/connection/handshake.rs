@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use fulmar_core::{Name, Table, Value};
-use fulmar_protocol::{Action, Config, Connection as _, Context, Login};
+use fulmar_protocol::{
+    Accepted, Action, Config, Connection as _, Context, Exchange, Login, LoginAnswer, MAX_LOGIN_ROUNDS,
+};
 
 use super::channel::Channel;
 use super::errors::Exception;
@@ -50,24 +52,21 @@ pub(super) fn start(config: &Config, out: &mut Vec<u8>) {
     .encode(0, out);
 }
 
-/// Reads the response of a mechanism. `None`: it is not what the mechanism asks for.
-fn login(mechanism: &str, response: &[u8], loopback: bool) -> Option<Login> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (user, password) = match mechanism {
-        "PLAIN" => {
-            // Authorization identity (ignored, as RabbitMQ does), user, password.
-            let mut parts = response.splitn(3, |&byte| byte == 0);
-            let _authorize_as = parts.next()?;
-            (text(parts.next()?), parts.next()?.to_vec())
-        }
-        "AMQPLAIN" => {
-            let table = TableRef::new(response).to_table().ok()?;
-            let field = |name: &[u8]| table.get(name).and_then(Value::as_bytes).map(<[u8]>::to_vec);
-            (text(&field(b"LOGIN")?), field(b"PASSWORD")?)
-        }
-        _ => (String::new(), Vec::new()),
-    };
-    Some(Login { mechanism: mechanism.to_owned(), user, password, loopback })
+/// A login on its way.
+pub(super) struct LoginState {
+    mechanism: String,
+    /// What the caller keeps between rounds, while the peer is asked.
+    exchange: Option<Exchange>,
+    rounds: u8,
+}
+
+/// The response of `PLAIN` that says what a table of `AMQPLAIN` says. `None`: it is none.
+fn plain_of_table(response: &[u8]) -> Option<Vec<u8>> {
+    let table = TableRef::new(response).to_table().ok()?;
+    let field = |name: &[u8]| table.get(name).and_then(Value::as_bytes);
+    let (user, password) = (field(b"LOGIN")?, field(b"PASSWORD")?);
+    let is_one = !user.contains(&0);
+    is_one.then(|| [b"\0", user, b"\0", password].concat())
 }
 
 impl Connection {
@@ -116,6 +115,9 @@ impl Connection {
             (Phase::Starting, Method::ConnectionStartOk { client_properties, mechanism, response, .. }) => {
                 self.start_ok(client_properties, mechanism, response)?;
             }
+            (Phase::Securing, Method::ConnectionSecureOk { response }) => {
+                self.authenticate(response.to_vec())?
+            }
             (Phase::Tuning, Method::ConnectionTuneOk { channel_max, frame_max, heartbeat }) => {
                 self.tune_ok(cx, channel_max, frame_max, heartbeat)?;
             }
@@ -152,22 +154,48 @@ impl Connection {
             let text = format!("unknown authentication mechanism '{mechanism}'");
             return Err(Exception::new(code::COMMAND_INVALID, text));
         }
-        let Some(login) = login(&mechanism, response, self.loopback) else {
-            return Err(Exception::new(code::SYNTAX_ERROR, format!("malformed {mechanism} response")));
+        let response = match &*mechanism {
+            "AMQPLAIN" => plain_of_table(response)
+                .ok_or_else(|| Exception::new(code::SYNTAX_ERROR, "malformed AMQPLAIN response"))?,
+            _ => response.to_vec(),
+        };
+        self.login =
+            Some(Box::new(LoginState { mechanism: mechanism.into_owned(), exchange: None, rounds: 0 }));
+        self.authenticate(response)
+    }
+
+    /// Has the caller look at what the peer says.
+    fn authenticate(&mut self, response: Vec<u8>) -> Result<(), Exception> {
+        let Some(state) = &mut self.login else { return Ok(()) };
+        state.rounds += 1;
+        if state.rounds > MAX_LOGIN_ROUNDS {
+            return Err(Exception::new(code::SYNTAX_ERROR, "the login takes too many rounds"));
+        }
+        let login = Login {
+            mechanism: state.mechanism.clone(),
+            response: Some(response),
+            exchange: state.exchange.take(),
         };
         self.phase = Phase::Authenticating;
-        self.login = Some(Box::new(Login { password: Vec::new(), ..login.clone() }));
         self.actions.push_back(Action::Authenticate(Box::new(login)));
         Ok(())
     }
 
-    /// The caller has checked a login.
-    pub(super) fn login_checked(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
+    /// The caller has looked at a round of the login.
+    pub(super) fn login_checked(&mut self, cx: &mut Context<'_>, answer: LoginAnswer) {
         if self.phase != Phase::Authenticating {
             return;
         }
-        match result {
-            Ok(user) => {
+        match answer {
+            LoginAnswer::Challenge(challenge, exchange) => {
+                if let Some(state) = &mut self.login {
+                    state.exchange = Some(exchange);
+                }
+                self.phase = Phase::Securing;
+                Method::ConnectionSecure { challenge: &challenge }.encode(0, cx.out);
+            }
+            LoginAnswer::Accepted(Accepted { user }) => {
+                self.login = None;
                 self.link.user = user;
                 self.phase = Phase::Tuning;
                 let config = Arc::clone(&self.link.config);
@@ -178,20 +206,20 @@ impl Connection {
                 }
                 .encode(0, cx.out);
             }
-            Err(why) => self.login_refused(cx, &why),
+            LoginAnswer::Refused(why) => self.login_refused(cx, &why),
+            LoginAnswer::Malformed(why) => {
+                self.fail(cx, &Exception::new(code::SYNTAX_ERROR, why), (0, 0));
+            }
         }
     }
 
     fn login_refused(&mut self, cx: &mut Context<'_>, why: &str) {
-        let (mechanism, user) = match &self.login {
-            Some(login) => (login.mechanism.clone(), login.user.clone()),
-            None => Default::default(),
-        };
+        let mechanism = self.login.take().map(|login| login.mechanism).unwrap_or_default();
         let text = format!(
             "Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
         );
         let exception = Exception::new(code::ACCESS_REFUSED, text);
-        let reason = format!("{mechanism} login of user '{user}' refused: {why}");
+        let reason = format!("{mechanism} login refused: {why}");
         self.link.counters.connection_faults += 1;
         self.link.counters.faults.count(exception.code);
         if self.link.capabilities.authentication_failure_close {

@@ -28,11 +28,12 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
-use fulmar_protocol::{Action, Config, Connection as _, Context, Counters, Login};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Counters, LoginAnswer};
 
 use crate::codec::{Method, frame, reply_code as code};
 use channel::{Channel, Flow};
 use errors::Exception;
+use handshake::LoginState;
 use input::PartialBody;
 use last::LastPublish;
 
@@ -44,6 +45,8 @@ const CLOSE_TIMEOUT_NS: u64 = 10_000_000_000;
 enum Phase {
     /// `connection.start` is sent.
     Starting,
+    /// `connection.secure` is sent.
+    Securing,
     /// The caller checks a login.
     Authenticating,
     /// `connection.tune` is sent.
@@ -102,12 +105,10 @@ pub struct Connection {
     parked: Option<u16>,
     partial: Option<PartialBody>,
     last_publish: Option<Box<LastPublish>>,
-    /// The login that the caller checks, or has checked.
-    login: Option<Box<Login>>,
+    login: Option<Box<LoginState>>,
     actions: VecDeque<Action>,
     /// `peer -> local`.
     name: String,
-    loopback: bool,
     /// Why the connection is being closed.
     close_reason: Option<(String, bool)>,
     /// End of the handshake's or the close's time.
@@ -128,9 +129,8 @@ pub struct Connection {
 
 impl Connection {
     /// After the protocol header `AMQP 0 0 9 1` has been received (it is not part of what [`Connection::receive`] gets).
-    /// Writes `connection.start`. `owner` comes back in the shard's outputs; `loopback` tells whether the peer is on
-    /// this host; `name` is `peer -> local`, for listings and logs.
-    pub fn new(config: Arc<Config>, cx: &mut Context<'_>, owner: u32, loopback: bool, name: String) -> Self {
+    /// Writes `connection.start`. `owner` comes back in the shard's outputs; `name` is `peer -> local`, for listings and logs.
+    pub fn new(config: Arc<Config>, cx: &mut Context<'_>, owner: u32, name: String) -> Self {
         handshake::start(&config, cx.out);
         Connection {
             phase: Phase::Starting,
@@ -141,7 +141,6 @@ impl Connection {
             login: None,
             actions: VecDeque::new(),
             name,
-            loopback,
             close_reason: None,
             deadline_ns: Some(
                 cx.now_ns.saturating_add(config.handshake_timeout_ms.saturating_mul(1_000_000)),
@@ -262,8 +261,8 @@ impl fulmar_protocol::Connection for Connection {
         count
     }
 
-    fn authenticated(&mut self, cx: &mut Context<'_>, result: Result<String, String>) {
-        self.login_checked(cx, result);
+    fn authenticated(&mut self, cx: &mut Context<'_>, answer: LoginAnswer) {
+        self.login_checked(cx, answer);
     }
 
     fn end_of_turn(&mut self, cx: &mut Context<'_>) {
@@ -379,7 +378,9 @@ impl Connection {
         self.link.counters.faults.count(exception.code);
         match self.phase {
             // A peer that has not logged in is told nothing.
-            Phase::Starting | Phase::Authenticating => self.close(cx.shard, exception.reply_text(), true),
+            Phase::Starting | Phase::Securing | Phase::Authenticating => {
+                self.close(cx.shard, exception.reply_text(), true)
+            }
             _ => self.send_close(cx, exception, method, true),
         }
     }
@@ -449,7 +450,7 @@ impl Phase {
     fn name(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
-            Phase::Authenticating => "securing",
+            Phase::Securing | Phase::Authenticating => "securing",
             Phase::Tuning => "tuning",
             Phase::Opening => "opening",
             Phase::Open => "running",

@@ -11,7 +11,7 @@ use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Output, Shard, ShardConfig, ShardId, Table, Value};
-use fulmar_protocol::{Action, Config, Connection as _, Context, Login};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Login, LoginAnswer};
 
 /// Where things live, and how input arrives.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +147,7 @@ impl World {
         let mut output = Vec::new();
         let mut cx = Context { shard: &mut self.shards[shard], out: &mut output, now_ns: self.now_ns };
         let name = "127.0.0.1:1 -> 127.0.0.1:5672".to_owned();
-        let connection = Connection::new(Arc::new(self.config.clone()), &mut cx, owner, true, name);
+        let connection = Connection::new(Arc::new(self.config.clone()), &mut cx, owner, name);
         self.slots.push(Slot {
             shard,
             connection: Some(connection),
@@ -577,11 +577,18 @@ impl World {
             busy = true;
             match action {
                 Action::Authenticate(login) => {
-                    let good = login.user == "guest" && login.password == b"guest";
-                    let result = if good { Ok("guest".to_owned()) } else { Err("wrong password".to_owned()) };
+                    let answer = match login.response.as_deref().map(Login::plain) {
+                        Some(Some((user, password))) if user == "guest" && password == b"guest" => {
+                            LoginAnswer::accepted("guest")
+                        }
+                        _ if login.mechanism == "ANONYMOUS" => LoginAnswer::accepted("guest"),
+                        Some(Some(_)) => LoginAnswer::Refused("wrong password".to_owned()),
+                        Some(None) => LoginAnswer::Malformed("malformed response".to_owned()),
+                        None => LoginAnswer::Challenge(Vec::new(), Box::new(())),
+                    };
                     slot.logins.push(*login);
                     if self.answer_logins {
-                        connection.authenticated(&mut cx, result);
+                        connection.authenticated(&mut cx, answer);
                     }
                 }
                 Action::Close { reason, error } => {
