@@ -31,6 +31,7 @@ mod waker;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub use epoll::EpollTransport;
@@ -80,6 +81,31 @@ pub trait Transport {
     /// Where to append what the connection shall send; goes out at the next [`Transport::flush`]. `None` for a
     /// connection that is gone or closing.
     fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>>;
+
+    /// Moves bytes to a connection's output; they are lost for one that is gone or closing. May exchange the two buffers.
+    #[inline]
+    fn append(&mut self, conn: ConnId, bytes: &mut Vec<u8>) {
+        match self.output(conn) {
+            Some(out) if out.is_empty() => std::mem::swap(out, bytes),
+            Some(out) => out.extend_from_slice(bytes),
+            None => {}
+        }
+        bytes.clear();
+    }
+
+    /// The longest AMQP frame that a connection can carry, in bytes; `None` where it carries a stream.
+    fn largest_frame_bytes(&self, _conn: ConnId) -> Option<u32> {
+        None
+    }
+
+    /// Has turns end their wait when this descriptor becomes readable, with [`Event::Ready`], from now on. It is told of
+    /// when it becomes readable, not as long as it is, and stays open as long as the transport.
+    ///
+    /// # Errors
+    /// The system's, or this transport has no descriptors.
+    fn watch(&mut self, _fd: RawFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Bytes written and not yet taken by the kernel, in flight included.
     fn pending_bytes(&self, conn: ConnId) -> usize;

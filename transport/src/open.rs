@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -102,6 +103,10 @@ impl Transport for AnyTransport {
     #[inline]
     fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
         either!(self, inner => inner.output(conn))
+    }
+
+    fn watch(&mut self, fd: RawFd) -> io::Result<()> {
+        either!(self, inner => inner.watch(fd))
     }
 
     #[inline]

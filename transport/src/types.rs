@@ -83,6 +83,8 @@ pub enum Event {
     },
     /// An operation on a file has ended.
     File(FileDone),
+    /// A descriptor that is watched has become readable.
+    Ready,
     /// Somebody used the [`Waker`].
     Woken,
 }

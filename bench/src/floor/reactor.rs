@@ -99,7 +99,8 @@ impl<T: Transport> Relay<T> {
                 }
             }
             Event::Accepted { conn, .. } => self.accept(conn),
-            Event::Closed { .. } | Event::Connected { .. } | Event::File(_) | Event::Woken => {}
+            Event::Closed { .. } | Event::Connected { .. } | Event::File(_) | Event::Woken | Event::Ready => {
+            }
         }
     }
 

@@ -37,6 +37,7 @@ const REPORTS_PER_TURN: usize = 256;
 const LISTENERS_FROM: u32 = 1 << 31;
 const WAKER: u32 = u32::MAX;
 const FILES: u32 = u32::MAX - 1;
+const WATCHED: u32 = u32::MAX - 2;
 
 /// [`Transport`] over epoll.
 pub struct EpollTransport {
@@ -53,6 +54,8 @@ pub struct EpollTransport {
     dead: Vec<u32>,
     closing: VecDeque<(u64, ConnId)>,
     files: Files,
+    /// A descriptor that the caller wants to hear of has become readable.
+    watched_ready: bool,
     waker: Arc<EventWaker>,
 }
 
@@ -86,6 +89,7 @@ impl EpollTransport {
             dead: Vec::new(),
             closing: VecDeque::new(),
             files: Files::default(),
+            watched_ready: false,
             waker,
             config,
         })
@@ -145,7 +149,8 @@ impl EpollTransport {
         for at in 0..self.reports.len() {
             let report = self.reports[at];
             let (index, generation) = ((report.u64 >> 32) as u32, report.u64 as u32);
-            if index == WAKER || index == FILES {
+            self.watched_ready |= index == WATCHED;
+            if index >= WATCHED {
                 continue;
             }
             if index >= LISTENERS_FROM {
@@ -279,6 +284,9 @@ impl Transport for EpollTransport {
         }
         self.release_dead(events);
         self.files.tell(events);
+        if mem::take(&mut self.watched_ready) {
+            events.push(Event::Ready);
+        }
         if self.waker.take() {
             events.push(Event::Woken);
         }
@@ -315,6 +323,10 @@ impl Transport for EpollTransport {
             }
             State::Closing { .. } | State::Dead => None,
         }
+    }
+
+    fn watch(&mut self, fd: RawFd) -> io::Result<()> {
+        watch(&self.epoll, fd, libc::EPOLLIN, ConnId { index: WATCHED, generation: 0 })
     }
 
     fn pending_bytes(&self, id: ConnId) -> usize {

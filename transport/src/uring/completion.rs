@@ -22,6 +22,12 @@ impl UringTransport {
             Op::Accept => self.accepted(id.index, result, flags, events),
             Op::CancelAccept => {}
             Op::File => self.file_ended(id.index, result),
+            Op::Watch => {
+                events.push(Event::Ready);
+                if !cqueue::more(flags) && result >= 0 {
+                    self.watch_again(id.index);
+                }
+            }
             Op::Wake => {
                 if !cqueue::more(flags) {
                     self.watch_waker();

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +59,7 @@ enum Op {
     CancelAccept,
     Wake,
     File,
+    Watch,
 }
 
 fn user_data(op: Op, id: ConnId) -> u64 {
@@ -75,6 +76,7 @@ fn split_user_data(data: u64) -> (Op, ConnId) {
         6 => Op::CancelAccept,
         7 => Op::Wake,
         8 => Op::File,
+        9 => Op::Watch,
         op => panic!("a completion of unknown kind {op}"),
     };
     (op, ConnId { index: (data >> 32) as u32 & 0x00ff_ffff, generation: data as u32 })
@@ -118,6 +120,8 @@ pub struct UringTransport {
     closing: VecDeque<(u64, ConnId)>,
     resting_listeners: u32,
     files: Files,
+    /// Descriptors that the caller wants to hear of.
+    watched: Vec<RawFd>,
     waker: Arc<EventWaker>,
 }
 
@@ -151,6 +155,7 @@ impl UringTransport {
             closing: VecDeque::new(),
             resting_listeners: 0,
             files: Files::new(),
+            watched: Vec::new(),
             waker,
             config,
         };
@@ -161,6 +166,12 @@ impl UringTransport {
     fn watch_waker(&mut self) {
         let poll = opcode::PollAdd::new(Fd(self.waker.fd()), libc::POLLIN as u32).multi(true).build();
         self.push(&poll.user_data(user_data(Op::Wake, ConnId { index: 0, generation: 0 })));
+    }
+
+    fn watch_again(&mut self, index: u32) {
+        let fd = Fd(self.watched[index as usize]);
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+        self.push(&poll.user_data(user_data(Op::Watch, ConnId { index, generation: 0 })));
     }
 
     /// Queues an operation; it reaches the kernel in the next turn, or now if the queue is full.
@@ -394,6 +405,12 @@ impl Transport for UringTransport {
             }
             State::Closing { .. } | State::Dying { .. } => None,
         }
+    }
+
+    fn watch(&mut self, fd: RawFd) -> io::Result<()> {
+        self.watched.push(fd);
+        self.watch_again(self.watched.len() as u32 - 1);
+        Ok(())
     }
 
     fn pending_bytes(&self, id: ConnId) -> usize {

@@ -99,6 +99,7 @@ impl<T: Transport> Side<T> {
                     assert!(self.files.insert(done.token, done).is_none(), "an operation ended twice");
                 }
                 Event::Woken => self.woken += 1,
+                Event::Ready => {}
             }
         }
         for (conn, reasons) in &self.closed {

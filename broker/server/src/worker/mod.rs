@@ -265,7 +265,7 @@ impl<T: Transport> Worker<T> {
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             Event::File(done) => self.file_done(done),
             // Nothing here connects; a wake-up is seen by the caller.
-            Event::Connected { .. } | Event::Woken => {}
+            Event::Connected { .. } | Event::Woken | Event::Ready => {}
         }
     }
 
@@ -336,12 +336,7 @@ impl<T: Transport> Worker<T> {
         if self.scratch.is_empty() {
             return;
         }
-        match self.transport.output(conn) {
-            Some(out) if out.is_empty() => std::mem::swap(out, &mut self.scratch),
-            Some(out) => out.extend_from_slice(&self.scratch),
-            None => {}
-        }
-        self.scratch.clear();
+        self.transport.append(conn, &mut self.scratch);
         self.scratch.shrink_to(KEEP_SCRATCH_BYTES);
     }
 
