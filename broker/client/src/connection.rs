@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
+use crate::carrier::AnyStream;
 use crate::channel::Channel;
 use crate::driver;
 use crate::request::Request;
@@ -95,9 +96,14 @@ impl Connection {
     /// one; [`Options::reconnect`] is for connections that once stood.
     pub async fn open(options: Options) -> Result<Connection, Error> {
         match options.carrier {
-            Carrier::Tcp => {
+            Carrier::Tcp if options.fallbacks.is_empty() => {
                 let address = (options.host.clone(), options.port);
                 Connection::open_over(options, move || connect_tcp(address.clone())).await
+            }
+            Carrier::Tcp | Carrier::Rdma => {
+                let (carriers, host, port) = (options.carriers(), options.host.clone(), options.port);
+                let connect = move || AnyStream::connect(carriers.clone(), host.clone(), port);
+                Connection::open_over(options, connect).await
             }
         }
     }
@@ -192,7 +198,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-async fn connect_tcp((host, port): (String, u16)) -> io::Result<TcpStream> {
+pub(crate) async fn connect_tcp((host, port): (String, u16)) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host.as_str(), port)).await?;
     // Where nobody listens on a port of the ephemeral range, TCP may connect a socket to itself.
     if stream.local_addr()? == stream.peer_addr()? {

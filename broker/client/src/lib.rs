@@ -30,6 +30,7 @@
 //! what; a driver task moves the bytes.
 
 mod address;
+mod carrier;
 mod channel;
 mod confirms;
 mod connection;
@@ -39,6 +40,7 @@ mod engine;
 mod error;
 mod message;
 mod options;
+mod rdma;
 mod request;
 mod session;
 mod topology;

@@ -21,6 +21,29 @@ pub enum Protocol {
 pub enum Carrier {
     /// TCP, not encrypted.
     Tcp,
+    /// RDMA, by the verbs libraries of this host.
+    Rdma,
+}
+
+impl std::fmt::Display for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Carrier::Tcp => "tcp",
+            Carrier::Rdma => "rdma",
+        })
+    }
+}
+
+impl std::str::FromStr for Carrier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" => Ok(Carrier::Tcp),
+            "rdma" => Ok(Carrier::Rdma),
+            other => Err(format!("{other:?} is not a transport; tcp and rdma are")),
+        }
+    }
 }
 
 /// What happens to publishes in confirm mode whose answer had not come when the connection broke.
@@ -74,6 +97,8 @@ pub struct Options {
     pub protocol: Protocol,
     /// Carrier.
     pub carrier: Carrier,
+    /// What to try in its place, in this order, where it cannot be used.
+    pub fallbacks: Vec<Carrier>,
     /// Host name or address.
     pub host: String,
     /// Port.
@@ -119,6 +144,7 @@ impl Default for Options {
         Options {
             protocol: Protocol::Amqp091,
             carrier: Carrier::Tcp,
+            fallbacks: Vec::new(),
             host: "localhost".into(),
             port: 5672,
             user: "guest".into(),
@@ -142,7 +168,8 @@ impl Options {
     /// `?heartbeat=seconds&connection_timeout=milliseconds&name=text&mechanism=PLAIN` after it, `ANONYMOUS` and
     /// `EXTERNAL` being the other mechanisms. All but the scheme and the host may be left out. Reserved characters are
     /// percent-encoded: the virtual host `/` is `%2F`, or no path at all. The scheme names protocol and carrier: `amqp`
-    /// is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over TCP.
+    /// is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over TCP, `rdma` and `rdma0-10` are the same over RDMA.
+    /// `transport=rdma,tcp` tries one after the other.
     ///
     /// # Errors
     /// [`Error::Url`] with what is wrong.
@@ -157,6 +184,17 @@ impl Options {
         self
     }
 
+    /// Tries these one after the other: names separated by commas, as in `rdma,tcp`.
+    ///
+    /// # Errors
+    /// One of them is not known.
+    pub fn set_transports(&mut self, names: &str) -> Result<(), String> {
+        let carriers = names.split(',').map(|name| name.trim().parse()).collect::<Result<Vec<_>, _>>()?;
+        self.carrier = carriers[0];
+        self.fallbacks = carriers[1..].to_vec();
+        Ok(())
+    }
+
     /// Host and port, as connecting and messages need them.
     pub fn address(&self) -> String {
         if self.host.contains(':') {
@@ -169,13 +207,17 @@ impl Options {
 
 fn parse(url: &str) -> Result<Options, String> {
     let (scheme, rest) = url.split_once("://").ok_or("a URL begins with a scheme, as in amqp://host/")?;
-    let protocol = match scheme {
-        "amqp" => Protocol::Amqp091,
-        "amqp0-10" => Protocol::Amqp010,
+    let (protocol, carrier) = match scheme {
+        "amqp" => (Protocol::Amqp091, Carrier::Tcp),
+        "amqp0-10" => (Protocol::Amqp010, Carrier::Tcp),
+        "rdma" => (Protocol::Amqp091, Carrier::Rdma),
+        "rdma0-10" => (Protocol::Amqp010, Carrier::Rdma),
         "amqps" | "amqps0-10" => return Err(format!("TLS ({scheme}) is not supported yet")),
-        other => return Err(format!("the scheme {other:?} is not known; amqp and amqp0-10 are")),
+        other => {
+            return Err(format!("the scheme {other:?} is not known; amqp, amqp0-10, rdma and rdma0-10 are"));
+        }
     };
-    let mut options = Options { protocol, ..Options::default() };
+    let mut options = Options { protocol, carrier, ..Options::default() };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, host_port) = match authority.rsplit_once('@') {
@@ -206,6 +248,7 @@ fn parse(url: &str) -> Result<Options, String> {
                 options.connect_timeout = Duration::from_millis(value.parse().map_err(|_| wrong())?);
             }
             "mechanism" => options.mechanism = Some(Mechanism::of_name(value).ok_or_else(wrong)?),
+            "transport" => options.set_transports(value)?,
             "name" => options.connection_name = Some(decode(value)?),
             other => return Err(format!("the parameter {other:?} is not known")),
         }

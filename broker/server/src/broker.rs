@@ -1,6 +1,7 @@
 //! Starts and stops a broker in this process: what it left on the disk, shard threads, their sockets, the lanes between
 //! them, the login thread.
 
+mod rdma;
 mod recovering;
 mod space;
 
@@ -20,7 +21,9 @@ use fulmar_journal::recovery::RecoveryError;
 use fulmar_journal::{DataDirectory, DirectoryError, Durability};
 use fulmar_policy::{Authority, UsersError};
 use fulmar_protocol::{Config as ProtocolConfig, Switch};
-use fulmar_transport::{AnyTransport, Config as TransportConfig, IoChoice, Transport, Waker, open};
+use fulmar_transport::{
+    AnyTransport, Config as TransportConfig, IoChoice, ListenerId, Transport, Waker, open,
+};
 
 use crate::affinity::{self, Affinity};
 use crate::login::{self, Asker, Mailbox};
@@ -363,6 +366,8 @@ impl Starting {
             index,
             cpu,
             io,
+            // One shard takes them: an RDMA port has one listener.
+            rdma: if index == 0 { rdma::wanted(settings) } else { None },
             transport: transport_config(settings),
             shard: shard_config(settings, index),
             default_group: Name::from(&settings.default_message_group[..]),
@@ -447,6 +452,7 @@ struct Seat {
     index: usize,
     cpu: Option<usize>,
     io: IoChoice,
+    rdma: Option<rdma::Wanted>,
     transport: TransportConfig,
     shard: ShardConfig,
     default_group: Name,
@@ -463,9 +469,24 @@ impl Seat {
         {
             log::warn!("shard {} cannot be pinned to CPU {cpu}: {error}", self.index);
         }
-        match open(self.transport.clone(), self.io) {
-            Ok(AnyTransport::Uring(transport)) => self.serve(*transport, IoChoice::Uring, inbox, outbox),
-            Ok(AnyTransport::Epoll(transport)) => self.serve(*transport, IoChoice::Epoll, inbox, outbox),
+        let rdma = self.rdma.as_ref().and_then(|wanted| wanted.listen(&self.transport));
+        let opened = open(self.transport.clone(), self.io);
+        let opened = match (opened, rdma) {
+            (Ok(transport), Some(rdma)) => {
+                let io = match &transport {
+                    AnyTransport::Uring(_) => IoChoice::Uring,
+                    AnyTransport::Epoll(_) => IoChoice::Epoll,
+                };
+                match rdma.join(transport) {
+                    Ok((transport, listeners)) => return self.serve(transport, io, listeners, inbox, outbox),
+                    Err(error) => Err(error),
+                }
+            }
+            (opened, _) => opened,
+        };
+        match opened {
+            Ok(AnyTransport::Uring(inner)) => self.serve(*inner, IoChoice::Uring, vec![], inbox, outbox),
+            Ok(AnyTransport::Epoll(inner)) => self.serve(*inner, IoChoice::Epoll, vec![], inbox, outbox),
             Err(error) => {
                 let _ = outbox.send(FromShard::Failed(error));
                 Ok(())
@@ -477,6 +498,7 @@ impl Seat {
         self,
         transport: T,
         io: IoChoice,
+        listeners: Vec<ListenerId>,
         inbox: &Receiver<ToShard>,
         outbox: &Sender<FromShard>,
     ) -> io::Result<()> {
@@ -496,6 +518,7 @@ impl Seat {
         };
         let mut worker =
             Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
+        listeners.into_iter().for_each(|listener| worker.add_listener(listener));
         if let Some(log) = log {
             worker.set_log(log, outlook);
         }

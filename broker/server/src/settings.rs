@@ -23,6 +23,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Port for all of `listen`.
     pub port: Option<u16>,
+    /// Port of RDMA connections, instead of that of the addresses to listen on; 0 for none.
+    pub rdma_port: Option<u16>,
     /// Print the port on standard output once listening.
     pub print_port: bool,
     /// Reactor.
@@ -149,6 +151,13 @@ pub const SPECS: &[Spec] = &[
     spec("port", "PORT", "", "Port, instead of that of the addresses to listen on", |s, text| {
         set_optional(&mut s.port, text)
     }),
+    spec(
+        "rdma-port",
+        "PORT",
+        "",
+        "Port for connections over RDMA, 0 for none [default: that of the addresses to listen on, where they are not loopback]",
+        |s, text| set_optional(&mut s.rdma_port, text),
+    ),
     spec("print-port", "", "false", "Print the port on a line of its own once listening", |s, text| {
         set(&mut s.print_port, text)
     }),
@@ -481,6 +490,16 @@ impl Settings {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let port = |addr: &SocketAddr| self.port.unwrap_or(addr.port());
         self.listen.iter().map(|addr| SocketAddr::new(addr.ip(), port(addr))).collect()
+    }
+
+    /// Addresses to take connections on over RDMA. Devices have no loopback, so nothing is tried there unless a port was
+    /// asked for.
+    pub fn rdma_addresses(&self) -> Vec<SocketAddr> {
+        let own = |addr: SocketAddr| match self.rdma_port {
+            Some(port) => (port != 0).then(|| SocketAddr::new(addr.ip(), port)),
+            None => (!addr.ip().is_loopback() && addr.port() != 0).then_some(addr),
+        };
+        self.addresses().into_iter().filter_map(own).collect()
     }
 
     /// The directory of the broker's state, the default resolved; whether messages are kept there is another question.

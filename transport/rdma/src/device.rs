@@ -52,6 +52,9 @@ pub struct Piece {
     pub key: u32,
 }
 
+// SAFETY: an address, which only unsafe calls look behind.
+unsafe impl Send for Piece {}
+
 /// A message to send.
 #[derive(Clone, Copy, Debug)]
 pub struct SendRequest {

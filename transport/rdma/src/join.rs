@@ -48,7 +48,12 @@ impl<T: Transport, D: Device> Joined<T, D> {
     /// The device's.
     pub fn listen_rdma(&mut self, addr: SocketAddr, backlog: u32) -> io::Result<(ListenerId, SocketAddr)> {
         let (listener, local) = self.side.listen(addr, backlog)?;
-        Ok((ListenerId(listener.0 | MARK), local))
+        Ok((Self::outer_listener(listener), local))
+    }
+
+    /// The name here of a listener that the side had before.
+    pub fn outer_listener(listener: ListenerId) -> ListenerId {
+        ListenerId(listener.0 | MARK)
     }
 
     /// Starts connecting over RDMA.

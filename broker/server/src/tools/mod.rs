@@ -19,7 +19,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 something else failed; 2 wrong u
 /// How to reach the broker; the same for both tools.
 #[derive(Clone, Debug, clap::Args)]
 struct BrokerArgs {
-    /// Broker, as amqp://user:password@host:port/virtual-host; amqp0-10:// for AMQP 0-10
+    /// Broker, as amqp://user:password@host:port/virtual-host; amqp0-10:// for AMQP 0-10, rdma:// and
+    /// rdma0-10:// for the same over RDMA
     #[arg(
         short,
         long,
@@ -28,6 +29,10 @@ struct BrokerArgs {
         hide_env_values = true
     )]
     url: String,
+
+    /// What carries the connection, tried in this order: rdma, tcp [default: what the URL says]
+    #[arg(long, value_name = "NAMES")]
+    transport: Option<String>,
 
     /// Keep connecting again when the connection breaks
     #[arg(long)]
@@ -49,6 +54,9 @@ struct DeclareArgs {
 impl BrokerArgs {
     async fn open(&self, name: &str) -> Result<Connection, Failure> {
         let mut options = Options::from_url(&self.url)?;
+        if let Some(transport) = &self.transport {
+            options.set_transports(transport).map_err(Error::Argument)?;
+        }
         options.reconnect = self.reconnect.then(Reconnect::default);
         options.connection_name.get_or_insert_with(|| format!("fulmar {name}"));
         Ok(Connection::open(options).await?)
@@ -142,6 +150,8 @@ impl Failure {
 
 /// Runs a tool to its end and says why it failed.
 fn finish(tool: &str, work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    // What the library has to say: which carrier it could not use, and why.
+    crate::logging::start(log::LevelFilter::Warn);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -1,8 +1,9 @@
 //! Sockets come, say what they speak, and go.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use fulmar_protocol::Context;
+use fulmar_protocol::{Config as ProtocolConfig, Context};
 use fulmar_transport::{Close, CloseReason, ConnId, RecvBuf, Transport};
 
 use super::slot::{Slot, State};
@@ -52,7 +53,7 @@ impl<T: Transport> Worker<T> {
                 let name = format!("{peer} -> {local}");
                 let out = &mut self.scratch;
                 let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
-                let config = self.config.protocol.clone();
+                let config = protocol_config(&self.config.protocol, self.transport.largest_frame_bytes(conn));
                 *state = State::Speaking(match protocol {
                     Protocol::Amqp091 => Box::new(fulmar_amqp_0_9_1::connection::Connection::new(
                         config, &mut cx, conn.index, name,
@@ -95,5 +96,15 @@ impl<T: Transport> Worker<T> {
             self.counters.add_connection(connection.counters());
             connection.closed(&mut self.shard);
         }
+    }
+}
+
+/// What a connection is offered on which no frame may be longer than this.
+fn protocol_config(config: &Arc<ProtocolConfig>, largest_frame_bytes: Option<u32>) -> Arc<ProtocolConfig> {
+    match largest_frame_bytes {
+        Some(bytes) if bytes < config.frame_max_bytes => {
+            Arc::new(ProtocolConfig { frame_max_bytes: bytes, ..ProtocolConfig::clone(config) })
+        }
+        _ => config.clone(),
     }
 }

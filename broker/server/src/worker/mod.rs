@@ -169,6 +169,11 @@ impl<T: Transport> Worker<T> {
         Ok(addr)
     }
 
+    /// Takes a listener over that was made before, so that it ends with the others.
+    pub fn add_listener(&mut self, listener: ListenerId) {
+        self.listeners.push(listener);
+    }
+
     /// The transport; for the simulation.
     pub fn transport(&mut self) -> &mut T {
         &mut self.transport

@@ -1,0 +1,84 @@
+//! What carries a connection, when there is a choice.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::rdma::RdmaStream;
+use crate::{Carrier, Options};
+
+/// A stream over any of the carriers.
+pub(crate) enum AnyStream {
+    Tcp(TcpStream),
+    Rdma(Box<RdmaStream>),
+}
+
+impl AnyStream {
+    /// Connects over the first carrier that works. What did not is said in one line each.
+    pub(crate) async fn connect(carriers: Vec<Carrier>, host: String, port: u16) -> io::Result<AnyStream> {
+        let mut last = io::Error::other("no carrier was named");
+        for (at, carrier) in carriers.iter().enumerate() {
+            let connected = match carrier {
+                Carrier::Tcp => {
+                    crate::connection::connect_tcp((host.clone(), port)).await.map(AnyStream::Tcp)
+                }
+                Carrier::Rdma => {
+                    RdmaStream::connect(&host, port).await.map(|stream| AnyStream::Rdma(Box::new(stream)))
+                }
+            };
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+            if let Some(next) = carriers.get(at + 1) {
+                log::warn!("{carrier}: {last}; trying {next}");
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Options {
+    /// The carriers to try, in order.
+    pub(crate) fn carriers(&self) -> Vec<Carrier> {
+        std::iter::once(self.carrier).chain(self.fallbacks.iter().copied()).collect()
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            AnyStream::Tcp(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            AnyStream::Rdma(stream) => {
+                let $stream = Pin::new(stream.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for AnyStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_read(cx, into))
+    }
+}
+
+impl AsyncWrite for AnyStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_shutdown(cx))
+    }
+}
