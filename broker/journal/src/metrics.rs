@@ -23,8 +23,6 @@ pub struct Metrics {
     pub flush_us: Histogram<u64>,
     /// Records in a write.
     pub batch_records: Histogram<u64>,
-    /// Bytes of a write, as a moving mean.
-    pub mean_batch_bytes: u64,
     /// Bytes read for those who asked.
     pub read_bytes: u64,
     /// Messages written to the page file.
@@ -51,7 +49,6 @@ impl Default for Metrics {
             written_bytes: 0,
             flush_us: histogram(LONGEST_FLUSH_US),
             batch_records: histogram(MOST_RECORDS),
-            mean_batch_bytes: 0,
             read_bytes: 0,
             paged_out: 0,
             segments_begun: 0,
@@ -70,7 +67,6 @@ impl Metrics {
         self.written_bytes += bytes;
         self.flush_us.saturating_record(duration_ns / 1000);
         self.batch_records.saturating_record(records);
-        self.mean_batch_bytes = self.mean_batch_bytes - self.mean_batch_bytes / 8 + bytes / 8;
     }
 }
 

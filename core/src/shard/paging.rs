@@ -100,7 +100,7 @@ impl Shard {
     /// Puts messages out of memory if they take too much of it. Whether any have left.
     #[inline]
     pub(super) fn page_out(&mut self) -> bool {
-        let is_short = self.store.memory_bytes() > self.config.limits.paging_bytes;
+        let is_short = self.store.memory_bytes() > self.config.limits.paging_bytes || self.paging.has_more;
         (is_short || !self.paging.beyond.is_empty()) && self.journal.is_some() && self.page_some_out()
     }
 

@@ -19,9 +19,6 @@ use super::{Files, Log, Purpose, Segment, Told};
 /// Bytes of zeros in one write.
 const ZEROS: usize = 256 << 10;
 
-/// Mean bytes of a flush from which on files are not filled with zeros: that would cost more than it brings.
-const BULK_BYTES: u64 = 128 << 10;
-
 /// Segments that are kept ready beyond what was asked for, before files are removed.
 const MORE_READY: usize = 2;
 
@@ -336,7 +333,6 @@ impl Log {
     fn advance(&mut self, work: &Work, result: usize) -> Option<Step> {
         let hurries = work.number <= self.preparation.hurry;
         let segment_bytes = self.options.segment_bytes;
-        let zeros = !hurries && self.metrics.mean_batch_bytes < BULK_BYTES;
         match work.step {
             Step::Rename => return Some(Step::SyncRename),
             Step::SyncRename => {
@@ -360,15 +356,12 @@ impl Log {
             Step::Allocate => {
                 let segment = self.segments.any_mut(work.number).expect("what is prepared is there");
                 segment.file_bytes = segment_bytes;
-                return Some(if zeros { Step::Zeros(0) } else { Step::SyncDirectory });
+                return Some(if hurries { Step::SyncDirectory } else { Step::Zeros(0) });
             }
             Step::Zeros(offset) => {
                 let offset = offset + ZEROS as u64;
-                return Some(if zeros && offset < segment_bytes {
-                    Step::Zeros(offset)
-                } else {
-                    Step::SyncFile
-                });
+                let is_filled = hurries || offset >= segment_bytes;
+                return Some(if is_filled { Step::SyncFile } else { Step::Zeros(offset) });
             }
             Step::SyncFile => return Some(Step::SyncDirectory),
             Step::SyncDirectory => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::stored::durable;
 use super::*;
 use crate::Selector;
 use crate::journal::{Joined, Position};
@@ -167,6 +168,26 @@ fn what_is_out_of_memory_is_delivered_in_order_and_its_record_given_up() {
         let retired = broker.journals[0].file().retired.len();
         assert_eq!(retired, 500, "each has one record, on a page or in the log");
     }
+}
+
+#[test]
+fn what_one_turn_cannot_put_out_of_memory_leaves_in_the_next_ones_and_then_the_shard_rests() {
+    let limits = Limits { paging_bytes: 3_300_000, ..Limits::default() };
+    let most_bytes = limits.paging_bytes;
+    let mut broker = Broker::durable_with(1, limits);
+    let client = broker.client(0);
+    broker.declare(client, "q", durable(0));
+    let body = "b".repeat(1500);
+    for _ in 0..3000 {
+        broker.persist(client, "", "q", &body, 0).unwrap();
+    }
+    broker.run();
+    assert_eq!(broker.paged_messages().0, 0, "nothing is stored yet");
+    assert!(broker.shards[0].memory_bytes() > most_bytes);
+    broker.pass(1_000);
+    broker.store_all();
+    let left = broker.shards[0].memory_bytes();
+    assert!(left <= most_bytes - most_bytes / 8, "{left}");
 }
 
 #[test]
