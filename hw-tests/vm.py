@@ -5,17 +5,30 @@ shared by 9p. Only loopback is used. The machine's processor is emulated unless 
 that is taken in here means anything.
 """
 
+import fcntl
 import glob
 import lzma
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
 import tempfile
 
-SUITES = {"user": "bookworm", "kernel": "trixie-backports", "qemu": "trixie"}
+# Each part of the cache: its suite, and its packages. The kernel's are found through its meta package. QEMU is newer than
+# the rest, since bookworm's crashes now and then with more than one emulated processor; so is the kernel, for io_uring.
+PARTS = {
+    "user": ("bookworm", [
+        "busybox-static", "coreutils", "dash", "ibverbs-providers", "ibverbs-utils", "iproute2", "librdmacm1", "perftest", "rdmacm-utils", "tcpdump"]),
+    "kernel": ("trixie-backports", []),
+    "qemu": ("trixie", ["qemu-system-x86"]),
+}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+class Unavailable(Exception):
+    """No virtual machine can be had here; says why."""
 
 
 def default_cache():
@@ -25,17 +38,26 @@ def default_cache():
 
 
 def fetch(cache):
-    """Downloads and unpacks QEMU, the kernel and a static busybox, once."""
-    if (cache / "ready").exists():
-        return
+    """Downloads and unpacks QEMU, the kernel and the guest's programs, each once. Raises Unavailable."""
+    if platform.machine() != "x86_64":
+        raise Unavailable(f"virtual machines are made for x86_64, this is {platform.machine()}")
     cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, part in PARTS.items():
+            stamp = cache / f"{name}.stamp"
+            if not stamp.exists() or stamp.read_text() != repr(part):
+                _fetch_part(cache, name, *part)
+                stamp.write_text(repr(part))
+
+
+def _fetch_part(cache, name, suite, packages):
+    if not shutil.which("apt-get") or not os.path.exists(KEYRING):
+        raise Unavailable("QEMU and a kernel come as Debian packages, and here is no apt-get with Debian's keys")
     with tempfile.TemporaryDirectory(dir=cache) as work:
         os.chmod(work, 0o755)
-        views = {name: _Apt(pathlib.Path(work), name, suite) for name, suite in SUITES.items()}
-        views["user"].unpack(views["user"].closure(["busybox-static"]), cache / "user")
-        views["qemu"].unpack(views["qemu"].closure(["qemu-system-x86"]), cache / "qemu")
-        views["kernel"].unpack(views["kernel"].kernel(), cache / "kernel")
-    (cache / "ready").touch()
+        view = _Apt(pathlib.Path(work), name, suite)
+        view.unpack(view.closure(packages) if packages else view.kernel(), cache / name)
 
 
 class _Apt:
@@ -48,7 +70,9 @@ class _Apt:
         (self.root / "status").touch()
         targets = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)"], text=True,
                                  capture_output=True, check=True).stdout
-        mirror = next(line for line in targets.splitlines() if line.endswith("/debian/"))
+        mirror = next((line for line in targets.splitlines() if line.endswith("/debian/")), None)
+        if not mirror:
+            raise Unavailable("QEMU and a kernel come as Debian packages, and apt knows of no mirror of them here")
         (self.root / "sources.list").write_text(f"deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n")
         settings = {
             "Dir::Etc::sourcelist": self.root / "sources.list", "Dir::Etc::sourceparts": "-",
@@ -83,7 +107,7 @@ class _Apt:
     def _run(self, *command, cwd=None):
         done = subprocess.run(command, env=self.environment, cwd=cwd, text=True, capture_output=True)
         if done.returncode:
-            raise SystemExit(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+            raise Unavailable(f"{' '.join(map(str, command))}: {' '.join(done.stderr.split())}")
         return done.stdout
 
 
@@ -156,3 +180,39 @@ def libraries_of(*programs):
         text = subprocess.run(["ldd", program], text=True, capture_output=True, check=True).stdout
         found.update(re.findall(r"(/\S+)", text))
     return sorted(found)
+
+
+def pack_tree(target, cache, names, programs=()):
+    """Copies the guest's programs `names` (paths below its root), and libraries for this host's `programs`, to `target`.
+
+    Both bring a C library: the newer one serves both.
+    """
+    user = cache / "user"
+    files = {name: user / name for name in names}
+    files.update(_guest_libraries(user, files.values()))
+    own = {library.lstrip("/"): pathlib.Path(library) for library in (libraries_of(*programs) if programs else ())}
+    is_own_newer = own and _libc_version(own.values()) >= _libc_version(files.values())
+    files = {**files, **own} if is_own_newer else {**own, **files}
+    for name, source in files.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target / name)
+
+
+def _guest_libraries(user, programs):
+    """The libraries of programs from the unpacked packages, loader included, by their paths in the guest."""
+    folders = [user / "lib/x86_64-linux-gnu", user / "usr/lib/x86_64-linux-gnu"]
+    # The link is absolute, and would lead to this host's.
+    found = {"lib64/ld-linux-x86-64.so.2": folders[0] / "ld-linux-x86-64.so.2"}
+    for program in programs:
+        done = subprocess.run([found["lib64/ld-linux-x86-64.so.2"], "--library-path", ":".join(map(str, folders)), "--list", program],
+                              text=True, capture_output=True)
+        for path in re.findall(rf"=> ({user}/\S+)", done.stdout):
+            found[str(pathlib.Path(path).relative_to(user))] = pathlib.Path(path)
+    return found
+
+
+def _libc_version(paths):
+    """The version of the C library among `paths`, as a tuple of numbers."""
+    libc = next(path for path in paths if path.name == "libc.so.6")
+    version = re.search(rb"GNU C Library [^\n]*version (\d+)\.(\d+)", libc.read_bytes())
+    return tuple(map(int, version.groups()))

@@ -66,7 +66,10 @@ def main():
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     chance, cache = random.Random(arguments.seed), vm.default_cache()
-    vm.fetch(cache)
+    try:
+        vm.fetch(cache)
+    except vm.Unavailable as reason:
+        raise SystemExit(f"no virtual machine: {reason}") from None
     with tempfile.TemporaryDirectory(dir=cache) as work:
         work = pathlib.Path(work)
         image, share, ramdisk = work / "image", work / "share", work / "initramfs"
