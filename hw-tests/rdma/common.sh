@@ -21,7 +21,7 @@ lost() {
 serve() {
     $FAR "$@" >"$OUT/server" 2>&1 &
     server=$!
-    trap 'kill $server $sniffer 2>/dev/null' EXIT
+    trap finish EXIT
     if command -v rdma >/dev/null; then
         until_true 20 listens $server || fail "the server does not listen"
     else
@@ -34,18 +34,26 @@ listens() { $FAR rdma resource show cm_id | grep -q "state LISTEN .* pid $1 "; }
 # capture: what goes between the two hosts from now on is in $OUT/wire.pcap, which run.py judges. Nothing where there is one host.
 capture() {
     [ -n "$FAR" ] || return 0
-    tcpdump -Z root -i v0 -U -w "$OUT/wire.pcap" udp port 4791 2>"$OUT/tcpdump" &
+    tcpdump -Z root -B 32768 -i v0 -U -w /tmp/wire.pcap udp port 4791 2>"$OUT/tcpdump" &
     sniffer=$!
-    until_true 10 grep -q '^tcpdump: listening' "$OUT/tcpdump" || fail "no capture: $(cat "$OUT/tcpdump")"
+    trap finish EXIT
+    until_true 20 grep -q '^tcpdump: listening' "$OUT/tcpdump" || fail "no capture: $(cat "$OUT/tcpdump")"
 }
 
-# until_true SECONDS COMMAND...: tries again until it is true.
-until_true() {
-    left=$(($1 * 5)); shift
-    until "$@"; do
-        left=$((left - 1)); [ $left -gt 0 ] || return 1
-        sleep 0.2
-    done
+# Ends the server, and the capture once all of it is written.
+finish() {
+    kill $server 2>/dev/null
+    if [ -n "$sniffer" ]; then
+        seen=-1
+        for _ in 1 2 3 4 5 6 7 8 9 10; do
+            size=$(stat -c %s /tmp/wire.pcap)
+            if [ "$size" = "$seen" ]; then break; fi
+            seen=$size; sleep 0.5
+        done
+        kill $sniffer; wait $sniffer
+        mv /tmp/wire.pcap "$OUT/"
+        grep -q '^0 packets dropped by kernel' "$OUT/tcpdump" || rm "$OUT/wire.pcap"
+    fi
 }
 
 # The peer's programs, with its libraries.

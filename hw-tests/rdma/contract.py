@@ -2,7 +2,7 @@
 
 1. Private data of 8 bytes: largest receive, credit, version.
 2. A message is at most the largest receive of its receiver, and the 4 bytes of its trailer.
-3. It is the protocol's header alone, or whole AMQP frames, or nothing.
+3. It is whole AMQP frames, or nothing. The protocol's header comes first, the initiator's alone in its message.
 4. Nothing is sent without credit, and the last credit only with a message that grants some.
 5. Credit is granted for messages that came, once.
 """
@@ -96,18 +96,20 @@ def _message(own, other, message, version):
     own.bytes += len(data)
     own.empty += not data
     own.biggest = max(own.biggest, len(data))
-    if problem := _not_whole(own, other, data):
+    if problem := _not_whole(own, other, data, message.is_from_initiator):
         yield problem
 
 
-def _not_whole(own, other, data):
-    if not data:
-        return None
-    if data[:4] == b"AMQP":
-        own.protocol = own.protocol or data[:8]
-        return None if len(data) == 8 else "more than the protocol's header in its message"
-    is_0_10 = (own.protocol or other.protocol)[4:8] == b"\x01\x01\x00\x0a"
+def _not_whole(own, other, data, is_from_initiator):
     at = 0
+    if data[:4] == b"AMQP":
+        if own.protocol:
+            return "a second header"
+        own.protocol, at = data[:8], 8
+        # An acceptor of the peer's reads the header and drops what follows it.
+        if is_from_initiator and len(data) > 8:
+            return "more than the protocol's header in its message"
+    is_0_10 = (own.protocol or other.protocol)[4:8] == b"\x01\x01\x00\x0a"
     while at < len(data):
         if len(data) - at < (12 if is_0_10 else 8):
             return f"a frame is cut off at byte {at}"

@@ -119,9 +119,9 @@ class _Reader:
         elif kind == REPLY and (connection := self.requests.get((receiver, other))) and not connection.acceptor:
             connection.acceptor, connection.answered = (sender, _u24(body, 12)), private
             self.pairs[connection.acceptor] = (connection, True)
-            # The request says at which number its sender begins; so does the reply for its own.
-            self.expected[connection.initiator] = _u24(body, 20)
-            self.expected[connection.acceptor] = connection.first_sequence
+            # Request and reply say at which number the other side is to begin.
+            self.expected[connection.initiator] = connection.first_sequence
+            self.expected[connection.acceptor] = _u24(body, 20)
         elif kind == REJECT and (connection := self.requests.get((receiver, other))):
             connection.rejected = (struct.unpack_from(">H", body, 10)[0], private)
 
