@@ -19,8 +19,11 @@ KILL_ROUNDS ?= 500
 # How often `make power-cut` does so.
 ROUNDS ?= 10
 
+# What `make hw-test` runs beside Fulmar: a folder with Apache Qpid's broker and tools, built with RDMA.
+PEER ?=
+
 # What `make test` runs, in this order.
-STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
+STEPS := tidy lint unit doctest docs loom sim interop hw-test fuzz miri
 
 .PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill clean
 
@@ -105,6 +108,12 @@ power-cut: ## Cut the power of a virtual machine with a broker under load, ten t
 	@scripts/install build python
 	cargo build --release --quiet --package fulmar --bin fulmar --package fulmar-client --example trail
 	$(PYTHON) hw-tests/power-cut/run.py target/release/fulmar target/release/examples/trail --rounds $(ROUNDS)
+
+hw-test: ## Run RDMA on a device of this host, or with Soft-RoCE in a virtual machine (PEER=…: Qpid's programs, ARGS=…)
+	@scripts/install build python
+	cargo build --quiet --profile checked --bin fulmar
+	$(PYTHON) -m pytest -q -p no:cacheprovider hw-tests
+	$(PYTHON) hw-tests/rdma/run.py target/checked/fulmar --skipped .cache/skipped-hw-test $(if $(PEER),--peer $(PEER)) $(ARGS)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean

@@ -43,7 +43,7 @@ capture() {
 # Ends the server, and the capture once all of it is written.
 finish() {
     kill $server 2>/dev/null
-    if [ -n "$sniffer" ]; then
+    if [ -n "$sniffer" ] && [ -e /tmp/wire.pcap ]; then
         seen=-1
         for _ in 1 2 3 4 5 6 7 8 9 10; do
             size=$(stat -c %s /tmp/wire.pcap)
@@ -56,6 +56,15 @@ finish() {
     fi
 }
 
+# until_true SECONDS COMMAND...: tries again until it is true.
+until_true() {
+    left=$(($1 * 5)); shift
+    until "$@"; do
+        left=$((left - 1)); [ $left -gt 0 ] || return 1
+        sleep 0.2
+    done
+}
+
 # The peer's programs, with its libraries.
 peer() {
     program=$1; shift
@@ -66,3 +75,35 @@ peer() {
 skip() { echo "$1"; exit 77; }
 
 fail() { echo "$1"; sed 's/^/server: /' "$OUT/server" 2>/dev/null | tail -n 20; echo "$1"; exit 1; }
+
+# serve_fulmar OPTION...: Fulmar as the server, for AMQP over RDMA on port 5672 of its address.
+serve_fulmar() {
+    command -v fulmar >/dev/null || skip "no program fulmar"
+    serve fulmar serve --listen "$AT:5672" --rdma-port 5672 --anonymous true --no-data-dir true --shards 1 --idle block "$@"
+}
+
+# serve_qpid: the peer's broker, likewise.
+serve_qpid() {
+    [ -n "$PEER" ] || skip "no PEER (make hw-test PEER=DIR, see the book on testing)"
+    export LD_LIBRARY_PATH="$PEER/lib"
+    serve "$PEER/sbin/qpidd" --no-data-dir --auth no --port 5672 --mgmt-enable no --module-dir "$PEER/lib/qpid/daemon" --log-enable info+
+    unset LD_LIBRARY_PATH
+}
+
+# qpid_round BYTES: 40 messages of that size to the server and back by the peer's tools.
+qpid_round() {
+    peer bin/qpid-send -b "rdma:$AT:5672" -a "q; {create: always}" -m 40 --content-size "$1" >"$OUT/send-$1" 2>&1 ||
+        fail "qpid-send of $1 B ended with $?: $(tail -n 1 "$OUT/send-$1")"
+    peer bin/qpid-receive -b "rdma:$AT:5672" -a q -m 40 --print-content no --print-headers yes --timeout 20 >"$OUT/receive-$1" 2>&1 ||
+        fail "qpid-receive of $1 B ended with $?: $(tail -n 1 "$OUT/receive-$1")"
+}
+
+# fulmar_round SCHEME BYTES: the same by Fulmar's, over that scheme of URLs.
+fulmar_round() {
+    $NEAR fulmar send --url "$1://$AT:5672" --queue "q-$1" --declare --count 40 --size "$2" --confirm --timeout 30 >"$OUT/send-$1-$2" 2>&1 ||
+        fail "fulmar send of $2 B over $1 ended with $?: $(tail -n 1 "$OUT/send-$1-$2")"
+    $NEAR fulmar receive --url "$1://$AT:5672" --queue "q-$1" --count 40 --timeout 30 >"$OUT/receive-$1-$2" 2>&1 ||
+        fail "fulmar receive of $2 B over $1 ended with $?: $(tail -n 1 "$OUT/receive-$1-$2")"
+    size=$(wc -c <"$OUT/receive-$1-$2")
+    [ "$size" -ge $((40 * $2)) ] || fail "$size bytes of $((40 * $2)) came"
+}
