@@ -23,7 +23,7 @@ ROUNDS ?= 10
 PEER ?=
 
 # What `make test` runs, in this order.
-STEPS := tidy lint unit doctest docs loom sim interop hw-test fuzz miri
+STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
 .PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill clean
 

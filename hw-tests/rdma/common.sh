@@ -23,11 +23,15 @@ serve() {
     server=$!
     trap finish EXIT
     if command -v rdma >/dev/null; then
-        until_true 20 listens $server || fail "the server does not listen"
+        until_true 20 listens_or_is_gone $server
+        kill -0 $server 2>/dev/null || fail "the server has ended"
+        listens $server || fail "the server does not listen"
     else
         sleep 3
     fi
 }
+
+listens_or_is_gone() { ! kill -0 "$1" 2>/dev/null || listens "$1"; }
 
 listens() { $FAR rdma resource show cm_id | grep -q "state LISTEN .* pid $1 "; }
 
@@ -79,7 +83,7 @@ fail() { echo "$1"; sed 's/^/server: /' "$OUT/server" 2>/dev/null | tail -n 20; 
 # serve_fulmar OPTION...: Fulmar as the server, for AMQP over RDMA on port 5672 of its address.
 serve_fulmar() {
     command -v fulmar >/dev/null || skip "no program fulmar"
-    serve fulmar serve --listen "$AT:5672" --rdma-port 5672 --anonymous true --no-data-dir true --shards 1 --idle block "$@"
+    serve fulmar serve --listen "$AT:5672" --rdma-port 5672 --anonymous --no-data-dir --shards 1 --idle block "$@"
 }
 
 # serve_qpid: the peer's broker, likewise.
