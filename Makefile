@@ -25,7 +25,7 @@ PEER ?=
 # What `make test` runs, in this order.
 STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
 
-.PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill clean
+.PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill hw-test clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'

@@ -23,7 +23,7 @@ serve() {
     server=$!
     trap finish EXIT
     if command -v rdma >/dev/null; then
-        until_true 20 listens_or_is_gone $server
+        until_true 8 listens_or_is_gone $server
         kill -0 $server 2>/dev/null || fail "the server has ended"
         listens $server || fail "the server does not listen"
     else
