@@ -84,7 +84,9 @@ fail() { echo "$1"; sed 's/^/server: /' "$OUT/server" 2>/dev/null | tail -n 20; 
 # serve_fulmar OPTION...: Fulmar as the server, for AMQP over RDMA on port 5672 of its address.
 serve_fulmar() {
     command -v fulmar >/dev/null || skip "no program fulmar"
-    serve fulmar serve --listen "$AT:5672" --rdma-port 5672 --anonymous --no-data-dir --shards 1 --idle block "$@"
+    # guest may log in from the broker's own address alone.
+    echo secret | fulmar user add checker --password-stdin --users-file /tmp/users.$$ >/dev/null || fail "no user"
+    serve fulmar serve --users-file /tmp/users.$$ --listen "$AT:5672" --rdma-port 5672 --anonymous --no-data-dir --shards 1 --idle block "$@"
 }
 
 # serve_qpid: the peer's broker, likewise.
@@ -105,9 +107,9 @@ qpid_round() {
 
 # fulmar_round SCHEME BYTES: the same by Fulmar's, over that scheme of URLs.
 fulmar_round() {
-    $NEAR fulmar send --url "$1://$AT:5672" --queue "q-$1" --declare --count 40 --size "$2" --confirm --timeout 30 >"$OUT/send-$1-$2" 2>&1 ||
+    $NEAR fulmar send --url "$1://${LOGIN-checker:secret@}$AT:5672" --queue "q-$1" --declare --count 40 --size "$2" --confirm --timeout 30 >"$OUT/send-$1-$2" 2>&1 ||
         fail "fulmar send of $2 B over $1 ended with $?: $(tail -n 1 "$OUT/send-$1-$2")"
-    $NEAR fulmar receive --url "$1://$AT:5672" --queue "q-$1" --count 40 --timeout 30 >"$OUT/receive-$1-$2" 2>&1 ||
+    $NEAR fulmar receive --url "$1://${LOGIN-checker:secret@}$AT:5672" --queue "q-$1" --count 40 --timeout 30 >"$OUT/receive-$1-$2" 2>&1 ||
         fail "fulmar receive of $2 B over $1 ended with $?: $(tail -n 1 "$OUT/receive-$1-$2")"
     size=$(wc -c <"$OUT/receive-$1-$2")
     [ "$size" -ge $((40 * $2)) ] || fail "$size bytes of $((40 * $2)) came"
