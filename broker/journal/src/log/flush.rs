@@ -13,6 +13,9 @@ use crate::options::{Durability, FlushMethod};
 /// How long departures wait for something else to be written with them.
 const DEPARTURES_NS: u64 = 1_000_000;
 
+/// How many times as long as usual batches become when they come faster than they are written.
+const LONGER: usize = 8;
+
 /// Most buffers that are kept for batches to come.
 const SPARE_BUFFERS: usize = 4;
 
@@ -35,12 +38,18 @@ impl Log {
         self.preparation.want();
         let mut offset = self.next_offset();
         let end = offset + (Batch::overhead(offset) + bytes) as u64;
-        if offset > 0 && !self.in_group && end > self.options.segment_bytes {
+        let is_full = end > self.options.segment_bytes;
+        if offset > 0 && !self.in_group && (is_full || self.next_is_better()) {
+            // Whatever it began with, it has been written now.
+            self.segments.active.is_filled |= is_full;
             self.begin_segment();
             offset = 0;
         }
-        let capacity = self.options.batch_bytes.max(Batch::overhead(offset) + bytes);
-        let buffer = self.spare.pop().filter(|buffer| buffer.capacity() >= capacity);
+        // Where others wait to be written it fills faster than they are: fewer and larger ones do more.
+        let usual = if self.full.is_empty() { self.options.batch_bytes } else { self.longest_batch() };
+        let capacity = usual.max(Batch::overhead(offset) + bytes);
+        let spare = self.spare.iter().position(|buffer| buffer.capacity() >= capacity);
+        let buffer = spare.map(|index| self.spare.swap_remove(index));
         let buffer = buffer.unwrap_or_else(|| AlignedBuf::with_capacity(capacity));
         if offset == 0 {
             self.segments.active.first_batch = self.next_batch;
@@ -50,6 +59,12 @@ impl Log {
         self.next_batch += 1;
     }
 
+    /// Most bytes of a batch of several records. All spare buffers together are no more than what may wait to be written.
+    fn longest_batch(&self) -> usize {
+        let usual = self.options.batch_bytes;
+        (LONGER * usual).min(self.options.buffer_bytes / SPARE_BUFFERS).max(usual)
+    }
+
     fn close_batch(&mut self) {
         self.full.extend(self.open.take());
     }
@@ -57,6 +72,15 @@ impl Log {
     /// Where in the active segment the next batch goes.
     fn next_offset(&self) -> u64 {
         self.segments.active.end.next_multiple_of(BLOCK_BYTES as u64)
+    }
+
+    /// Whether flushes of the next segment cost less, which finds blocks that were written before, and little of this one is
+    /// used: what a log begins with was made in a hurry.
+    fn next_is_better(&self) -> bool {
+        let active = &self.segments.active;
+        !active.is_filled
+            && active.end < self.options.segment_bytes / 8
+            && self.segments.upcoming.front().is_some_and(|next| next.is_ready && next.is_filled)
     }
 
     fn begin_segment(&mut self) {
@@ -120,7 +144,7 @@ impl Log {
         let mut writing = self.writing.take().expect("a write is under way");
         if let Some(buffer) = done.bytes
             && self.spare.len() < SPARE_BUFFERS
-            && buffer.capacity() <= 2 * self.options.batch_bytes
+            && buffer.capacity() <= self.longest_batch()
         {
             self.spare.push(buffer);
         }

@@ -343,6 +343,9 @@ impl Log {
                 if segment.file.is_none() {
                     return Some(Step::Open);
                 }
+                if !segment.is_filled && !hurries {
+                    return Some(Step::Zeros(0));
+                }
                 segment.is_ready = true;
             }
             Step::Open => {
@@ -350,6 +353,9 @@ impl Log {
                 segment.file = Some(FileId(result as u32));
                 if segment.file_bytes < segment_bytes {
                     return Some(Step::Allocate);
+                }
+                if !segment.is_filled && !hurries {
+                    return Some(Step::Zeros(0));
                 }
                 segment.is_ready = true;
             }
@@ -360,8 +366,9 @@ impl Log {
             }
             Step::Zeros(offset) => {
                 let offset = offset + ZEROS as u64;
-                let is_filled = hurries || offset >= segment_bytes;
-                return Some(if is_filled { Step::SyncFile } else { Step::Zeros(offset) });
+                let segment = self.segments.any_mut(work.number).expect("what is prepared is there");
+                segment.is_filled = offset >= segment_bytes;
+                return Some(if hurries || segment.is_filled { Step::SyncFile } else { Step::Zeros(offset) });
             }
             Step::SyncFile => return Some(Step::SyncDirectory),
             Step::SyncDirectory => {
@@ -383,6 +390,7 @@ impl Log {
         self.metrics.segments_recycled += 1;
         let segment = self.segments.any_mut(to).expect("what is prepared is there");
         segment.file_bytes = gone.file_bytes;
+        segment.is_filled = gone.is_filled;
         segment.file = gone.file;
     }
 

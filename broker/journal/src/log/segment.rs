@@ -28,6 +28,8 @@ pub(crate) struct Segment {
     pub opening: Option<OpenOptions>,
     /// May be written: it is there, under its name, with space on the disk.
     pub is_ready: bool,
+    /// All of its blocks were written before, by records or zeros.
+    pub is_filled: bool,
     /// The one before and its end; known once it is begun.
     pub previous: Option<(u64, u64)>,
     /// Number of its first batch.
@@ -57,6 +59,7 @@ impl Segment {
             file: None,
             opening: None,
             is_ready: false,
+            is_filled: false,
             previous: None,
             first_batch: 0,
             readers: 0,

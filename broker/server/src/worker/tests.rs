@@ -17,7 +17,12 @@ const SECOND_NS: u64 = 1_000_000_000;
 struct Open;
 
 impl Authenticator for Open {
-    fn check(&mut self, _conn: ConnId, _peer: &fulmar_policy::Peer, _login: Box<Login>) -> Option<LoginAnswer> {
+    fn check(
+        &mut self,
+        _conn: ConnId,
+        _peer: &fulmar_policy::Peer,
+        _login: Box<Login>,
+    ) -> Option<LoginAnswer> {
         Some(LoginAnswer::accepted("guest"))
     }
 }

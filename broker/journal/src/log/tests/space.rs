@@ -121,6 +121,24 @@ fn departures_wait_a_moment_for_company() {
 }
 
 #[test]
+fn what_was_made_in_a_hurry_is_left_for_what_is_filled_with_zeros() {
+    let (mut in_a_hurry, mut files) = (log(options()), FakeFiles::default());
+    let segments = [0, 1, 2].map(|number| {
+        let at = enqueue(&mut in_a_hurry, number, b"body");
+        settle(&mut in_a_hurry, &mut files);
+        position::segment_of(at)
+    });
+    assert_eq!(segments, [1, 2, 2], "{:?}", files.done);
+    let (mut in_time, mut files) = ready(options());
+    let segments = [0, 1].map(|number| {
+        let at = enqueue(&mut in_time, number, b"body");
+        settle(&mut in_time, &mut files);
+        position::segment_of(at)
+    });
+    assert_eq!(segments, [1, 1], "{:?}", files.done);
+}
+
+#[test]
 fn a_segment_stays_while_it_is_read() {
     let (mut log, mut files) = ready(options());
     let at = enqueue(&mut log, 0, &[1; 10_000]);
