@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -9,6 +11,26 @@ use tokio::net::TcpStream;
 
 use crate::rdma::RdmaStream;
 use crate::{Carrier, Options};
+
+/// The longest frame that the stream of a connection carries; set by whoever makes it, before anything is said over it.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameLimit(Arc<AtomicU32>);
+
+impl Default for FrameLimit {
+    fn default() -> Self {
+        FrameLimit(Arc::new(AtomicU32::new(u32::MAX)))
+    }
+}
+
+impl FrameLimit {
+    pub(crate) fn bytes(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, bytes: Option<u32>) {
+        self.0.store(bytes.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+}
 
 /// A stream over any of the carriers.
 pub(crate) enum AnyStream {
@@ -18,7 +40,12 @@ pub(crate) enum AnyStream {
 
 impl AnyStream {
     /// Connects over the first carrier that works. What did not is said in one line each.
-    pub(crate) async fn connect(carriers: Vec<Carrier>, host: String, port: u16) -> io::Result<AnyStream> {
+    pub(crate) async fn connect(
+        carriers: Vec<Carrier>,
+        host: String,
+        port: u16,
+        limit: FrameLimit,
+    ) -> io::Result<AnyStream> {
         let mut last = io::Error::other("no carrier was named");
         for (at, carrier) in carriers.iter().enumerate() {
             let connected = match carrier {
@@ -30,7 +57,10 @@ impl AnyStream {
                 }
             };
             match connected {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => {
+                    limit.set(stream.largest_frame_bytes());
+                    return Ok(stream);
+                }
                 Err(error) => last = error,
             }
             if let Some(next) = carriers.get(at + 1) {
@@ -38,6 +68,13 @@ impl AnyStream {
             }
         }
         Err(last)
+    }
+
+    fn largest_frame_bytes(&self) -> Option<u32> {
+        match self {
+            AnyStream::Tcp(_) => None,
+            AnyStream::Rdma(stream) => stream.largest_frame_bytes(),
+        }
     }
 }
 

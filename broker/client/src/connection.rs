@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
-use crate::carrier::AnyStream;
+use crate::carrier::{AnyStream, FrameLimit};
 use crate::channel::Channel;
 use crate::driver;
 use crate::request::Request;
@@ -102,8 +102,10 @@ impl Connection {
             }
             Carrier::Tcp | Carrier::Rdma => {
                 let (carriers, host, port) = (options.carriers(), options.host.clone(), options.port);
-                let connect = move || AnyStream::connect(carriers.clone(), host.clone(), port);
-                Connection::open_over(options, connect).await
+                let limit = FrameLimit::default();
+                let found = limit.clone();
+                let connect = move || AnyStream::connect(carriers.clone(), host.clone(), port, found.clone());
+                Connection::open_within(options, limit, connect).await
             }
         }
     }
@@ -112,7 +114,20 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::open`].
-    pub async fn open_over<S, C, F>(options: Options, mut connect: C) -> Result<Connection, Error>
+    pub async fn open_over<S, C, F>(options: Options, connect: C) -> Result<Connection, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        C: FnMut() -> F + Send + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        Connection::open_within(options, FrameLimit::default(), connect).await
+    }
+
+    async fn open_within<S, C, F>(
+        options: Options,
+        frame_limit: FrameLimit,
+        mut connect: C,
+    ) -> Result<Connection, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         C: FnMut() -> F + Send + 'static,
@@ -120,7 +135,7 @@ impl Connection {
     {
         check_short("the user name", &options.user)?;
         check_short("the virtual host", &options.virtual_host)?;
-        let shared = Arc::new(Shared::new(options));
+        let shared = Arc::new(Shared::new(options, frame_limit));
         let link = driver::establish(&shared, &mut connect).await?;
         shared.lock().ready();
         tokio::spawn(driver::run(shared.clone(), link, connect));

@@ -57,7 +57,9 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Link<S>, Error> {
     {
         let mut state = shared.lock();
-        state.engine = engine::engine(&shared.options, now());
+        let mut options = shared.options.clone();
+        options.frame_max_bytes = options.frame_max_bytes.min(shared.frame_limit.bytes());
+        state.engine = engine::engine(&options, now());
         state.epoch += 1;
     }
     let mut input = Vec::with_capacity(READ_BYTES);

@@ -56,6 +56,11 @@ impl RdmaStream {
         Err(last)
     }
 
+    /// The longest frame that the other side can take; `None` where any can.
+    pub(crate) fn largest_frame_bytes(&self) -> Option<u32> {
+        self.side.largest_frame_bytes(self.conn)
+    }
+
     async fn connect_to(addr: SocketAddr) -> io::Result<RdmaStream> {
         let device =
             VerbsDevice::new().map_err(|missing| io::Error::new(io::ErrorKind::Unsupported, missing))?;

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
+use crate::carrier::FrameLimit;
 use crate::confirms::{Confirms, Slot};
 use crate::engine::{self, Engine, Event};
 use crate::message::{Message, Publish, Returned};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub events: broadcast::Sender<ConnectionEvent>,
     /// Bytes of deliveries that the application has not taken.
     received_bytes: AtomicUsize,
+    /// The longest frame that the stream carries.
+    pub frame_limit: FrameLimit,
 }
 
 /// Where the connection stands, seen from the handles.
@@ -108,7 +111,7 @@ impl Drop for Queued {
 }
 
 impl Shared {
-    pub(crate) fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options, frame_limit: FrameLimit) -> Self {
         let engine = engine::engine(&options, Instant::now());
         Shared {
             options,
@@ -126,6 +129,7 @@ impl Shared {
             changed: Notify::new(),
             events: broadcast::channel(64).0,
             received_bytes: AtomicUsize::new(0),
+            frame_limit,
         }
     }
 

@@ -239,7 +239,7 @@ pub const SPECS: &[Spec] = &[
         "",
         "Where else clients of AMQP 0-10 find a broker, told to them as they come (amqp:tcp:host:port)",
         |s, text| {
-            s.known_hosts_url.push(text.to_string());
+            s.known_hosts_url.extend((!text.is_empty()).then(|| text.to_string()));
             Ok(())
         },
     )),

@@ -138,3 +138,21 @@ fn names_are_unique_and_every_option_has_help() {
         assert!(SPECS[..i].iter().all(|other| other.name != spec.name), "{}", spec.name);
     }
 }
+
+#[test]
+fn no_known_host_is_told_unless_one_is_named() {
+    assert!(Settings::in_process().known_hosts_url.is_empty());
+}
+
+#[test]
+fn rdma_is_tried_where_it_can_be_or_was_asked_for() {
+    let listening = |addresses: &[&str], rdma_port| {
+        let listen = addresses.iter().map(|addr| addr.parse().unwrap()).collect();
+        Settings { listen, rdma_port, ..Settings::in_process() }.rdma_addresses()
+    };
+    let both = ["127.0.0.1:5672", "10.8.0.1:5673"];
+    let addr = |text: &str| -> SocketAddr { text.parse().unwrap() };
+    assert_eq!(listening(&both, None), [addr("10.8.0.1:5673")]);
+    assert_eq!(listening(&both, Some(7)), [addr("127.0.0.1:7"), addr("10.8.0.1:7")]);
+    assert!(listening(&both, Some(0)).is_empty());
+}
