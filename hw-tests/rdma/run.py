@@ -180,7 +180,7 @@ def judge(capture):
             f"{d.messages} messages (up to {d.biggest} B, {d.empty} without data, {d.granted} granted, {d.lowest_credit} credits left at least)"
             for d in directions)
         print(f"  {capture.parent.name}, connection {number}: {contract.parameters(connection.answered)}; {text}; {connection.again} packets again")
-        problems += [f"{capture.parent.name}, connection {number}: {text}" for text in broken]
+        problems += [f"{capture.parent.name}, connection {number}: {text}" for text in broken[:5]]
     return problems
 
 
