@@ -43,7 +43,7 @@ pub enum Change {
     ExchangeDeclared(Arc<ExchangeEntry>),
     /// An exchange goes, and the bindings from it and to it.
     ExchangeDeleted(Arc<ExchangeEntry>),
-    /// A queue appears. Its home makes the queue itself.
+    /// A queue appears, or what an exchange holds back messages in. Its home makes the queue itself.
     QueueDeclared(Arc<QueueEntry>),
     /// A queue that outlives its owner belongs to another connection, or to nobody.
     QueueOwned(QueueId, Option<ConnectionId>),
@@ -64,7 +64,7 @@ pub struct QueueEntry {
     pub id: QueueId,
     /// Virtual host.
     pub vhost: VhostId,
-    /// Name.
+    /// Name; if it holds messages back, that of its exchange.
     pub name: Name,
     /// The connection that it belongs to, if exclusive.
     pub owner: Option<ConnectionId>,
@@ -176,6 +176,8 @@ struct Exchange {
     entry: Arc<ExchangeEntry>,
     routes: Box<dyn ExchangeType>,
     keeping: Option<Keeping>,
+    /// Where messages wait that it holds back.
+    hold: Option<QueueId>,
 }
 
 /// What an exchange keeps from message to message, and on which shard.
@@ -500,7 +502,7 @@ impl Topology {
             let home = self.home_of(entry.vhost, &entry.name);
             Keeping { slot, home, sequence, initial_value }
         });
-        self.exchanges.insert(Exchange { entry: entry.clone(), routes, keeping });
+        self.exchanges.insert(Exchange { entry: entry.clone(), routes, keeping, hold: None });
         self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].exchanges;
         let old = names.insert(entry.name.clone(), slot);
@@ -525,6 +527,12 @@ impl Topology {
         if let Some(key) = entry.store_key {
             self.stored.next = self.stored.next.max(key.0 + 1);
             self.stored.by_key.insert(key, entry.id);
+        }
+        if entry.options.holds_back {
+            let exchange = self.exchange_slot(entry.vhost, entry.name.as_bytes());
+            let exchange = exchange.expect("a queue that holds back is its exchange's");
+            self.exchanges[exchange as usize].hold = Some(entry.id);
+            return;
         }
         let names = &mut self.vhosts[usize::from(entry.vhost.0)].queues;
         let old = names.insert(entry.name.clone(), slot);
@@ -564,6 +572,12 @@ impl Topology {
         let Queue { entry, .. } = self.queues.remove(slot as usize);
         if let Some(key) = entry.store_key {
             self.stored.by_key.remove(&key);
+        }
+        if entry.options.holds_back {
+            if let Some(exchange) = self.exchange_slot(entry.vhost, entry.name.as_bytes()) {
+                self.exchanges[exchange as usize].hold = None;
+            }
+            return;
         }
         self.alternates.remove(entry.vhost, entry.options.alternate.as_ref());
         self.vhosts[usize::from(entry.vhost.0)].queues.remove(entry.name.as_bytes());

@@ -165,17 +165,29 @@ fn numbered(name: &Name, number: usize) -> Name {
     Name::from(&[name.as_bytes(), number.to_string().as_bytes()].concat()[..])
 }
 
+/// Where an exchange holds messages back.
+fn hold(key: StoreKey, vhost: &Name, exchange: &Name) -> StoredChange {
+    let (vhost, name) = (vhost.clone(), exchange.clone());
+    let options = Box::new(QueueOptions { durable: true, holds_back: true, ..QueueOptions::default() });
+    StoredChange::QueueDeclared { key, vhost, name, home: 0, options }
+}
+
 /// Changes that make something from nothing.
 fn made() -> impl Strategy<Value = Vec<StoredChange>> {
-    let exchanges = vec((name(), exchange_options()), 1..4);
+    let exchanges = vec((name(), exchange_options(), any::<bool>()), 1..4);
     let queues = vec((name(), queue_options()), 1..4);
     let bindings = vec((any::<usize>(), any::<bool>(), any::<usize>(), name(), table(), any::<bool>()), 0..6);
     (exchanges, queues, bindings, any::<bool>()).prop_map(|(exchanges, queues, bindings, is_other)| {
         let vhost = Name::from(if is_other { "other" } else { "/" });
-        let mut changes = Vec::new();
-        for (n, (name, options)) in exchanges.iter().enumerate() {
+        let (mut changes, mut holds) = (Vec::new(), Vec::new());
+        for (n, (name, options, is_delaying)) in exchanges.iter().enumerate() {
             let (vhost, name) = (vhost.clone(), numbered(name, n));
-            let options = ExchangeOptions { durable: true, ..options.clone() };
+            let mut options = ExchangeOptions { durable: true, ..options.clone() };
+            if *is_delaying {
+                let kind = std::mem::replace(&mut options.kind, "x-delayed-message".into());
+                options.arguments.0.insert(0, ("x-delayed-type".into(), Value::Text(kind)));
+                holds.push(hold(StoreKey((queues.len() + n) as u64 + 1), &vhost, &name));
+            }
             changes.push(StoredChange::ExchangeDeclared { vhost, name, options });
         }
         for (n, (name, options)) in queues.iter().enumerate() {
@@ -183,6 +195,7 @@ fn made() -> impl Strategy<Value = Vec<StoredChange>> {
             let options = Box::new(options.clone());
             changes.push(StoredChange::QueueDeclared { key, vhost, name, home: 0, options });
         }
+        changes.append(&mut holds);
         for (n, (source, is_queue, destination, key, arguments, is_0_10)) in bindings.iter().enumerate() {
             let source = source % exchanges.len();
             let (kind, destination) = match is_queue {

@@ -10,6 +10,7 @@ mod consumers;
 mod fairshare;
 mod flow;
 mod groups;
+mod holding;
 mod last_value;
 mod level;
 mod limit;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 pub use alerts::Alert;
 pub(crate) use consumers::{Consumer, Consumers};
 use groups::{Groups, Owner};
+use holding::Held;
 pub(crate) use level::Look;
 pub(crate) use limit::Admission;
 pub use limit::Depth;
@@ -69,6 +71,7 @@ pub(crate) struct Queue {
     /// It looks at each message since it has limits of RabbitMQ's kinds.
     is_bounded: bool,
     policy: Option<Box<Policy>>,
+    held: Option<Box<Held>>,
     /// The policy is told of each message that is handed out, comes back, or goes.
     is_watched: bool,
     /// What is to outlive the process is written down when it comes.
@@ -118,9 +121,10 @@ impl Queue {
             max_length_bytes: options.max_length_bytes.filter(|_| counts_itself).unwrap_or(u64::MAX),
             message_ttl_ms: options.message_ttl_ms,
             lowest_priority: options.lowest_priority,
-            unwatched_bytes: if is_bounded || options.no_local { 0 } else { u64::MAX },
+            unwatched_bytes: if is_bounded || options.no_local || options.holds_back { 0 } else { u64::MAX },
             is_bounded,
             policy: None,
+            held: Held::new(options),
             is_watched: false,
             is_recorded: false,
             is_repeating: false,
@@ -278,9 +282,12 @@ impl Queue {
         self.ready.pop_expired(now_ns)
     }
 
-    /// When the next head expires.
+    /// When the next head expires, or the next message is due that is held back.
     pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
-        self.ready.next_expiry_ns()
+        match &self.held {
+            Some(held) => held.next_ns(),
+            None => self.ready.next_expiry_ns(),
+        }
     }
 
     /// Notes that a message is in a client's hands; returns its tag.
@@ -366,7 +373,8 @@ impl Queue {
     fn note_watchers(&mut self) {
         let by_policy = self.policy.as_ref().map_or(u64::MAX, |policy| policy.unwatched_bytes());
         self.is_watched = by_policy == 0;
-        let looks_at_all = self.is_bounded || self.options().no_local || self.consumers.watchers() > 0;
+        let looks_at_all =
+            self.is_bounded || self.options().no_local || self.consumers.watchers() > 0 || self.holds_back();
         let by_share = if self.share.messages < u64::MAX { 0 } else { self.share.bytes };
         self.unwatched_bytes = if looks_at_all { 0 } else { by_policy.min(by_share) };
     }

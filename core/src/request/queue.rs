@@ -73,6 +73,9 @@ pub struct QueueOptions {
     pub events: QueueEvents,
     /// Its messages become persistent when only one node of a cluster is left.
     pub persist_last_node: bool,
+    /// It is no queue that anybody can name: an exchange holds back in it what has to wait. The topology's own word.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub holds_back: bool,
     /// Home shard asked for (`x-fulmar-shard`); otherwise the broker chooses.
     pub home: Option<u8>,
     /// Arguments as declared.

@@ -190,6 +190,10 @@ impl Shard {
         if self.queues.get_mut(id).is_none_or(|queue| queue.expiry_timer_ns != deadline_ns) {
             return;
         }
+        if let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.holds_back()) {
+            queue.expiry_timer_ns = NEVER_NS;
+            return self.release_held(id);
+        }
         let finished = self.drop_expired(id, EXPIRY_BUDGET);
         self.schedule(id);
         let now_ns = self.clock.monotonic_ns;

@@ -191,7 +191,7 @@ impl Shard {
     /// Forgets deadlines that no longer count, once they are the greater part.
     pub(super) fn prune_timers(&mut self) {
         const SPARED: usize = 1024;
-        let most_in_use = 2 * (self.queues.len() + self.branches.len()) + self.held_back.len();
+        let most_in_use = 2 * (self.queues.len() + self.branches.len());
         if self.timers.len() < SPARED + 2 * most_in_use {
             return;
         }
@@ -202,7 +202,6 @@ impl Shard {
                 queues.get_mut(*id).is_some_and(|queue| queue.auto_delete_ns == Some(deadline_ns))
             }
             Due::Unused(id) => queues.get_mut(*id).is_some_and(|queue| queue.unused_timer),
-            Due::HeldBack(_) => true,
             Due::Branch(slot) => branches.awaits(*slot, deadline_ns),
             Due::Resumption(session) => attic.awaits(*session, deadline_ns),
             Due::ReadAgain | Due::PageOut => true,

@@ -19,6 +19,7 @@ mod deliver;
 mod durable;
 mod envelope;
 mod handover;
+mod holding;
 mod home;
 mod keeping;
 mod lifetime;
@@ -78,7 +79,7 @@ use crate::message::MessageStore;
 use crate::queue::ConsumerKey;
 use crate::timers::Timers;
 use crate::topology::{RouteCache, Topology};
-use crate::{ConnectionId, Limits, MessageId, Name, QueueId, Refusal, Reply, SessionId, ShardId, VhostId};
+use crate::{ConnectionId, Limits, MessageId, Name, QueueId, Refusal, Reply, SessionId, ShardId};
 
 /// The time, as the caller tells it. The core has no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -252,14 +253,12 @@ pub struct Stats {
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    /// The head of a queue expires.
+    /// The head of a queue expires, or a message that is held back in it is due.
     Expiry(QueueId),
     /// A queue has been unused for long.
     Unused(QueueId),
     /// An auto-delete queue has outlived its last user for long enough.
     AutoDelete(QueueId),
-    /// A message was held back until now.
-    HeldBack(u32),
     /// A branch of a distributed transaction has had its time.
     Branch(u32),
     /// Nobody has come back for a session.
@@ -302,7 +301,6 @@ pub struct Shard {
     events: VecDeque<Event>,
     /// Messages being taken out of queues here.
     moving: Vec<Moving>,
-    held_back: Slab<(VhostId, MessageId)>,
     timers: Timers<Due>,
     /// What exchanges at home here keep, by their slots in the topology.
     kept: Map<u32, Kept>,
@@ -396,7 +394,6 @@ impl Shard {
             withheld: Slab::new(),
             events: VecDeque::new(),
             moving: Vec::new(),
-            held_back: Slab::new(),
             timers: Timers::default(),
             kept: Map::default(),
             trash: Vec::new(),
@@ -535,7 +532,7 @@ impl Shard {
     /// Counters, and what the shard holds now. Costs a look at every queue.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
-            queues: self.queues.len() as u64,
+            queues: self.queues.iter().filter(|queue| !queue.holds_back()).count() as u64,
             sessions: self.sessions.len() as u64,
             connections: self.connections.len() as u64,
             messages: u64::from(self.store.live()),
@@ -559,10 +556,6 @@ impl Shard {
                 Due::Expiry(queue) => self.expire_at(queue, deadline_ns),
                 Due::Unused(queue) => self.expire_unused(queue),
                 Due::AutoDelete(queue) => self.auto_delete_at(queue, deadline_ns),
-                Due::HeldBack(slot) => {
-                    let (vhost, message) = self.held_back.remove(slot as usize);
-                    self.publish_held_back(vhost, message);
-                }
                 Due::Branch(slot) => self.time_branch_out(slot, deadline_ns),
                 Due::Resumption(session) => self.expire_kept(session, deadline_ns),
                 Due::ReadAgain => self.read_again(),

@@ -250,6 +250,7 @@ impl Shard {
         let Some(id) = self.topology.queue_by_key(found.place.queue) else { return false };
         let Some(queue) = self.queues.get_mut(id) else { return false };
         let item = queue.restored(&found.place, found.part, self.clock);
+        queue.note_held(item.expires_ns, item.sequence);
         let paged = PagedItem::new(item, found.at);
         if let Some(restoring) = &mut self.paging.restoring {
             let follows = |last: &mut Restoring| last.queue == id && last.paged.grows_by(&paged);

@@ -59,6 +59,9 @@ impl Shard {
     /// to take it.
     pub(super) fn enqueue_by_policy(&mut self, id: QueueId, message: MessageId, is_promised: bool) -> Taken {
         let Some(queue) = self.queues.get_mut(id) else { return Taken::Yes };
+        if queue.holds_back() {
+            return self.hold_back(id, message);
+        }
         let is_local = queue.options().no_local && queue.is_of(self.store.get(message).publisher());
         if is_local || !queue.wants(&self.store.view(message)) {
             self.store.release(message);

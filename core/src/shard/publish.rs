@@ -3,6 +3,7 @@
 use super::deliver::note_push;
 use super::envelope::{Letter, Targets};
 use super::handover::is_handover;
+use super::holding::delay_ms;
 use super::route::{LastRoute, Route};
 use super::sessions::OpenConfirm;
 use super::stored::Waiter;
@@ -12,16 +13,10 @@ use crate::message::{Edit, Message, MessageHead, MessageHeader, MessageView};
 use crate::topology::Keeping;
 use crate::{MessageId, Name, QueueId, Refusal, SessionId, ShardId, Value, VhostId};
 
-/// Name of the type of exchanges that hold messages back.
-const DELAYED_KIND: &[u8] = b"x-delayed-message";
-const NS_PER_MS: u64 = 1_000_000;
-
 /// The outcome of routing.
 pub(super) enum Routed {
     /// The message, or the one that took its place because a header had to go.
     Onward(MessageId),
-    /// To be held back, and routed when its time comes.
-    HeldBack { delay_ms: u64 },
     /// To the home of its exchange, which keeps something.
     Kept(MessageId, Keeping),
 }
@@ -237,10 +232,6 @@ impl Shard {
             Ok(Routed::Onward(message)) => {
                 self.distribute(session_id, message, &last.route, mandatory, confirm)
             }
-            Ok(Routed::HeldBack { delay_ms }) => {
-                self.hold_back(vhost, message, delay_ms);
-                Ok(Published::Confirmed)
-            }
             Ok(Routed::Kept(message, keeping)) => {
                 Ok(self.publish_to_keeper(session_id, vhost, message, mandatory, confirm, keeping))
             }
@@ -389,24 +380,6 @@ impl Shard {
         true
     }
 
-    /// Routes a message that was held back. Takes it over.
-    pub(super) fn publish_held_back(&mut self, vhost: VhostId, message: MessageId) {
-        let exchange = Name::from(self.store.view(message).exchange);
-        if self.pass_to_keeper(vhost, exchange.as_bytes(), message, false, None).is_some() {
-            return;
-        }
-        let selected = Selected::of(self.store.get(message));
-        let mut targets = std::mem::take(&mut self.targets);
-        targets.clear();
-        if self.route_by_topology(vhost, message, &selected, &mut targets).is_ok() {
-            let message = if selected.blind.is_empty() { message } else { self.without_blind_keys(message) };
-            self.distribute_internally(message, &targets, None);
-        } else {
-            self.store.release(message);
-        }
-        self.targets = targets;
-    }
-
     /// Hands a message to queues, without a publisher. Takes it over. How many will say to whom it was handed over that it
     /// has arrived.
     pub(super) fn distribute_internally(
@@ -488,10 +461,11 @@ impl Shard {
             if options.internal {
                 return Err(Refusal::Internal(Name::from(view.exchange)));
             }
-            if options.kind.as_bytes() == DELAYED_KIND
-                && let Some(delay_ms) = delay_ms(content)
+            if let Some(hold) = self.topology.hold(vhost, view.exchange)
+                && delay_ms(content).is_some()
             {
-                return Ok(Routed::HeldBack { delay_ms });
+                last.route.set(&[hold], self.config.id);
+                return Ok(Routed::Onward(message));
             }
             if let Some(keeping) = self.topology.keeping(vhost, view.exchange) {
                 return Ok(Routed::Kept(message, keeping));
@@ -523,13 +497,6 @@ impl Shard {
     pub(super) fn without_blind_keys(&mut self, message: MessageId) -> MessageId {
         let edit = Edit { remove_headers: vec![Name::from("BCC")], ..Edit::default() };
         self.store.edit(message, &edit)
-    }
-
-    /// Routes a message later. Takes it over.
-    pub(super) fn hold_back(&mut self, vhost: VhostId, message: MessageId, delay_ms: u64) {
-        let slot = self.held_back.insert((vhost, message)) as u32;
-        let deadline_ns = self.clock.monotonic_ns.saturating_add(delay_ms.saturating_mul(NS_PER_MS));
-        self.timers.set(deadline_ns, super::Due::HeldBack(slot));
     }
 
     /// Hands a message to the queues of a route and says what is known of its fate. Takes it over.
@@ -658,16 +625,6 @@ impl Selected {
     fn is_empty(&self) -> bool {
         self.copies.is_empty() && self.blind.is_empty()
     }
-}
-
-/// How long the publisher wants a message to be held back.
-fn delay_ms(content: &Message) -> Option<u64> {
-    if !content.has_headers() {
-        return None;
-    }
-    let view = content.view();
-    let delay = view.encoding.header(view.properties, b"x-delay")?.as_i64()?;
-    u64::try_from(delay).ok().filter(|&ms| ms > 0)
 }
 
 /// The routing keys in an array under a header.

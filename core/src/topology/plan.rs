@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asker, BindingEntry, Change, ExchangeEntry, Plan, QueueEntry, Topology};
+use super::{Asker, BindingEntry, Change, Exchange, ExchangeEntry, Plan, QueueEntry, Topology};
 use crate::exchange::{Destination, Types};
 use crate::hash::Map;
 use crate::journal::StoreKey;
@@ -135,9 +135,29 @@ impl Topology {
         }
         self.types.find(&options.kind)?;
         refuse_reserved("exchange", name, rules)?;
-        self.types.make(options)?;
+        let is_delaying = self.types.make(options)?.is_delaying();
         let entry = ExchangeEntry { vhost, name: name.clone(), options: options.clone() };
-        Ok(Plan { changes: vec![Change::ExchangeDeclared(Arc::new(entry))], queue: None })
+        let hold = is_delaying.then(|| Change::QueueDeclared(Arc::new(self.new_hold(&entry))));
+        let exchange = Change::ExchangeDeclared(Arc::new(entry));
+        Ok(Plan { changes: [exchange].into_iter().chain(hold).collect(), queue: None })
+    }
+
+    /// Where an exchange that is about to come holds messages back.
+    fn new_hold(&self, exchange: &ExchangeEntry) -> QueueEntry {
+        let ExchangeEntry { vhost, ref name, ref options } = *exchange;
+        let options = QueueOptions { durable: options.durable, holds_back: true, ..QueueOptions::default() };
+        let home = self.home_of(vhost, name);
+        let (index, generation) = self.homes[home.index()].next();
+        let id = QueueId { home, index, generation };
+        let store_key = QueueEntry::is_stored(&options).then_some(StoreKey(self.stored.next));
+        QueueEntry { id, vhost, name: name.clone(), owner: None, store_key, options }
+    }
+
+    /// What goes when an exchange does, but for bindings.
+    fn end_exchange(&self, slot: u32, changes: &mut Vec<Change>) {
+        let Exchange { entry, hold, .. } = &self.exchanges[slot as usize];
+        changes.extend(hold.map(Change::QueueDeleted));
+        changes.push(Change::ExchangeDeleted(entry.clone()));
     }
 
     fn plan_exchange_end(
@@ -165,7 +185,8 @@ impl Topology {
         if if_unused && self.bindings.count_from(slot) > 0 {
             return Err(Refusal::Busy { object: "exchange", name: name.clone(), state: "in use" });
         }
-        let mut changes = vec![Change::ExchangeDeleted(self.exchanges[slot as usize].entry.clone())];
+        let mut changes = Vec::new();
+        self.end_exchange(slot, &mut changes);
         self.cascade(Some(slot), self.bindings.to(Destination::Exchange(slot)), &mut changes);
         Ok(Plan { changes, queue: None })
     }
@@ -377,7 +398,7 @@ impl Topology {
             self.lose(binding, &mut lost, &mut going);
         }
         while let Some(exchange) = going.pop() {
-            changes.push(Change::ExchangeDeleted(self.exchanges[exchange as usize].entry.clone()));
+            self.end_exchange(exchange, changes);
             for binding in self.bindings.to(Destination::Exchange(exchange)) {
                 self.lose(binding, &mut lost, &mut going);
             }

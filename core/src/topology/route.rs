@@ -145,11 +145,10 @@ impl Topology {
         }
     }
 
-    /// Whether messages published to the exchange may have to be held back before they are routed
+    /// Where messages published to the exchange wait if they have to be held back before they are routed
     /// (`x-delayed-message`).
-    pub fn is_delaying(&self, vhost: VhostId, exchange: &[u8]) -> bool {
-        self.exchange_slot(vhost, exchange)
-            .is_some_and(|slot| self.exchanges[slot as usize].routes.is_delaying())
+    pub fn hold(&self, vhost: VhostId, exchange: &[u8]) -> Option<QueueId> {
+        self.exchange_slot(vhost, exchange).and_then(|slot| self.exchanges[slot as usize].hold)
     }
 
     fn route_by_default(

@@ -77,6 +77,10 @@ impl StoredChange {
         matches!(self, Bound(_) | ExchangeDeclared { .. } | QueueDeclared { .. } | QueueRedirected { .. })
     }
 
+    fn holds_back(&self) -> bool {
+        matches!(self, Self::QueueDeclared { options, .. } if options.holds_back)
+    }
+
     /// Whether a request asks for this change.
     pub(crate) fn is_asked_by(&self, request: &Request, topology: &Topology) -> bool {
         let is_at = |id: &VhostId, vhost: &Name| topology.vhost_name(*id) == vhost;
@@ -92,7 +96,7 @@ impl StoredChange {
             | (
                 Self::QueueDeclared { vhost, name, .. },
                 Request::DeclareQueue { vhost: at, name: asked, .. },
-            ) => is_at(at, vhost) && name == asked,
+            ) => is_at(at, vhost) && name == asked && !self.holds_back(),
             (Self::Bound(binding), Request::Bind { vhost, source, destination, kind, key, .. })
             | (Self::Unbound(binding), Request::Unbind { vhost, source, destination, kind, key, .. }) => {
                 is_at(vhost, &binding.vhost)
@@ -233,7 +237,15 @@ impl Topology {
             }
             StoredChange::QueueDeclared { key, vhost, name, home, options } => {
                 let vhost = self.known_vhost(vhost)?;
-                if self.queue(vhost, name.as_bytes()).is_some() || self.stored.by_key.contains_key(key) {
+                let is_there = match options.holds_back {
+                    true => {
+                        let exchange = self.exchange_slot(vhost, name.as_bytes());
+                        let exchange = exchange.ok_or_else(|| missing("exchange", name))?;
+                        self.exchanges[exchange as usize].hold.is_some()
+                    }
+                    false => self.queue(vhost, name.as_bytes()).is_some(),
+                };
+                if is_there || self.stored.by_key.contains_key(key) {
                     return Err(contradiction(&format!("queue '{name}' (key {}) is made twice", key.0)));
                 }
                 let home = match *home < self.shards {

@@ -10,6 +10,7 @@ mod durable;
 mod durable_chaos;
 mod flow;
 mod groups;
+mod holding;
 mod keeping;
 mod lifetimes;
 mod moving;
@@ -36,7 +37,7 @@ use crate::message::{MessageHead, MessageHeader};
 use crate::request::{ConsumerOptions, DestinationKind, ExchangeOptions, Got, QueueOptions, Request};
 use crate::test_support::Plain;
 use crate::test_support::journal::TestJournal;
-use crate::{Table, Value};
+use crate::{Table, Value, VhostId};
 
 const VHOST: VhostId = VhostId(0);
 const MS: u64 = 1_000_000;

@@ -30,7 +30,7 @@ impl Broker {
     }
 
     /// Numbers of confirms that a client was told, and whether its messages were taken.
-    fn confirms(&mut self, client: Client) -> Vec<(u64, bool)> {
+    pub(super) fn confirms(&mut self, client: Client) -> Vec<(u64, bool)> {
         self.run();
         let told = std::mem::take(&mut self.told[client.owner as usize]);
         let confirm = |told| match told {
@@ -41,12 +41,12 @@ impl Broker {
     }
 
     /// The process ends, and with it what is not stored; another one begins.
-    fn crash(self) -> Self {
+    pub(super) fn crash(self) -> Self {
         let shards = self.shards.len() as u8;
         self.restarted(shards, 0)
     }
 
-    fn all(&mut self, client: Client, queue: &str) -> Vec<(String, bool)> {
+    pub(super) fn all(&mut self, client: Client, queue: &str) -> Vec<(String, bool)> {
         std::iter::from_fn(|| self.get(client, queue, true))
             .map(|(got, _)| (got.body, got.redelivered))
             .collect()
@@ -90,7 +90,7 @@ impl Broker {
 
     /// What was written down of messages on a shard: how many have joined queues and how many places that made, and the
     /// runs that left them.
-    fn written(&self, shard: usize) -> (usize, usize, Vec<u64>) {
+    pub(super) fn written(&self, shard: usize) -> (usize, usize, Vec<u64>) {
         let file = self.journals[shard].file();
         let mut written = (0, 0, Vec::new());
         for (record, _) in &file.records {

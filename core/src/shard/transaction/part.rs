@@ -62,8 +62,6 @@ pub(super) enum Done {
 #[derive(Debug, Default)]
 pub(super) struct Part {
     pub(super) publishes: Vec<(Targets, MessageId)>,
-    /// Messages to be held back for so many milliseconds before they are routed.
-    pub(super) held_back: Vec<(VhostId, MessageId, u64)>,
     /// Messages for exchanges that keep something.
     pub(super) for_keepers: Vec<(VhostId, MessageId)>,
     pub(super) settlements: Vec<Settling>,
@@ -234,11 +232,8 @@ impl Shard {
             queues.iter().for_each(|&queue| self.give_up_room(queue, message));
             self.enqueue_all_promised(queues, message);
         }
-        for (vhost, message, delay_ms) in part.held_back {
-            self.hold_back(vhost, message, delay_ms);
-        }
         for (vhost, message) in part.for_keepers {
-            self.publish_held_back(vhost, message);
+            self.publish_later(vhost, message, None);
         }
         for Settling { queue, tag, settlement } in part.settlements {
             self.parts.held.remove(&(queue, tag));
@@ -279,9 +274,6 @@ impl Shard {
 
     pub(super) fn release_messages(&mut self, part: &mut Part) {
         for (_, message) in part.publishes.drain(..) {
-            self.store.release(message);
-        }
-        for (_, message, _) in part.held_back.drain(..) {
             self.store.release(message);
         }
         for (_, message) in part.for_keepers.drain(..) {

@@ -120,8 +120,6 @@ impl Round {
 /// Where a message goes.
 enum Destination {
     Queues(Route),
-    /// Nowhere before so many milliseconds have passed.
-    HeldBack(VhostId, u64),
     /// To the home of an exchange, when it is certain to go; there it is numbered and goes its way.
     Keeper(VhostId),
 }
@@ -308,9 +306,6 @@ impl Shard {
                 Ok(Routed::Onward(message)) => {
                     destinations.push((message, Destination::Queues(last.route.clone())));
                 }
-                Ok(Routed::HeldBack { delay_ms }) => {
-                    destinations.push((message, Destination::HeldBack(vhost, delay_ms)));
-                }
                 Ok(Routed::Kept(message, _)) => destinations.push((message, Destination::Keeper(vhost))),
                 Err(refusal) => {
                     self.store.release(message);
@@ -334,10 +329,6 @@ impl Shard {
         for (message, destination) in destinations {
             let route = match destination {
                 Destination::Queues(route) => route,
-                Destination::HeldBack(vhost, delay_ms) => {
-                    part_of(&mut parts, own).held_back.push((vhost, message, delay_ms));
-                    continue;
-                }
                 Destination::Keeper(vhost) => {
                     part_of(&mut parts, own).for_keepers.push((vhost, message));
                     continue;

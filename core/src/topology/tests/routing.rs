@@ -140,15 +140,20 @@ fn headers_are_looked_at() {
 }
 
 #[test]
-fn a_delayed_exchange_says_so() {
+fn a_delayed_exchange_has_a_place_to_hold_messages_back() {
     let mut world = World::new();
     let arguments = table(&[("x-delayed-type", text("direct"))]);
     world.ask(&exchange_with("d", "x-delayed-message", |options| options.arguments = arguments)).unwrap();
     let id = world.queue("q");
     world.bind("d", "q", "k");
-    assert!(world.topology.is_delaying(V, b"d"));
-    assert!(!world.topology.is_delaying(V, b"amq.direct") && !world.topology.is_delaying(V, b"none"));
+    let hold = world.topology.hold(V, b"d").unwrap();
+    assert_eq!((world.topology.hold(V, b"amq.direct"), world.topology.hold(V, b"none")), (None, None));
     assert_eq!(world.route("d", "k"), [id]);
+    let names: Vec<_> = world.topology.queues(V).map(|entry| entry.name.clone()).collect();
+    assert_eq!(names, [Name::from("q")], "nobody can name what it holds back in");
+    assert!(world.topology.queue_by_id(hold).unwrap().options.holds_back);
+    world.ask(&delete_exchange("d")).unwrap();
+    assert_eq!(world.topology.queue_by_id(hold), None);
 }
 
 #[test]
