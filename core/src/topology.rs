@@ -51,6 +51,8 @@ pub enum Change {
     QueueRedirected(QueueId, Option<QueueId>),
     /// A queue and its bindings go.
     QueueDeleted(QueueId),
+    /// What a queue left that was deleted has arrived where its alternate exchange leads.
+    QueueLeft(StoreKey),
     /// A binding is made.
     Bound(Arc<BindingEntry>),
     /// A binding goes.
@@ -249,13 +251,15 @@ impl Home {
 /// The queues that outlive the process, by what journals call them.
 struct StoredQueues {
     by_key: Map<StoreKey, QueueId>,
+    /// Those that are deleted, and whose messages are on their way to an alternate exchange.
+    leaving: Map<StoreKey, Arc<QueueEntry>>,
     /// No key from here on has been given.
     next: u64,
 }
 
 impl Default for StoredQueues {
     fn default() -> Self {
-        StoredQueues { by_key: Map::default(), next: 1 }
+        StoredQueues { by_key: Map::default(), leaving: Map::default(), next: 1 }
     }
 }
 
@@ -357,6 +361,7 @@ impl Topology {
             Change::QueueOwned(id, owner) => self.set_owner(*id, *owner),
             Change::QueueRedirected(source, target) => self.redirect(*source, *target),
             Change::QueueDeleted(id) => self.remove_queue(*id),
+            Change::QueueLeft(key) => drop(self.stored.leaving.remove(key)),
             Change::Bound(entry) => self.add_binding(entry),
             Change::Unbound(entry) => {
                 let binding = self.find_binding(entry).expect("an unbound binding exists");
@@ -393,6 +398,16 @@ impl Topology {
     /// The queue that journals call by that key, if it is still there.
     pub fn queue_by_key(&self, key: StoreKey) -> Option<QueueId> {
         self.stored.by_key.get(&key).copied()
+    }
+
+    /// The queue of that key that is deleted, and whose messages are on their way to its alternate exchange.
+    pub(crate) fn leaving(&self, key: StoreKey) -> Option<&Arc<QueueEntry>> {
+        self.stored.leaving.get(&key)
+    }
+
+    /// All of those, in no particular order.
+    pub(crate) fn all_leaving(&self) -> impl Iterator<Item = &Arc<QueueEntry>> {
+        self.stored.leaving.values()
     }
 
     /// Keys below this one have been given, as far as anybody knows: by runs before, to queues that nobody remembers.
@@ -572,6 +587,9 @@ impl Topology {
         let Queue { entry, .. } = self.queues.remove(slot as usize);
         if let Some(key) = entry.store_key {
             self.stored.by_key.remove(&key);
+            if entry.options.alternate.is_some() {
+                self.stored.leaving.insert(key, entry.clone());
+            }
         }
         if entry.options.holds_back {
             if let Some(exchange) = self.exchange_slot(entry.vhost, entry.name.as_bytes()) {

@@ -140,16 +140,8 @@ impl Queue {
     /// A message that was written down, as the queue knows it after a restart; which of its batch it is.
     pub(crate) fn restored(&self, place: &QueuePlace, part: u16, clock: Clock) -> Item {
         assert!(place.place < self.next_sequence, "a place of a run before");
-        Item {
-            sequence: place.place,
-            expires_ns: monotonic_ns(place.expires_ms, clock),
-            message: MessageId { slot: 0, part },
-            followers: 0,
-            body_bytes: place.counted_bytes,
-            priority: place.priority.min(self.ready.max_priority()),
-            redelivered: place.redelivered || place.place < self.marks.handed_out,
-            recorded: true,
-        }
+        let item = Item::restored(place, part, self.ready.max_priority(), clock);
+        Item { redelivered: item.redelivered || place.place < self.marks.handed_out, ..item }
     }
 
     /// Appends a message that is written down; returns what is to be.
@@ -171,6 +163,22 @@ impl Queue {
             priority: item.priority,
             counted_bytes: item.body_bytes,
             redelivered: item.redelivered,
+        }
+    }
+}
+
+impl Item {
+    /// A message that was written down, as a queue with so many levels of priority above 0 knows it after a restart.
+    pub(crate) fn restored(place: &QueuePlace, part: u16, highest: u8, clock: Clock) -> Item {
+        Item {
+            sequence: place.place,
+            expires_ns: monotonic_ns(place.expires_ms, clock),
+            message: MessageId { slot: 0, part },
+            followers: 0,
+            body_bytes: place.counted_bytes,
+            priority: place.priority.min(highest),
+            redelivered: place.redelivered,
+            recorded: true,
         }
     }
 }

@@ -170,10 +170,11 @@ impl Shard {
                     }
                 }
                 Change::QueueDeleted(id) => {
-                    if id.home == self.config.id
-                        && let Some(consumers) = self.bury_queue(*id)
-                    {
-                        self.tell_cancelled(*id, consumers);
+                    if id.home == self.config.id {
+                        if let Some(consumers) = self.bury_queue(*id) {
+                            self.tell_cancelled(*id, consumers);
+                        }
+                        self.end_when_stored(*id);
                     }
                     self.forget_owned(*id);
                 }

@@ -165,6 +165,8 @@ impl Shard {
         for shard in self.config.others() {
             self.send(shard, Lane::Control, Letter::TopologyStored(version));
         }
+        // Before it is answered, as far as that may be seen.
+        self.tell_stored();
         self.answer_done();
     }
 

@@ -9,7 +9,7 @@ use super::moving::Taking;
 use super::transaction::{BranchLetter, PartDone, RemotePart, Verdict};
 use super::{Settlement, ShardConfig};
 use crate::ids::ClientId;
-use crate::journal::TransactionKey;
+use crate::journal::{StoreKey, TransactionKey};
 use crate::mesh::{MeshEnd, Wake, mesh};
 use crate::message::Message;
 use crate::queue::Consumer;
@@ -277,6 +277,8 @@ pub(super) enum Letter {
     Plan(Box<PlanRequest>),
     /// A queue has ended at its home (the sender).
     QueueEnded(QueueId),
+    /// What a queue left that ended at the sender has arrived elsewhere.
+    QueueLeft(StoreKey),
     /// A queue at home on the sender belongs to nobody any more.
     QueueReleased(QueueId),
     /// `is_recorded`: some of them are written down.

@@ -44,6 +44,16 @@ impl Handovers {
         self.waiting.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
+    /// The number of the next one.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.waiting.len() as u64
+    }
+
+    /// Whether all before a number have arrived.
+    pub(super) fn have_arrived(&self, before: u64) -> bool {
+        self.first >= before
+    }
+
     /// Forgets what has arrived.
     fn trim(&mut self) {
         while let Some(None) = self.waiting.front() {
@@ -72,7 +82,7 @@ impl Shard {
 
     /// A message that has left a place goes on: what is to be answered when it has arrived.
     pub(super) fn begin_handover(&mut self, origin: Option<Origin>) -> Option<(SessionId, u64)> {
-        let number = self.handovers.first + self.handovers.waiting.len() as u64;
+        let number = self.handovers.next();
         self.handovers.waiting.push_back(Some(Handover { origin: origin?, missing: 1 }));
         Some((session_of(self.config.id), number))
     }

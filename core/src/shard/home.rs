@@ -26,8 +26,13 @@ pub(super) struct Trash {
 }
 
 impl Trash {
-    fn new(items: impl Iterator<Item = Leaving> + Send + 'static) -> Self {
+    pub(super) fn new(items: impl Iterator<Item = Leaving> + Send + 'static) -> Self {
         Trash { items: Box::new(items), by: None }
+    }
+
+    /// The alternate exchange of a queue that has ended gets them.
+    pub(super) fn of_ended(items: Vec<Item>, queue: Arc<QueueEntry>) -> Self {
+        Trash { items: Box::new(items.into_iter().map(Leaving::Here)), by: Some(queue) }
     }
 }
 
@@ -208,46 +213,6 @@ impl Shard {
         });
     }
 
-    /// Ends a queue: its messages and consumers go at once, its name when every shard has been told. Whether that
-    /// is done already.
-    pub(super) fn end_queue(&mut self, id: QueueId) -> bool {
-        let Some(consumers) = self.bury_queue(id) else { return true };
-        let is_forgotten = self.queue_ended(id);
-        if is_forgotten {
-            self.tell_cancelled(id, consumers);
-        } else {
-            self.cancelled.push((id, consumers));
-        }
-        is_forgotten
-    }
-
-    /// Ends what the home has of a queue, and returns its consumers. `None`: it was gone.
-    pub(super) fn bury_queue(&mut self, id: QueueId) -> Option<Vec<Bereft>> {
-        let mut queue = self.queues.remove(id)?;
-        self.answer_flushed(queue.consumers.take_flushed(true));
-        for consumer in queue.consumers.iter() {
-            self.accounts.leave(consumer.account);
-        }
-        self.confirm_withheld(queue.take_withheld());
-        let (mut ready, unsettled) = (queue.take_ready(), queue.take_unsettled().into_items());
-        let entry = queue.entry().clone();
-        if queue.options().alternate.is_none() {
-            self.throw_away(Trash::new(ready.into_leaving()));
-            self.throw_away(Trash::new(unsettled.map(Leaving::Here)));
-        } else if ready.is_paged() {
-            unsettled.for_each(|item| ready.put_back(item));
-            self.bury_paged(entry, ready, Reason::QueueEnded);
-        } else {
-            let mut items: Vec<Item> =
-                ready.into_leaving().filter_map(Leaving::here).chain(unsettled).collect();
-            items.sort_unstable();
-            let items = Box::new(items.into_iter().map(Leaving::Here));
-            self.throw_away(Trash { items, by: Some(entry) });
-            self.bury_dead();
-        }
-        Some(queue.consumers.iter().map(Bereft::of).collect())
-    }
-
     /// Tells the consumers of a queue that is gone.
     pub(super) fn tell_cancelled(&mut self, queue: QueueId, consumers: Vec<Bereft>) {
         for bereft in consumers {
@@ -351,7 +316,7 @@ impl Shard {
         self.answer_flushed(flushed);
     }
 
-    fn answer_flushed(&mut self, flushed: Vec<SessionId>) {
+    pub(super) fn answer_flushed(&mut self, flushed: Vec<SessionId>) {
         for session in flushed {
             if session.shard == self.config.id {
                 self.answered(session, Ok(Reply::Done));
@@ -392,7 +357,7 @@ impl Shard {
         true
     }
 
-    fn throw_away(&mut self, trash: Trash) {
+    pub(super) fn throw_away(&mut self, trash: Trash) {
         self.trash.push(trash);
         self.empty_trash();
     }

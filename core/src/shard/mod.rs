@@ -17,6 +17,7 @@ mod control;
 mod deadletter;
 mod deliver;
 mod durable;
+mod ending;
 mod envelope;
 mod handover;
 mod holding;
@@ -53,6 +54,7 @@ pub use attic::Resumable;
 use control::Control;
 use deadletter::Dead;
 use durable::TopologyLost;
+use ending::Left;
 use envelope::{Bereft, Letter, Query};
 pub use envelope::{Envelope, mesh_for};
 use handover::Handovers;
@@ -334,6 +336,8 @@ pub struct Shard {
     joining: Option<Joining>,
     departures: Departures,
     handovers: Handovers,
+    /// Queues that have ended here and left messages on their way.
+    left: Vec<Left>,
     /// Those who wait for the journal.
     line: Line,
     paging: Paging,
@@ -415,6 +419,7 @@ impl Shard {
             joining: None,
             departures: Departures::default(),
             handovers: Handovers::default(),
+            left: Vec::new(),
             line: Line::default(),
             paging: Paging::new(limits.paging_bytes),
             reads: Reads::new(paging::read_bytes(limits.paging_bytes, 1)),
@@ -472,6 +477,7 @@ impl Shard {
         worked |= self.empty_trash();
         worked |= self.tell_late();
         worked |= self.go_on_burying();
+        worked |= self.tell_left();
         worked |= self.page_out();
         self.tell_pressure();
         worked

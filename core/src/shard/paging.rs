@@ -247,7 +247,7 @@ impl Shard {
             }
             return true;
         }
-        let Some(id) = self.topology.queue_by_key(found.place.queue) else { return false };
+        let Some(id) = self.topology.queue_by_key(found.place.queue) else { return self.restore_left(found) };
         let Some(queue) = self.queues.get_mut(id) else { return false };
         let item = queue.restored(&found.place, found.part, self.clock);
         queue.note_held(item.expires_ns, item.sequence);
@@ -276,6 +276,7 @@ impl Shard {
         let last = self.paging.restoring.take().flatten();
         self.put_restored(last);
         self.end_restore_of_transactions();
+        self.end_restore_of_left();
         let ids: Vec<QueueId> = self.queues.iter().map(|queue| queue.id()).collect();
         let paged = self.queues.iter().filter(|queue| queue.is_paged()).count();
         self.reads.bytes = read_bytes(self.config.limits.paging_bytes, paged as u64);

@@ -196,7 +196,7 @@ impl Shard {
     }
 
     /// Those who waited for messages of a queue go on.
-    fn wake_reader(&mut self, reader: Reader) {
+    pub(super) fn wake_reader(&mut self, reader: Reader) {
         let id = match reader {
             Reader::Queue(id) => id,
             Reader::Burial(slot) => {
@@ -355,12 +355,43 @@ impl Shard {
         self.reads.burials.insert(Burial { queue, ready, reason, waits: false });
     }
 
+    /// What is left of a queue that has ended stays as it is until it is woken.
+    pub(super) fn insert_burial(&mut self, queue: Arc<QueueEntry>, ready: Ready) -> usize {
+        self.reads.burials.insert(Burial { queue, ready, reason: Reason::QueueEnded, waits: true })
+    }
+
+    /// What is being read for a queue is not for it any more.
+    pub(super) fn give_up_readings(&mut self, id: QueueId, ready: &mut Ready) {
+        for (_, reading) in
+            self.reads.under_way.iter().filter(|(_, reading)| reading.reader == Reader::Queue(id))
+        {
+            ready.give_up_read(reading.ticket, reading.level);
+        }
+    }
+
+    /// What is left of a queue that has ended.
+    pub(super) fn burial_of_queue(&self, id: QueueId) -> Option<usize> {
+        let is_its = |burial: &Burial| burial.queue.id == id && burial.reason == Reason::QueueEnded;
+        self.reads.burials.iter().find(|(_, burial)| is_its(burial)).map(|(slot, _)| slot)
+    }
+
+    /// Nobody wants it.
+    pub(super) fn take_buried(&mut self, slot: usize) -> Option<Ready> {
+        self.reads.burials.try_remove(slot).map(|burial| burial.ready)
+    }
+
+    /// Whether messages of a durable queue, given up, are not on their way yet.
+    pub(super) fn is_burying(&self, key: StoreKey) -> bool {
+        self.reads.burials.iter().any(|(_, burial)| burial.queue.store_key == Some(key))
+    }
+
     /// Goes on with that.
     pub(super) fn go_on_burying(&mut self) -> bool {
-        if self.reads.burials.is_empty() {
+        if !self.reads.has_work() {
             return false;
         }
-        let slots: Vec<usize> = self.reads.burials.iter().map(|(slot, _)| slot).collect();
+        let going_on = self.reads.burials.iter().filter(|(_, burial)| !burial.waits);
+        let slots: Vec<usize> = going_on.map(|(slot, _)| slot).collect();
         for slot in slots {
             self.bury_some_of(slot);
         }

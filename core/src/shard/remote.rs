@@ -102,13 +102,14 @@ impl Shard {
                     self.tell_forgotten(queue, true);
                 }
             }
+            Letter::QueueLeft(key) => self.plan_left(key),
             Letter::QueueReleased(queue) => self.plan_release(queue),
             Letter::Changes { version, changes, is_recorded } => {
-                self.apply(&changes);
-                self.applied_version = version;
                 if is_recorded {
                     self.recorded_version = version;
                 }
+                self.apply(&changes);
+                self.applied_version = version;
             }
             Letter::TopologyStored(version) => self.topology_stored(version),
             Letter::TopologyLost(lost) => self.topology_lost(&lost),

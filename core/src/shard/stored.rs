@@ -32,6 +32,8 @@ pub(super) enum Waiter {
     Answer { session: SessionId, reply: Reply },
     /// The next step of a transaction.
     Transaction(Awaiting),
+    /// What is left of a queue that has ended here.
+    Ending(QueueId),
 }
 
 struct Waiting {
@@ -87,7 +89,7 @@ impl Waiter {
     /// out in any case.
     fn needs_topology(&self) -> bool {
         match self {
-            Waiter::Confirms { .. } | Waiter::Withheld(_) => true,
+            Waiter::Confirms { .. } | Waiter::Withheld(_) | Waiter::Ending(_) => true,
             Waiter::Ask { .. } | Waiter::Answer { .. } => false,
             Waiter::Transaction(awaiting) => awaiting.is_of_part(),
         }
@@ -204,6 +206,7 @@ impl Shard {
                 }
                 Waiter::Answer { session, reply } => self.answer_anywhere(session, Ok(reply)),
                 Waiter::Transaction(awaiting) => self.go_on_with_transaction(awaiting, None),
+                Waiter::Ending(queue) => self.begin_ending(queue),
             }
         }
     }
@@ -242,6 +245,9 @@ impl Shard {
                 let refusal = self.not_stored("a restart brings back what was there");
                 self.answer_anywhere(session, Err(refusal));
             }
+            // A restart that brings the queue back finds its messages; unless nothing of this journal can go.
+            Waiter::Ending(queue) if self.failure.is_some() => self.begin_ending(queue),
+            Waiter::Ending(_) => {}
             Waiter::Transaction(awaiting) => {
                 let lost = self.lost.as_ref().map(|lost| &lost.reason);
                 let reason = self.failure.as_ref().or(lost).expect("something has failed");

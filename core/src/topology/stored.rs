@@ -52,8 +52,13 @@ pub enum StoredChange {
         /// Its properties.
         options: Box<QueueOptions>,
     },
-    /// A queue and its bindings go.
+    /// A queue and its bindings go. If it has an alternate exchange, what is in it goes there.
     QueueDeleted {
+        /// Which one.
+        key: StoreKey,
+    },
+    /// All that a queue left that was deleted has arrived where its alternate exchange leads.
+    QueueLeft {
         /// Which one.
         key: StoreKey,
     },
@@ -181,6 +186,7 @@ impl Topology {
                 StoredChange::QueueRedirected { source, target }
             }
             Change::QueueDeleted(id) => StoredChange::QueueDeleted { key: self.store_key(*id)? },
+            Change::QueueLeft(key) => StoredChange::QueueLeft { key: *key },
             Change::Bound(entry) => StoredChange::Bound(self.stored_binding(entry)?),
             Change::Unbound(entry) => StoredChange::Unbound(self.stored_binding(entry)?),
         })
@@ -191,6 +197,12 @@ impl Topology {
         let mut changes = vec![StoredChange::KeysGiven { below: StoreKey(self.stored.next) }];
         changes
             .extend(self.exchanges.iter().filter_map(|(_, exchange)| self.stored_exchange(&exchange.entry)));
+        let mut leaving: Vec<_> = self.stored.leaving.iter().collect();
+        leaving.sort_unstable_by_key(|(key, _)| **key);
+        for (key, entry) in leaving {
+            changes.extend(self.stored_queue(entry));
+            changes.push(StoredChange::QueueDeleted { key: *key });
+        }
         let mut queues: Vec<_> = self.stored.by_key.iter().map(|(&key, &id)| (key, id)).collect();
         queues.sort_unstable_by_key(|&(key, _)| key);
         let slots = queues.iter().filter_map(|&(_, id)| self.slot_of(id));
@@ -259,6 +271,10 @@ impl Topology {
                 Change::QueueDeclared(Arc::new(entry))
             }
             StoredChange::QueueDeleted { key } => Change::QueueDeleted(self.restored_queue(*key)?),
+            StoredChange::QueueLeft { key } => match self.leaving(*key) {
+                Some(_) => Change::QueueLeft(*key),
+                None => return Err(contradiction(&format!("no queue of key {} was deleted", key.0))),
+            },
             StoredChange::QueueRedirected { source, target } => {
                 let target = target.map(|target| self.restored_queue(target)).transpose()?;
                 Change::QueueRedirected(self.restored_queue(*source)?, target)

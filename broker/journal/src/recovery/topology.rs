@@ -1,5 +1,6 @@
 //! The recorded topology, and where its queues are at home.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use fulmar_core::ShardId;
@@ -30,12 +31,16 @@ impl Homes {
             changes.append(&mut decoded?);
         }
         let mut homes = Map::default();
+        let mut with_alternate = HashSet::new();
         for change in &changes {
             match change {
-                StoredChange::QueueDeclared { key, home, .. } => {
+                StoredChange::QueueDeclared { key, home, options, .. } => {
                     homes.insert(*key, u16::from(*home));
+                    with_alternate.extend(options.alternate.as_ref().map(|_| *key));
                 }
-                StoredChange::QueueDeleted { key } => {
+                // What it left is on its way.
+                StoredChange::QueueDeleted { key } if with_alternate.contains(key) => {}
+                StoredChange::QueueDeleted { key } | StoredChange::QueueLeft { key } => {
                     homes.remove(key);
                 }
                 _ => {}

@@ -152,7 +152,7 @@ impl Broker {
         self.run();
     }
 
-    fn has_queue(&self, name: &str) -> bool {
+    pub(super) fn has_queue(&self, name: &str) -> bool {
         self.shards[0].queue_entry(VHOST, name.as_bytes()).is_some()
     }
 

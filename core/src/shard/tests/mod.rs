@@ -8,6 +8,7 @@ mod credit;
 mod deadletters;
 mod durable;
 mod durable_chaos;
+mod ending;
 mod flow;
 mod groups;
 mod holding;

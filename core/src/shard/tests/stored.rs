@@ -84,7 +84,7 @@ fn a_confirm_comes_when_the_message_is_stored() {
 }
 
 impl Broker {
-    fn key(&self, queue: &str) -> StoreKey {
+    pub(super) fn key(&self, queue: &str) -> StoreKey {
         self.shards[0].queue_entry(VHOST, queue.as_bytes()).unwrap().store_key.unwrap()
     }
 

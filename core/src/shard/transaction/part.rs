@@ -115,6 +115,11 @@ impl Parts {
         self.aside.get_mut(&(queue, place))?.as_mut()
     }
 
+    /// Whether a message of a queue is set aside.
+    pub(in crate::shard) fn has_aside_of(&self, queue: StoreKey) -> bool {
+        self.aside.keys().any(|(key, _)| *key == queue)
+    }
+
     #[cfg(test)]
     pub(in crate::shard) fn is_empty(&self) -> bool {
         self.prepared.is_empty() && self.held.is_empty() && self.aside.is_empty()
