@@ -281,16 +281,18 @@ fn the_encoding_stays_as_it_is() {
         StoredChange::KeysGiven { below: StoreKey(3) },
         StoredChange::ExchangeDeclared { vhost: "/".into(), name: "e".into(), options },
         StoredChange::QueueDeleted { key: StoreKey(2) },
+        StoredChange::QueueLeft { key: StoreKey(2) },
     ];
     let text: String = encode(&changes).iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
     assert_eq!(
         text,
         concat!(
-            r"\x93\x81\xaakeys-given\x81\xa5below\x03",
+            r"\x94\x81\xaakeys-given\x81\xa5below\x03",
             r"\x81\xb1exchange-declared\x83\xa5vhost\xc4\x01/\xa4name\xc4\x01e\xa7options\x86\xa4kind\xc4\x05topic",
             r"\xa7durable\xc3\xabauto_delete\xc2\xa8internal\xc2\xa9alternate\xc0",
             r"\xa9arguments\x91\x92\xc4\x01x\x81\xa2i8\xff",
             r"\x81\xadqueue-deleted\x81\xa3key\x02",
+            r"\x81\xaaqueue-left\x81\xa3key\x02",
         )
     );
 }

@@ -109,7 +109,8 @@ impl Shard {
 
     /// Says which of the queues that have ended here have left nothing on its way. Whether there are any.
     pub(super) fn tell_left(&mut self) -> bool {
-        if self.left.is_empty() {
+        // What arrives in queues here is not written down any more once the journal has failed.
+        if self.left.is_empty() || self.failure.is_some() {
             return false;
         }
         let (left, all) = (std::mem::take(&mut self.left), self.left.len());

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fulmar_core::ShardId;
-use fulmar_core::journal::{Decision, Joined, PreparedBranch, Record, Step, TransactionKey};
+use fulmar_core::journal::{
+    Decision, Joined, PreparedBranch, QueuePlace, Record, Step, StoreKey, TransactionKey,
+};
+use fulmar_core::request::QueueOptions;
 use fulmar_core::topology::StoredChange;
 use fulmar_core::transaction::Xid;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::memory::MemoryDisk;
-use super::model::{JOURNAL, Model, World, model_of, steps, try_recover};
+use super::model::{JOURNAL, Model, World, message, model_of, steps, try_recover};
 use crate::recovery::identity::Identity;
 use crate::recovery::{Recovered, log_directory};
 use crate::transaction::DecodedStep;
@@ -161,4 +164,34 @@ fn a_move_that_was_begun_is_ended_whatever_is_asked_for_next() {
     let recovered = try_recover(&disk, 4, 1).unwrap();
     assert_eq!(model_of(&disk, &recovered), expected);
     assert_eq!(homes(&recovered)[&3], 1);
+}
+
+#[test]
+fn what_a_deleted_queue_left_moves_with_its_shard_until_it_has_arrived() {
+    for has_arrived in [false, true] {
+        let disk = MemoryDisk::default();
+        let mut world = World::new(&disk, 3, 8192, 2000);
+        let (key, vhost, name) = (StoreKey(100), "/".into(), "left".into());
+        let options = QueueOptions { durable: true, alternate: Some("a".into()), ..QueueOptions::default() };
+        let options = Box::new(options);
+        let declared = StoredChange::QueueDeclared { key, vhost, name, home: 2, options };
+        let mut changes = vec![declared, StoredChange::QueueDeleted { key }];
+        changes.extend(has_arrived.then_some(StoredChange::QueueLeft { key }));
+        world.writers[0].append(&Record::Changed(&changes), Joined::No).unwrap();
+        let place = QueuePlace {
+            queue: key,
+            place: 1,
+            expires_ms: u64::MAX,
+            priority: 0,
+            counted_bytes: 1,
+            redelivered: false,
+        };
+        let enqueued = Record::Enqueued { message: message(b"m", 1), places: &[place] };
+        world.writers[2].append(&enqueued, Joined::No).unwrap();
+        world.finish();
+        let recovered = try_recover(&disk, 2, 1).unwrap();
+        let is_there = |log: &crate::recovery::RecoveredLog| log.queues.iter().any(|queue| queue.key == key);
+        let found: Vec<bool> = recovered.logs.iter().map(is_there).collect();
+        assert_eq!(found, [!has_arrived, false]);
+    }
 }
