@@ -74,8 +74,9 @@ impl Shard {
 
     /// The end of a queue that was at home here is being applied: what is left of it goes when that is stored.
     pub(super) fn end_when_stored(&mut self, id: QueueId) {
+        // What others leave goes by itself.
         let entry = self.topology.queue_by_id(id).filter(|entry| entry.store_key.is_some());
-        let has_alternate = entry.is_some_and(|entry| entry.options.alternate.is_some());
+        let Some(has_alternate) = entry.map(|entry| entry.options.alternate.is_some()) else { return };
         if !has_alternate && self.burial_of_queue(id).is_none() {
             return;
         }

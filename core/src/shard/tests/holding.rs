@@ -94,10 +94,12 @@ fn what_need_not_outlive_the_process_is_not_written_down() {
     }
 }
 
+type Step = Box<dyn Fn(&mut Broker)>;
+
 /// What a message goes through that is held back, step by step: its publisher has its confirm after the first ones.
-fn steps(shards: usize) -> Vec<Box<dyn Fn(&mut Broker)>> {
-    let mut steps: Vec<Box<dyn Fn(&mut Broker)>> = Vec::new();
-    let store_each = move |steps: &mut Vec<Box<dyn Fn(&mut Broker)>>| {
+fn steps(shards: usize) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let store_each = move |steps: &mut Vec<Step>| {
         for _ in 0..2 {
             for shard in 0..shards {
                 steps.push(Box::new(move |broker| broker.store(shard)));
