@@ -39,6 +39,8 @@ impl World {
     fn end(&self, who: &str, error: &Error) {
         match error {
             Error::Connect { .. } | Error::ConnectionLost(_) | Error::ConnectionClosed { code: 320, .. } => {}
+            // It was killed while it looked at the password.
+            Error::Login { text, .. } if text.contains("hung up") => {}
             error => self.ledger().faults.push(format!("{who}: {error:?}")),
         }
     }
