@@ -21,11 +21,13 @@ use fulmar_journal::recovery::RecoveryError;
 use fulmar_journal::{DataDirectory, DirectoryError, Durability};
 use fulmar_policy::{Authority, UsersError};
 use fulmar_protocol::{Config as ProtocolConfig, Switch};
+use fulmar_tls::{Acceptor, ClientCertificates, FileError};
 use fulmar_transport::{
     AnyTransport, Config as TransportConfig, IoChoice, ListenerId, Transport, Waker, open,
 };
 
 use crate::affinity::{self, Affinity};
+use crate::handshake::{self, Desk};
 use crate::login::{self, Asker, Mailbox};
 use crate::settings::Settings;
 use crate::store::ShardStore;
@@ -49,6 +51,12 @@ pub enum StartError {
     /// The file of users.
     #[error(transparent)]
     Users(#[from] UsersError),
+    /// A file that TLS needs.
+    #[error("TLS: {0}")]
+    Tls(#[from] FileError),
+    /// Encryption is required and there is none.
+    #[error("require-encryption: there is no certificate (--tls-cert), so that nobody could come in")]
+    NoTls,
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -78,9 +86,12 @@ pub struct Broker;
 /// A broker that runs. Stops when dropped, at once.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
+    tls: Option<Arc<Acceptor>>,
     shards: Vec<RunningShard>,
     ended: Receiver<usize>,
-    login: Option<JoinHandle<()>>,
+    /// The threads that check logins and shake hands.
+    helpers: Vec<JoinHandle<()>>,
     timestamps: Switch,
     /// Kept from others for as long as a shard may write to it.
     directory: Option<DataDirectory>,
@@ -98,9 +109,24 @@ struct RunningShard {
 
 /// What a starting thread is told, in this order.
 enum ToShard {
-    Start { mesh: MeshEnd<Envelope>, asker: Asker, store: Option<Box<ShardStore>>, outlook: Arc<Outlook> },
-    Listen(SocketAddr),
+    Start {
+        mesh: MeshEnd<Envelope>,
+        asker: Asker,
+        desk: Option<Desk>,
+        store: Option<Box<ShardStore>>,
+        outlook: Arc<Outlook>,
+    },
+    Listen(SocketAddr, Port),
     Run,
+}
+
+/// What a port is for.
+#[derive(Clone, Copy)]
+enum Port {
+    /// Everything that is spoken.
+    Shared,
+    /// TLS alone.
+    Secure,
 }
 
 /// What it answers.
@@ -121,13 +147,16 @@ impl Broker {
         // A second broker in one process hashes as the first one does.
         let _ = fulmar_core::seed_tables(random_seed());
         let authority = Authority::new(settings.users_path(), settings.anonymous)?;
+        let tls = acceptor(settings)?;
         let count = settings.shard_count();
         let cpus = affinity::assign(&settings.cpu_affinity, count).map_err(StartError::Affinity)?;
         let mut addresses = settings.addresses();
         if addresses.len() > 1 {
             addresses.retain(|&addr| is_of_this_host(addr));
         }
-        addresses.iter().try_for_each(|&addr| check_free(addr))?;
+        let mut tls_addresses = settings.tls_addresses();
+        tls_addresses.retain(|addr| addresses.iter().any(|other| other.ip() == addr.ip()));
+        addresses.iter().chain(&tls_addresses).try_for_each(|&addr| check_free(addr))?;
         let directory = settings.data_path().map(|path| DataDirectory::open(&path)).transpose()?;
 
         log::info!("fulmar {}", env!("CARGO_PKG_VERSION"));
@@ -135,55 +164,62 @@ impl Broker {
 
         // One for all shards: they are one broker to its peers.
         let protocol = Arc::new(protocol_config(settings, &authority));
-        let gate = Arc::new(StopGate::new(count));
+        let worker = worker_config(settings, &protocol, tls.clone());
         let (tell_ended, ended) = channel();
         let mut starting = Vec::new();
         let mut io = settings.io;
         for (index, &cpu) in cpus.iter().enumerate() {
-            let shard = Starting::spawn(settings, index, cpu, io, &protocol, &gate, tell_ended.clone())?;
+            let shard = Starting::spawn(settings, index, cpu, io, worker.clone(), tell_ended.clone())?;
             // The others take what the first one found to work, so that a refusal is logged once.
             io = shard.io;
             starting.push(shard);
         }
         log_start(settings, &authority, &starting, &cpus);
         log_directory(settings, directory.as_ref());
+        log_tls(settings);
         let outlooks: Vec<_> = starting.iter().map(|shard| shard.outlook.clone()).collect();
         let space = directory.as_ref().map(|directory| Watch::start(directory.path(), outlooks));
         let space = space.transpose().map_err(StartError::Thread)?;
 
         let wakers = starting.iter().map(|shard| Arc::new(ShardWake(shard.waker.clone())) as Arc<dyn Wake>);
         let ends = mesh_for(wakers.collect(), &limits(settings, count));
-        let mailboxes = starting
-            .iter()
-            .map(|shard| Mailbox { notes: shard.notes.clone(), waker: shard.waker.clone() })
-            .collect();
-        let (askers, login) = login::spawn(authority, mailboxes).map_err(StartError::Thread)?;
+        let mailboxes = || {
+            let mailbox =
+                |shard: &Starting| Mailbox { notes: shard.notes.clone(), waker: shard.waker.clone() };
+            starting.iter().map(mailbox).collect()
+        };
+        let (askers, login) = login::spawn(authority, mailboxes()).map_err(StartError::Thread)?;
+        let mut helpers = vec![login];
+        let mut desks = Vec::new();
+        if tls.is_some() {
+            let patience = Duration::from_millis(settings.handshake_timeout_ms);
+            let (made, threads) = handshake::spawn(mailboxes(), patience).map_err(StartError::Thread)?;
+            desks = made;
+            helpers.extend(threads);
+        }
+        let mut desks = desks.into_iter();
         let mut stores = store.map(|store| store.shards).unwrap_or_default().into_iter();
         for ((shard, mesh), asker) in starting.iter().zip(ends).zip(askers) {
             shard.tell(ToShard::Start {
                 mesh,
                 asker,
+                desk: desks.next(),
                 store: stores.next().map(Box::new),
                 outlook: shard.outlook.clone(),
             });
         }
         starting.iter().try_for_each(Starting::restored)?;
-        let mut bound = Vec::new();
-        for addr in addresses {
-            let mut addr = addr;
-            for shard in &starting {
-                // The first shard picks the port where none was given.
-                addr = shard.listen(addr)?;
-            }
-            bound.push(addr);
-        }
+        let addresses = listen(&starting, addresses, Port::Shared)?;
+        let tls_addresses = listen(&starting, tls_addresses, Port::Secure)?;
         let shards = starting.into_iter().map(Starting::run).collect();
         let timestamps = protocol.timestamps.clone();
         Ok(Running {
-            addresses: bound,
+            addresses,
+            tls_addresses,
+            tls,
             shards,
             ended,
-            login: Some(login),
+            helpers,
             timestamps,
             directory,
             _space: space,
@@ -200,6 +236,20 @@ impl Running {
     /// All addresses that it listens on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses that it listens on for TLS alone.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.tls_addresses
+    }
+
+    /// Reads the certificates, keys and revocation lists of TLS again, for connections from now on. Whether there are
+    /// any.
+    ///
+    /// # Errors
+    /// A file that cannot be used; everything stays as it was.
+    pub fn reload_tls(&self) -> Result<bool, FileError> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true))
     }
 
     /// What all shards have counted together.
@@ -267,10 +317,8 @@ impl Running {
         {
             directory.leave_in_order();
         }
-        if let Some(login) = self.login.take()
-            && result.is_ok()
-        {
-            let _ = login.join();
+        if result.is_ok() {
+            self.helpers.drain(..).for_each(|thread| drop(thread.join()));
         }
         result
     }
@@ -354,8 +402,7 @@ impl Starting {
         index: usize,
         cpu: Option<usize>,
         io: IoChoice,
-        protocol: &Arc<ProtocolConfig>,
-        gate: &Arc<StopGate>,
+        worker: WorkerConfig,
         ended: Sender<usize>,
     ) -> Result<Self, StartError> {
         let (to, inbox) = channel();
@@ -371,7 +418,7 @@ impl Starting {
             transport: transport_config(settings),
             shard: shard_config(settings, index),
             default_group: Name::from(&settings.default_message_group[..]),
-            worker: worker_config(settings, protocol, gate),
+            worker,
             notes: worker_inbox,
             counters: counters.clone(),
         };
@@ -410,8 +457,8 @@ impl Starting {
         let _ = self.to.send(what);
     }
 
-    fn listen(&self, addr: SocketAddr) -> Result<SocketAddr, StartError> {
-        self.tell(ToShard::Listen(addr));
+    fn listen(&self, addr: SocketAddr, port: Port) -> Result<SocketAddr, StartError> {
+        self.tell(ToShard::Listen(addr, port));
         match self.from.recv() {
             Ok(FromShard::Listening(addr)) => Ok(addr),
             Ok(FromShard::Failed(error)) => Err(StartError::Listen(addr, error)),
@@ -503,7 +550,7 @@ impl Seat {
         outbox: &Sender<FromShard>,
     ) -> io::Result<()> {
         let _ = outbox.send(FromShard::Opened { waker: transport.waker(), io, name: transport.name() });
-        let Ok(ToShard::Start { mesh, asker, store, outlook }) = inbox.recv() else { return Ok(()) };
+        let Ok(ToShard::Start { mesh, asker, desk, store, outlook }) = inbox.recv() else { return Ok(()) };
         let mut shard = Shard::new(self.shard, mesh);
         shard.add_exchange_types(&[&fulmar_xml_exchange::XML]);
         shard.set_default_group(self.default_group);
@@ -522,11 +569,18 @@ impl Seat {
         if let Some(log) = log {
             worker.set_log(log, outlook);
         }
+        if let Some(desk) = desk {
+            worker.set_handshaker(Box::new(desk));
+        }
         let _ = outbox.send(FromShard::Restored);
         loop {
             match inbox.recv() {
-                Ok(ToShard::Listen(addr)) => {
-                    let answer = match worker.listen(addr, BACKLOG) {
+                Ok(ToShard::Listen(addr, port)) => {
+                    let listening = match port {
+                        Port::Shared => worker.listen(addr, BACKLOG),
+                        Port::Secure => worker.listen_secure(addr, BACKLOG),
+                    };
+                    let answer = match listening {
                         Ok(addr) => FromShard::Listening(addr),
                         Err(error) => FromShard::Failed(error),
                     };
@@ -537,6 +591,30 @@ impl Seat {
             }
         }
     }
+}
+
+/// Has every shard listen on the addresses, which it returns with their ports.
+fn listen(
+    shards: &[Starting],
+    addresses: Vec<SocketAddr>,
+    port: Port,
+) -> Result<Vec<SocketAddr>, StartError> {
+    let mut bound = Vec::new();
+    for mut addr in addresses {
+        for shard in shards {
+            // The first shard picks the port where none was given.
+            addr = shard.listen(addr, port)?;
+        }
+        bound.push(addr);
+    }
+    Ok(bound)
+}
+
+fn acceptor(settings: &Settings) -> Result<Option<Arc<Acceptor>>, StartError> {
+    if !settings.tls.is_on() {
+        return if settings.require_encryption { Err(StartError::NoTls) } else { Ok(None) };
+    }
+    Ok(Some(Arc::new(Acceptor::new(settings.tls.clone())?)))
 }
 
 /// Whether the loopback of an IP version is there, which a host may have switched off; of other addresses nothing is
@@ -643,7 +721,11 @@ fn protocol_config(settings: &Settings, authority: &Authority) -> ProtocolConfig
     }
 }
 
-fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>, gate: &Arc<StopGate>) -> WorkerConfig {
+fn worker_config(
+    settings: &Settings,
+    protocol: &Arc<ProtocolConfig>,
+    tls: Option<Arc<Acceptor>>,
+) -> WorkerConfig {
     let shards = settings.shard_count();
     WorkerConfig {
         protocol: protocol.clone(),
@@ -651,7 +733,9 @@ fn worker_config(settings: &Settings, protocol: &Arc<ProtocolConfig>, gate: &Arc
         memory_bytes: settings.memory_limit_bytes / shards as u64,
         max_connections: u64::from(connections_per_shard(settings)),
         idle: settings.idle,
-        gate: gate.clone(),
+        gate: Arc::new(StopGate::new(shards)),
+        tls,
+        require_encryption: settings.require_encryption,
     }
 }
 
@@ -692,4 +776,21 @@ fn log_directory(settings: &Settings, directory: Option<&DataDirectory>) {
     if !directory.is_private() {
         log::warn!("data directory {path} can be read by others; chmod 700 it");
     }
+}
+
+fn log_tls(settings: &Settings) {
+    let tls = &settings.tls;
+    if !tls.is_on() {
+        return;
+    }
+    let clients = match tls.client_certificates {
+        ClientCertificates::Ignore => "not asked for",
+        ClientCertificates::Want => "wanted",
+        ClientCertificates::Require => "required",
+    };
+    let plain = if settings.require_encryption { "refused" } else { "let in" };
+    log::info!(
+        "tls: {} certificates, certificates of clients {clients}, clients without encryption {plain}",
+        tls.certificates.len()
+    );
 }

@@ -12,6 +12,8 @@ pub enum Verdict {
         /// Length of the header, which the protocol's own decoder does not see.
         header_bytes: usize,
     },
+    /// A TLS handshake; what is spoken inside is seen later.
+    Secure,
     /// Something that is not spoken here.
     Refuse {
         /// What it was, for the log.
@@ -62,7 +64,7 @@ const TABLE: &[Row] = &[
     refuse(b"AMQP\x01\x01\x08\x00", "AMQP 0-8", AMQP_0_9_1),
     refuse(b"AMQP\x01\x01", "an unknown version of AMQP", AMQP_0_10),
     refuse(b"AMQP", "an unknown version of AMQP", AMQP_0_9_1),
-    refuse(b"\x16\x03", "TLS", b""),
+    Row { prefix: b"\x16\x03", verdict: Verdict::Secure },
     refuse(b"STOMP", "STOMP", b""),
     refuse(b"CONNECT\n", "STOMP", b""),
     refuse(b"CONNECT\r", "STOMP", b""),
@@ -124,7 +126,7 @@ mod tests {
         assert_eq!(refused(b"AMQP\x01\x01\x00\x09"), "AMQP 0-9");
         assert_eq!(refused(b"AMQP\x01\x01\x08\x00"), "AMQP 0-8");
         assert_eq!(refused(b"AMQP\x09"), "an unknown version of AMQP");
-        assert_eq!(refused(b"\x16\x03\x01\x02\x00"), "TLS");
+        assert_eq!(detect(b"\x16\x03\x01\x02\x00"), Verdict::Secure);
         assert_eq!(refused(b"STOMP\n"), "STOMP");
         assert_eq!(refused(b"CONNECT\naccept-version:1.2"), "STOMP");
         assert_eq!(refused(b"GET / HTTP/1.1"), "HTTP");

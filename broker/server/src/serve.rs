@@ -49,6 +49,9 @@ fn announce(settings: &Settings, running: &Running) {
     for addr in &addresses {
         log::info!("listening on {addr}");
     }
+    for addr in running.tls_addresses() {
+        log::info!("listening on {addr}, TLS alone");
+    }
     if settings.print_port {
         say(format_args!("{}\n", running.addr().port()));
     }
@@ -60,11 +63,15 @@ fn say(text: impl Display) {
     let _ = write!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
 }
 
-fn wait_and_stop(running: Running, signals: &Receiver<&'static str>, within: Duration) -> ExitCode {
+fn wait_and_stop(running: Running, signals: &Receiver<Signal>, within: Duration) -> ExitCode {
     loop {
-        if let Ok(signal) = signals.try_recv() {
-            log::info!("{signal}: stopping, within {} s; once more: at once", within.as_secs_f64());
-            break;
+        match signals.try_recv() {
+            Ok(Signal::Stop(name)) => {
+                log::info!("{name}: stopping, within {} s; once more: at once", within.as_secs_f64());
+                break;
+            }
+            Ok(Signal::Reload) => reload(&running),
+            Err(_) => {}
         }
         if running.wait_failed(Duration::from_millis(50)) {
             log::error!("stopping, since a shard has failed");
@@ -84,8 +91,26 @@ fn wait_and_stop(running: Running, signals: &Receiver<&'static str>, within: Dur
     }
 }
 
-/// Takes SIGTERM and SIGINT from here on: the first is handed out, the second ends the process at once.
-fn catch_signals() -> Receiver<&'static str> {
+/// Reads again what may change while the broker runs.
+fn reload(running: &Running) {
+    match running.reload_tls() {
+        Ok(true) => log::info!("SIGHUP: certificates, keys and revocation lists were read again"),
+        Ok(false) => log::info!("SIGHUP: there is nothing to read again"),
+        Err(error) => log::error!("SIGHUP: TLS: {error}; everything stays as it was"),
+    }
+}
+
+/// What a signal asks for.
+enum Signal {
+    /// To stop; by this name.
+    Stop(&'static str),
+    /// To read files again.
+    Reload,
+}
+
+/// Takes SIGTERM, SIGINT and SIGHUP from here on. Of the first two the first is handed out, the second ends the process at
+/// once.
+fn catch_signals() -> Receiver<Signal> {
     // SAFETY: an all-zero sigset_t is valid; sigemptyset makes it the empty set.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is valid for reads and writes; the signals exist; blocking them has no other effect.
@@ -93,6 +118,7 @@ fn catch_signals() -> Receiver<&'static str> {
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGTERM);
         libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigaddset(&mut set, libc::SIGHUP);
         libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
     }
     let (tell, signals) = channel();
@@ -104,11 +130,15 @@ fn catch_signals() -> Receiver<&'static str> {
             if unsafe { libc::sigwait(&set, &mut signal) } != 0 {
                 return;
             }
+            if signal == libc::SIGHUP {
+                let _ = tell.send(Signal::Reload);
+                continue;
+            }
             if again {
                 std::process::exit(128 + signal);
             }
             again = true;
-            let _ = tell.send(if signal == libc::SIGTERM { "SIGTERM" } else { "SIGINT" });
+            let _ = tell.send(Signal::Stop(if signal == libc::SIGTERM { "SIGTERM" } else { "SIGINT" }));
         }
     };
     if let Err(error) = std::thread::Builder::new().name("fulmar-signals".to_string()).spawn(wait) {

@@ -16,6 +16,8 @@ use fulmar_transport::{IdleStrategy, IoChoice};
 
 use crate::affinity::{self, Affinity};
 
+mod tls;
+
 /// The effective options.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -89,6 +91,12 @@ pub struct Settings {
     pub handshake_timeout_ms: u64,
     /// Time that a clean stop may take, in milliseconds.
     pub stop_timeout_ms: u64,
+    /// What TLS begins with; nothing where it is not spoken.
+    pub tls: fulmar_tls::Options,
+    /// Port for TLS alone, on the addresses of `listen`.
+    pub tls_port: u16,
+    /// Whether nobody is let in without TLS.
+    pub require_encryption: bool,
     /// Least severe messages that are logged.
     pub log_level: Option<log::LevelFilter>,
 }
@@ -98,6 +106,8 @@ pub struct Settings {
 pub struct Spec {
     /// Its name on the command line and in the file.
     pub name: &'static str,
+    /// Another name for it; empty for none.
+    pub alias: &'static str,
     /// What stands for its value in the help; empty for a switch.
     pub value: &'static str,
     /// Value where nothing else gives one.
@@ -127,15 +137,23 @@ const fn spec(
     help: &'static str,
     apply: fn(&mut Settings, &str) -> Result<(), String>,
 ) -> Spec {
-    Spec { name, value, default, help, repeatable: false, apply }
+    Spec { name, alias: "", value, default, help, repeatable: false, apply }
 }
 
 const fn list(spec: Spec) -> Spec {
     Spec { repeatable: true, ..spec }
 }
 
+const fn alias(spec: Spec, alias: &'static str) -> Spec {
+    Spec { alias, ..spec }
+}
+
 /// Every option.
-pub const SPECS: &[Spec] = &[
+pub fn specs() -> impl Iterator<Item = &'static Spec> {
+    SPECS.iter().chain(tls::SPECS)
+}
+
+const SPECS: &[Spec] = &[
     list(spec(
         "listen",
         "ADDRESS",
@@ -417,7 +435,7 @@ impl Loaded {
         let in_file = file.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let mut settings = Settings::default();
         let mut values = Vec::new();
-        for spec in SPECS {
+        for spec in specs() {
             let (texts, origin) = if let Some(texts) = matches.get_many::<String>(spec.name) {
                 (texts.cloned().collect(), Origin::CommandLine)
             } else if let Some(text) = environment(&spec.variable()) {
@@ -477,6 +495,7 @@ impl Settings {
             cpu_affinity: Affinity::None,
             users_file: Some(PathBuf::from("/dev/null")),
             no_data_dir: true,
+            tls_port: 0,
             ..Loaded::default().settings
         }
     }
@@ -500,6 +519,21 @@ impl Settings {
             None => (!addr.ip().is_loopback() && addr.port() != 0).then_some(addr),
         };
         self.addresses().into_iter().filter_map(own).collect()
+    }
+
+    /// Addresses to listen on for TLS alone; none where it is not spoken.
+    pub fn tls_addresses(&self) -> Vec<SocketAddr> {
+        if !self.tls.is_on() {
+            return Vec::new();
+        }
+        let mut addresses: Vec<_> =
+            self.listen.iter().map(|addr| SocketAddr::new(addr.ip(), self.tls_port)).collect();
+        addresses.sort();
+        addresses.dedup();
+        // A port for both is one where TLS is detected.
+        let shared = self.addresses();
+        addresses.retain(|addr| addr.port() == 0 || !shared.contains(addr));
+        addresses
     }
 
     /// The directory of the broker's state, the default resolved; whether messages are kept there is another question.
@@ -529,7 +563,7 @@ pub fn with_options(command: Command) -> Command {
         .long("show-config")
         .action(ArgAction::SetTrue)
         .help("Print the options as they come out, each with its origin, and exit");
-    SPECS.iter().fold(command.arg(config).arg(show), |command, spec| command.arg(argument(spec)))
+    specs().fold(command.arg(config).arg(show), |command, spec| command.arg(argument(spec)))
 }
 
 fn argument(spec: &'static Spec) -> Arg {
@@ -544,6 +578,7 @@ fn argument(spec: &'static Spec) -> Arg {
         .long(spec.name)
         .help(help)
         .action(action)
+        .visible_aliases((!spec.alias.is_empty()).then_some(spec.alias))
         .overrides_with_all(if spec.repeatable { None } else { Some(spec.name) });
     if spec.is_switch() {
         arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
@@ -566,9 +601,8 @@ fn read_file(path: &Path) -> Result<FileValues, SettingsError> {
             line.split_once('=').ok_or_else(|| SettingsError::Malformed(path.into(), number))?;
         let origin = Origin::File(path.into(), number);
         let name = name.trim();
-        let spec = SPECS
-            .iter()
-            .find(|spec| spec.name == name)
+        let spec = specs()
+            .find(|spec| spec.name == name || (!name.is_empty() && spec.alias == name))
             .ok_or_else(|| SettingsError::Unknown(origin.clone(), name.to_string()))?;
         // A value may be followed by a comment, as `--show-config` writes them.
         let value = value.split_once(" #").map_or(value, |(value, _)| value).trim().to_string();

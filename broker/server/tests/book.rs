@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fulmar_server::settings::SPECS;
+use fulmar_server::settings::specs;
 
 const HEAD: &str = "\
 # Options of the broker
@@ -78,7 +78,7 @@ fn page(name: &str) -> PathBuf {
 
 fn reference() -> String {
     let mut page = HEAD.to_string();
-    for spec in SPECS {
+    for spec in specs() {
         let value =
             if spec.value.is_empty() { "`true`, `false`".to_string() } else { spec.value.to_string() };
         let default = if spec.default.is_empty() { String::new() } else { format!("`{}`", spec.default) };

@@ -133,10 +133,33 @@ fn durability_is_flush_unless_somebody_says_os() {
 
 #[test]
 fn names_are_unique_and_every_option_has_help() {
-    for (i, spec) in SPECS.iter().enumerate() {
-        assert!(!spec.help.is_empty());
-        assert!(SPECS[..i].iter().all(|other| other.name != spec.name), "{}", spec.name);
+    let specs: Vec<_> = specs().collect();
+    let names: Vec<_> =
+        specs.iter().flat_map(|spec| [spec.name, spec.alias]).filter(|n| !n.is_empty()).collect();
+    for (i, name) in names.iter().enumerate() {
+        assert!(!names[..i].contains(name), "{name}");
     }
+    assert!(specs.iter().all(|spec| !spec.help.is_empty()));
+}
+
+#[test]
+fn an_option_can_be_given_by_its_other_name() {
+    let port = |args: &[&str]| load(args, &[]).unwrap().settings.tls_port;
+    assert_eq!((port(&[]), port(&["--tls-port", "1"]), port(&["--ssl-port", "2"])), (5671, 1, 2));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "ssl-port=7\n").unwrap();
+    assert_eq!(port(&["--config", file.path().to_str().unwrap()]), 7);
+}
+
+#[test]
+fn tls_is_spoken_where_there_is_a_certificate() {
+    let addresses = |args: &[&str]| {
+        let settings = load(args, &[]).unwrap().settings;
+        settings.tls_addresses().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(&["--tls-port", "1"]), [""; 0]);
+    assert_eq!(addresses(&["--tls-cert", "c"]), ["127.0.0.1:5671", "[::1]:5671"]);
+    assert_eq!(addresses(&["--tls-cert", "c", "--listen", "127.0.0.1:5671"]), [""; 0]);
 }
 
 #[test]

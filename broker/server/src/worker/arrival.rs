@@ -4,22 +4,29 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fulmar_protocol::{Config as ProtocolConfig, Context};
-use fulmar_transport::{Close, CloseReason, ConnId, RecvBuf, Transport};
+use fulmar_transport::{Close, CloseReason, ConnId, ListenerId, RecvBuf, Transport};
 
 use super::slot::{Slot, State};
 use super::{MS, Worker};
-use crate::detect::{Protocol, Verdict, detect};
+use crate::detect::{MAX_HEADER_BYTES, Protocol, Verdict, detect};
 
 impl<T: Transport> Worker<T> {
     /// A socket was accepted: it has the handshake's time to say what it speaks.
-    pub(super) fn accepted(&mut self, conn: ConnId, peer: SocketAddr, local: SocketAddr) {
+    pub(super) fn accepted(
+        &mut self,
+        listener: ListenerId,
+        conn: ConnId,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) {
         let index = conn.index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, Slot::free);
         }
         let slot = &mut self.slots[index];
         assert!(matches!(slot.state, State::Free), "a socket's slot was used twice");
-        *slot = Slot::accepted(conn, peer, local);
+        let needs_tls = self.config.require_encryption || self.secure_listeners.contains(&listener);
+        *slot = Slot::accepted(conn, peer, local, needs_tls);
         self.open += 1;
         self.counters.accepted.add(1);
         self.counters.open.set(self.open);
@@ -38,17 +45,35 @@ impl<T: Transport> Worker<T> {
         self.arm(index, self.now_ns + self.config.protocol.handshake_timeout_ms * MS);
     }
 
-    /// Collects the first bytes of a connection until its protocol is known.
+    /// Looks at the first bytes of a connection.
     pub(super) fn detect(&mut self, index: usize, buf: &RecvBuf) {
-        let Slot { conn, peer, local, ref mut state, .. } = self.slots[index];
-        let State::Detecting { seen, len } = state else { return };
+        let head = Head::of(self.transport.bytes(buf));
+        match self.recognise(index, head) {
+            Recognised::Speaks { skip } => self.feed_received(index, buf, skip),
+            Recognised::Secure { before } => self.start_secure(index, before, buf),
+            Recognised::Nothing => {}
+        }
+    }
+
+    /// Collects the first bytes of a connection until its protocol is known.
+    pub(super) fn recognise(&mut self, index: usize, head: Head) -> Recognised {
+        let Slot { conn, peer, local, ref secure, needs_tls, ref mut state, .. } = self.slots[index];
+        let State::Detecting { seen, len } = state else { return Recognised::Nothing };
         let before = usize::from(*len);
-        let bytes = self.transport.bytes(buf);
-        let taken = bytes.len().min(seen.len() - before);
-        seen[before..before + taken].copy_from_slice(&bytes[..taken]);
+        let taken = head.len.min(seen.len() - before);
+        seen[before..before + taken].copy_from_slice(&head.bytes[..taken]);
         *len += taken as u8;
+        let is_secure = secure.is_some();
         match detect(&seen[..before + taken]) {
-            Verdict::More => {}
+            Verdict::More => Recognised::Nothing,
+            Verdict::Secure if !is_secure && self.config.tls.is_some() => {
+                let seen = *seen;
+                Recognised::Secure { before: Head { bytes: seen, len: before } }
+            }
+            Verdict::Secure => self.refuse(index, "TLS", b""),
+            Verdict::Speak { .. } if needs_tls && !is_secure => {
+                self.refuse(index, "without encryption, which is required here", b"")
+            }
             Verdict::Speak { protocol, header_bytes } => {
                 let name = format!("{peer} -> {local}");
                 let out = &mut self.scratch;
@@ -62,20 +87,29 @@ impl<T: Transport> Worker<T> {
                         config, &mut cx, conn.index, name,
                     )),
                 });
-                self.feed_received(index, buf, header_bytes - before);
+                Recognised::Speaks { skip: header_bytes - before }
             }
-            Verdict::Refuse { what, answer } => {
-                self.counters.refused_protocol.add(1);
-                self.faults.warn(
-                    self.now_ns,
-                    format_args!("{peer}: speaks {what}; this port speaks AMQP 0-9-1 and 0-10"),
-                );
-                if let Some(out) = self.transport.output(conn) {
-                    out.extend_from_slice(answer);
-                }
-                self.slots[index].state = State::Closing;
-                self.transport.close(conn, Close::Flush);
-            }
+            Verdict::Refuse { what, answer } => self.refuse(index, what, answer),
+        }
+    }
+
+    /// Turns a peer away that speaks something else.
+    fn refuse(&mut self, index: usize, what: &str, answer: &[u8]) -> Recognised {
+        self.counters.refused_protocol.add(1);
+        let Slot { conn, peer, .. } = self.slots[index];
+        let text = format_args!("{peer}: speaks {what}; this port speaks {}", self.spoken(index));
+        self.faults.warn(self.now_ns, text);
+        self.scratch.extend_from_slice(answer);
+        self.send_scratch(conn);
+        self.end_secure(index);
+        Recognised::Nothing
+    }
+
+    fn spoken(&self, index: usize) -> &'static str {
+        match (&self.config.tls, self.slots[index].needs_tls) {
+            (Some(_), true) => "AMQP 0-9-1 and 0-10 within TLS",
+            (Some(_), false) => "AMQP 0-9-1 and 0-10, within TLS or without",
+            (None, _) => "AMQP 0-9-1 and 0-10",
         }
     }
 
@@ -107,4 +141,32 @@ fn protocol_config(config: &Arc<ProtocolConfig>, largest_frame_bytes: Option<u32
         }
         _ => config.clone(),
     }
+}
+
+/// The beginning of some bytes.
+pub(super) struct Head {
+    bytes: [u8; MAX_HEADER_BYTES],
+    len: usize,
+}
+
+impl Head {
+    pub(super) fn of(input: &[u8]) -> Self {
+        let (mut bytes, len) = ([0; MAX_HEADER_BYTES], input.len().min(MAX_HEADER_BYTES));
+        bytes[..len].copy_from_slice(&input[..len]);
+        Head { bytes, len }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// What the first bytes of a connection were found to be.
+pub(super) enum Recognised {
+    /// Nothing yet, or nothing that is taken.
+    Nothing,
+    /// A protocol; of what came last, so many bytes are its header.
+    Speaks { skip: usize },
+    /// TLS; these bytes came before what came last.
+    Secure { before: Head },
 }

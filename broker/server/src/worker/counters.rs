@@ -63,6 +63,12 @@ counters! {
     refused_protocol,
     /// Connections that did not finish their handshake in time.
     handshake_timeouts,
+    /// TLS handshakes that succeeded.
+    tls_handshakes,
+    /// Those among them that resumed an earlier session.
+    tls_resumptions,
+    /// Connections that TLS ended: handshakes that failed, damaged records.
+    tls_failures,
     /// Logins refused.
     refused_logins,
     /// Connections ended for a fault of the peer, refused logins included.

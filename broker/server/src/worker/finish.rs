@@ -40,9 +40,15 @@ impl<T: Transport> Worker<T> {
                 State::Detecting { .. } => {
                     self.counters.handshake_timeouts.add(1);
                     let peer = slot.peer;
+                    let what = match &slot.secure {
+                        Some(secure) if !secure.is_established() => {
+                            "did not finish its TLS handshake in time"
+                        }
+                        _ => "sent no protocol header in time",
+                    };
                     slot.state = State::Closing;
                     self.transport.close(slot.conn, Close::Abort);
-                    self.faults.warn(self.now_ns, format_args!("{peer}: sent no protocol header in time"));
+                    self.faults.warn(self.now_ns, format_args!("{peer}: {what}"));
                 }
                 State::Free | State::Closing => {}
             }
@@ -95,6 +101,9 @@ impl<T: Transport> Worker<T> {
             self.tick(index);
         }
         self.regulate(index);
+        if self.slots[index].secure.is_some() {
+            self.seal(index);
+        }
     }
 
     fn act(&mut self, index: usize, action: Action) {
@@ -126,14 +135,19 @@ impl<T: Transport> Worker<T> {
             connection.closed(&mut self.shard);
         }
         slot.carry.clear(&mut self.pool);
-        self.transport.close(slot.conn, how);
+        let conn = slot.conn;
+        if slot.secure.is_some() && how == Close::Flush {
+            self.seal_end(index);
+        }
+        self.transport.close(conn, how);
     }
 
     /// Decides whether the connection can take deliveries, and whether its peer is read.
     fn regulate(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         let State::Speaking(connection) = &mut slot.state else { return };
-        let pending_bytes = self.transport.pending_bytes(slot.conn);
+        let unsealed_bytes = slot.secure.as_ref().map_or(0, |secure| secure.unsealed_bytes());
+        let pending_bytes = self.transport.pending_bytes(slot.conn) + unsealed_bytes;
         if pending_bytes > self.config.high_water_bytes && !slot.unwritable {
             slot.unwritable = true;
             connection.set_writable(&mut self.shard, false);

@@ -15,8 +15,10 @@ impl<T: Transport> Worker<T> {
     pub(super) fn received(&mut self, conn: ConnId, buf: RecvBuf) {
         let index = conn.index as usize;
         self.counters.received_bytes.add(u64::from(buf.len));
-        if self.slots.get(index).is_some_and(|slot| slot.conn == conn) {
-            if matches!(self.slots[index].state, State::Detecting { .. }) {
+        if let Some(slot) = self.slots.get(index).filter(|slot| slot.conn == conn) {
+            if slot.secure.is_some() {
+                self.received_secure(index, &buf);
+            } else if matches!(slot.state, State::Detecting { .. }) {
                 self.detect(index, &buf);
             } else {
                 self.feed_received(index, &buf, 0);
@@ -33,6 +35,23 @@ impl<T: Transport> Worker<T> {
         let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
         let input = &self.transport.bytes(buf)[skip..];
         feed(connection.as_mut(), &mut cx, &mut slot.carry, &mut self.pool, input);
+        self.fed(index);
+    }
+
+    /// Gives a connection input that came encrypted.
+    pub(super) fn feed_decrypted(&mut self, index: usize, input: &[u8]) {
+        let slot = &mut self.slots[index];
+        let State::Speaking(connection) = &mut slot.state else { return };
+        let out = &mut self.scratch;
+        let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
+        feed(connection.as_mut(), &mut cx, &mut slot.carry, &mut self.pool, input);
+        self.fed(index);
+    }
+
+    #[inline]
+    fn fed(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let State::Speaking(connection) = &slot.state else { return };
         slot.waiting = connection.is_parked() && !slot.carry.is_empty();
         let conn = slot.conn;
         self.send_scratch(conn);

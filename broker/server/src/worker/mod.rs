@@ -15,6 +15,7 @@ mod faults;
 mod finish;
 mod input;
 mod journal;
+mod secure;
 mod slot;
 mod stop;
 #[cfg(test)]
@@ -30,10 +31,12 @@ use fulmar_core::timers::Timers;
 use fulmar_core::{Clock, Output, Shard};
 use fulmar_policy::Peer;
 use fulmar_protocol::{Config as ProtocolConfig, Connection, Context, Login, LoginAnswer};
+use fulmar_tls::Acceptor;
 use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
 
 pub use counters::{Counter, Counters, Stats};
 pub use journal::{Outlook, Shown};
+pub use secure::Handshake;
 pub use stop::StopGate;
 
 use carry::CarryPool;
@@ -61,6 +64,10 @@ pub struct WorkerConfig {
     pub idle: IdleStrategy,
     /// One for all shards of a broker.
     pub gate: Arc<StopGate>,
+    /// What TLS begins with, if it is spoken.
+    pub tls: Option<Arc<Acceptor>>,
+    /// Whether nobody is let in without TLS, on whatever port.
+    pub require_encryption: bool,
 }
 
 /// Checks logins. Checking a password takes long on purpose, so it is done elsewhere; the answer comes as
@@ -68,6 +75,23 @@ pub struct WorkerConfig {
 pub trait Authenticator {
     /// Starts looking at a round of a peer's login, or answers at once.
     fn check(&mut self, conn: ConnId, peer: &Peer, login: Box<Login>) -> Option<LoginAnswer>;
+}
+
+/// Takes TLS handshakes further. That takes a while of computing, so it may be done elsewhere; the answer comes as
+/// [`Note::Handshake`].
+pub trait Handshaker {
+    /// Starts it, or does it at once.
+    fn advance(&mut self, handshake: Handshake) -> Option<Handshake>;
+}
+
+/// Shakes hands where it is asked to.
+struct AtOnce;
+
+impl Handshaker for AtOnce {
+    fn advance(&mut self, mut handshake: Handshake) -> Option<Handshake> {
+        handshake.advance();
+        Some(handshake)
+    }
 }
 
 /// What other threads tell a worker. Whoever sends one then uses the transport's waker.
@@ -80,6 +104,8 @@ pub enum Note {
         /// The answer.
         answer: LoginAnswer,
     },
+    /// A handshake that went as far as it could.
+    Handshake(Handshake),
     /// Stop: no new connections, what was accepted is finished, clients are told, all within the limit.
     Stop {
         /// The limit, in milliseconds.
@@ -102,9 +128,12 @@ pub struct Worker<T: Transport> {
     shard: Shard,
     config: WorkerConfig,
     authenticator: Box<dyn Authenticator>,
+    handshaker: Box<dyn Handshaker>,
     inbox: Receiver<Note>,
     counters: Arc<Counters>,
     listeners: Vec<ListenerId>,
+    /// Those among them on which nothing but TLS is spoken.
+    secure_listeners: Vec<ListenerId>,
     slots: Vec<Slot>,
     open: u64,
     dirty: Vec<u32>,
@@ -114,6 +143,8 @@ pub struct Worker<T: Transport> {
     /// something then takes a buffer of the transport's.
     scratch: Vec<u8>,
     pool: CarryPool,
+    /// What TLS sessions that keep no input have in common.
+    spare: Vec<u8>,
     timers: Timers<(u32, u32)>,
     idle: Idle,
     faults: FaultLog,
@@ -140,9 +171,11 @@ impl<T: Transport> Worker<T> {
             shard,
             config,
             authenticator,
+            handshaker: Box::new(AtOnce),
             inbox,
             counters,
             listeners: Vec::new(),
+            secure_listeners: Vec::new(),
             slots: Vec::new(),
             open: 0,
             dirty: Vec::new(),
@@ -150,6 +183,7 @@ impl<T: Transport> Worker<T> {
             events: Vec::new(),
             scratch: Vec::new(),
             pool: CarryPool::default(),
+            spare: Vec::new(),
             timers: Timers::default(),
             faults: FaultLog::default(),
             now_ns,
@@ -172,6 +206,22 @@ impl<T: Transport> Worker<T> {
     /// Takes a listener over that was made before, so that it ends with the others.
     pub fn add_listener(&mut self, listener: ListenerId) {
         self.listeners.push(listener);
+    }
+
+    /// Listens for TLS and nothing else.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub fn listen_secure(&mut self, addr: SocketAddr, backlog: u32) -> io::Result<SocketAddr> {
+        let (listener, addr) = self.transport.listen(addr, backlog)?;
+        self.listeners.push(listener);
+        self.secure_listeners.push(listener);
+        Ok(addr)
+    }
+
+    /// Has somebody else shake hands.
+    pub fn set_handshaker(&mut self, handshaker: Box<dyn Handshaker>) {
+        self.handshaker = handshaker;
     }
 
     /// The transport; for the simulation.
@@ -266,7 +316,7 @@ impl<T: Transport> Worker<T> {
         match event {
             Event::Received { conn, buf } => self.received(conn, buf),
             Event::Drained { conn } => self.drained(conn),
-            Event::Accepted { conn, peer, local, .. } => self.accepted(conn, peer, local),
+            Event::Accepted { listener, conn, peer, local } => self.accepted(listener, conn, peer, local),
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             Event::File(done) => self.file_done(done),
             // Nothing here connects; a wake-up is seen by the caller.
@@ -278,6 +328,7 @@ impl<T: Transport> Worker<T> {
         while let Ok(note) = self.inbox.try_recv() {
             match note {
                 Note::Login { conn, answer } => self.logged_in(conn, answer),
+                Note::Handshake(handshake) => self.shook_hands(handshake),
                 Note::Stop { within_ms } => self.start_stop(within_ms),
             }
         }
@@ -303,12 +354,16 @@ impl<T: Transport> Worker<T> {
             | Output::ConsumerCancelled { owner, .. } => *owner,
         };
         let index = owner as usize;
-        let Some(Slot { conn, state: State::Speaking(connection), .. }) = self.slots.get_mut(index) else {
+        let Some(Slot { conn, secure, state: State::Speaking(connection), .. }) = self.slots.get_mut(index)
+        else {
             debug_assert!(false, "the shard told something to a connection that is closed");
             return;
         };
-        // What is written for a socket that is about to go is lost.
-        let out = self.transport.output(*conn).unwrap_or(&mut self.scratch);
+        let out = match secure {
+            // What is written for a socket that is about to go is lost.
+            None => self.transport.output(*conn).unwrap_or(&mut self.scratch),
+            Some(secure) => secure.plain(),
+        };
         let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
         match output {
             Output::Delivery(first) => self.counters.deliveries.add(connection.deliver(&mut cx, first)),
@@ -339,6 +394,11 @@ impl<T: Transport> Worker<T> {
     #[inline]
     fn send_scratch(&mut self, conn: ConnId) {
         if self.scratch.is_empty() {
+            return;
+        }
+        if let Some(Slot { secure: Some(secure), .. }) = self.slots.get_mut(conn.index as usize) {
+            secure.plain().extend_from_slice(&self.scratch);
+            self.scratch.clear();
             return;
         }
         self.transport.append(conn, &mut self.scratch);

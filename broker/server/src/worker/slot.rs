@@ -7,6 +7,7 @@ use fulmar_protocol::Connection;
 use fulmar_transport::ConnId;
 
 use super::carry::Carry;
+use super::secure::Secure;
 use crate::detect::MAX_HEADER_BYTES;
 
 /// No deadline.
@@ -24,6 +25,10 @@ pub struct Slot {
     pub identity: PeerIdentity,
     /// What it is doing.
     pub state: State,
+    /// TLS between the socket and the rest, from the first byte of its handshake on.
+    pub secure: Option<Box<Secure>>,
+    /// It may not go on without TLS.
+    pub needs_tls: bool,
     /// Input not taken yet.
     pub carry: Carry,
     /// When it will be ticked at the latest.
@@ -68,17 +73,19 @@ impl Slot {
     pub fn free() -> Self {
         let nobody = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
         let conn = ConnId { index: u32::MAX, generation: 0 };
-        Slot { state: State::Free, ..Slot::accepted(conn, nobody, nobody) }
+        Slot { state: State::Free, ..Slot::accepted(conn, nobody, nobody, false) }
     }
 
     /// A new socket.
-    pub fn accepted(conn: ConnId, peer: SocketAddr, local: SocketAddr) -> Self {
+    pub fn accepted(conn: ConnId, peer: SocketAddr, local: SocketAddr, needs_tls: bool) -> Self {
         Slot {
             conn,
             peer,
             local,
             identity: PeerIdentity::default(),
             state: State::Detecting { seen: [0; MAX_HEADER_BYTES], len: 0 },
+            secure: None,
+            needs_tls,
             carry: Carry::default(),
             armed_ns: NEVER,
             dirty: false,

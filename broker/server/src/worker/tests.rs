@@ -33,16 +33,16 @@ impl fulmar_core::mesh::Wake for NoWake {
     fn wake(&self) {}
 }
 
-struct House {
-    network: Network,
-    worker: Worker<SimTransport>,
-    addr: SocketAddr,
-    notes: Sender<Note>,
-    counters: Arc<Counters>,
+pub(super) struct House {
+    pub(super) network: Network,
+    pub(super) worker: Worker<SimTransport>,
+    pub(super) addr: SocketAddr,
+    pub(super) notes: Sender<Note>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl House {
-    fn new(memory_bytes: u64) -> Self {
+    pub(super) fn new(memory_bytes: u64) -> Self {
         let network = Network::new(7, Faults::none());
         let limits = Limits { memory_bytes, ..Limits::default() };
         let mesh = mesh_for(vec![Arc::new(NoWake)], &limits).pop().unwrap();
@@ -70,6 +70,8 @@ impl House {
             max_connections: 100,
             idle: IdleStrategy::Block,
             gate: Arc::new(StopGate::new(1)),
+            tls: None,
+            require_encryption: false,
         };
         let (notes, inbox) = channel();
         let counters = Arc::new(Counters::default());
@@ -81,7 +83,7 @@ impl House {
     }
 
     /// Lets time pass.
-    fn pass(&mut self, ns: u64) {
+    pub(super) fn pass(&mut self, ns: u64) {
         let until_ns = self.network.now_ns() + ns;
         loop {
             self.worker.turn().unwrap();

@@ -98,6 +98,8 @@ impl Broker {
                 max_connections: 1000,
                 idle: IdleStrategy::Block,
                 gate: gate.clone(),
+                tls: None,
+                require_encryption: false,
             };
             let (sender, inbox) = channel();
             notes.push((sender, transport.waker()));
