@@ -77,7 +77,7 @@ fn a_connection_within_tls_is_served_and_nothing_of_it_is_sent_in_plain() {
     for require_encryption in [false, true] {
         let mut house = house(require_encryption);
         let mut peer = TlsPeer::connect(&mut house);
-        peer.tls.writer().write_all(PROTOCOL_HEADER).unwrap();
+        peer.tls.writer().write_all(&PROTOCOL_HEADER).unwrap();
         assert!(is_start(&peer.exchange(&mut house)));
         assert!(!is_start(&peer.wire));
         assert_eq!((house.counters.tls_handshakes.get(), house.counters.open.get()), (1, 1));
@@ -103,7 +103,7 @@ fn nothing_in_plain_is_taken_where_encryption_is_required() {
     let mut house = house(true);
     let plain = house.network.connect(house.addr);
     house.pass(SECOND_NS / 100);
-    plain.send(PROTOCOL_HEADER);
+    plain.send(&PROTOCOL_HEADER);
     house.pass(SECOND_NS / 10);
     assert_eq!(plain.receive(100), b"");
     assert_ne!(plain.state(), SimClientState::Open);
@@ -129,7 +129,7 @@ fn a_handshake_that_does_not_end_is_dropped_in_time() {
 fn damaged_records_end_the_connection() {
     let mut house = house(false);
     let mut peer = TlsPeer::connect(&mut house);
-    peer.tls.writer().write_all(PROTOCOL_HEADER).unwrap();
+    peer.tls.writer().write_all(&PROTOCOL_HEADER).unwrap();
     peer.exchange(&mut house);
     peer.socket.send(b"\x17\x03\x03\x00\x20damagedamagedamagedamagedamagedx");
     house.pass(SECOND_NS / 10);
@@ -169,7 +169,7 @@ fn handshakes_may_be_computed_elsewhere_and_take_their_time() {
     let mut house = house(false);
     let away = away(&mut house);
     let mut peer = TlsPeer::connect(&mut house);
-    peer.tls.writer().write_all(PROTOCOL_HEADER).unwrap();
+    peer.tls.writer().write_all(&PROTOCOL_HEADER).unwrap();
     let mut heard = Vec::new();
     let mut trips = 0;
     for _ in 0..5 {
