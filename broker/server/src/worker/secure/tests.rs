@@ -41,7 +41,9 @@ impl TlsPeer {
         let trust = ClientOptions { trust: Trust::Anybody, ..ClientOptions::default() };
         let name = ServerName::try_from("localhost").unwrap();
         let tls = ClientConnection::new(client_config(&trust).unwrap(), name).unwrap();
-        TlsPeer { socket: house.network.connect(house.addr), tls, wire: Vec::new() }
+        let socket = house.network.connect(house.addr);
+        house.pass(SECOND_NS / 100);
+        TlsPeer { socket, tls, wire: Vec::new() }
     }
 
     /// Sends and receives for a while; what came, decrypted.
@@ -132,6 +134,9 @@ fn damaged_records_end_the_connection() {
     peer.tls.writer().write_all(&PROTOCOL_HEADER).unwrap();
     peer.exchange(&mut house);
     peer.socket.send(b"\x17\x03\x03\x00\x20damagedamagedamagedamagedamagedx");
+    house.pass(SECOND_NS / 10);
+    let alert = peer.socket.receive(usize::MAX);
+    assert!(!alert.is_empty(), "the peer is told");
     house.pass(SECOND_NS / 10);
     assert_ne!(peer.socket.state(), SimClientState::Open);
     assert_eq!(house.counters.tls_failures.get(), 1);
