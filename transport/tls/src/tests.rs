@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pkcs8::PrivateKeyInfoRef;
+use pkcs8::der::pem::LineEnding;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
     DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
@@ -514,15 +516,19 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
     Acceptor::new(good).unwrap();
 }
 
-/// `openssl pkcs8 -topk8 -v2 aes256` of a key of P-256, with the password `geheim`.
-const ENCRYPTED: &str = include_str!("../testdata/encrypted.pem");
-
 #[test]
 fn an_encrypted_key_needs_its_password() {
+    use pkcs8::pkcs5::pbes2::Parameters;
     let office = Office::new();
-    let key = office.write_secret("key.pem", ENCRYPTED);
-    let certificates = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/certificate.pem")];
-    let options = Options { certificates, keys: vec![key], ..Options::default() };
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).unwrap();
+    let parameters = Parameters::generate_pbkdf2_sha256_aes256cbc(2048, b"saltsalt", [7; 16]).unwrap();
+    let key = own.signing_key.serialize_der();
+    let encrypted = PrivateKeyInfoRef::try_from(&key[..]).unwrap();
+    let encrypted = encrypted.encrypt_with_params(parameters, "geheim").unwrap();
+    let key = encrypted.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).unwrap();
+    let certificates = vec![office.write_secret("own.pem", &own.cert.pem())];
+    let options =
+        Options { certificates, keys: vec![office.write_secret("key.pem", &key)], ..Options::default() };
     assert!(refusal(options.clone()).contains("no file with its password"));
     let wrong = Options { key_password_file: Some(office.write_secret("wrong", "offen")), ..options.clone() };
     let refused = refusal(wrong);

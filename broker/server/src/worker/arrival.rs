@@ -118,12 +118,18 @@ impl<T: Transport> Worker<T> {
         let index = conn.index as usize;
         let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.conn == conn) else { return };
         slot.carry.clear(&mut self.pool);
-        let Slot { state, peer, .. } = std::mem::replace(slot, Slot::free());
+        let Slot { state, peer, secure, .. } = std::mem::replace(slot, Slot::free());
         self.open -= 1;
         self.counters.open.set(self.open);
         self.counters.closed.add(1);
         if let CloseReason::Error(_) = reason {
             self.counters.resets.add(1);
+        }
+        if matches!(state, State::Detecting { .. }) && secure.is_some_and(|secure| !secure.is_established()) {
+            // Often it has said why, and what was on its way went with the connection.
+            self.counters.tls_failures.add(1);
+            self.faults
+                .warn(self.now_ns, format_args!("{peer}: TLS failed: it hung up during the handshake"));
         }
         if let State::Speaking(mut connection) = state {
             log::debug!("{peer}: connection lost without a close: {reason:?}");

@@ -30,11 +30,14 @@ class Office:
             *("-subj", f"/CN={name}", "-keyout", self.ca_key, "-out", self.ca),
         )
         self.database.touch()
+        self.number = directory / f"{name}.number"
+        self.number.write_text("01\n")
         self.config = directory / f"{name}.cnf"
         self.config.write_text(
             f"[ca]\ndefault_ca=own\n[own]\ndatabase={self.database}\ncertificate={self.ca}\nprivate_key={self.ca_key}\n"
             f"new_certs_dir={directory}\nrand_serial=yes\ndefault_md=sha256\ndefault_days=30\ndefault_crl_days=30\n"
-            "policy=any\ncopy_extensions=copy\nunique_subject=no\n"
+            f"policy=any\ncopy_extensions=copy\nunique_subject=no\ncrlnumber={self.number}\ncrl_extensions=list\n"
+            "[list]\nauthorityKeyIdentifier=keyid\n"
             "[any]\ncommonName=optional\ndomainComponent=optional\n"
         )
 
@@ -160,8 +163,10 @@ def test_what_is_not_encrypted_is_refused_where_it_has_to_be(start):
 def test_clients_refuse_a_broker_that_they_should_not_believe(start, tmp_path):
     broker = start()
     stranger = Office(tmp_path, "stranger")
-    broker.refuses("does not trust the issuer of our certificate", ca=stranger.ca)
-    broker.refuses("TLS failed: it does not accept our certificate|connection lost|TLS failed", host="example.org")
+    # A client may be gone before its reason is read.
+    gone = "TLS failed: it hung up during the handshake"
+    broker.refuses(f"TLS failed: it does not trust the issuer of our certificate|{gone}", ca=stranger.ca)
+    broker.refuses(f"TLS failed: it does not accept our certificate|{gone}", host="example.org")
 
 
 def test_certificates_of_clients(start, office, tmp_path):
