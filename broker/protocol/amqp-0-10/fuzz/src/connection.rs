@@ -13,7 +13,7 @@ use fulmar_amqp_0_10::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
-use fulmar_protocol::{Action, Config, Connection as _, Context};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Login, LoginAnswer};
 
 const FRAME_MAX_BYTES: u16 = 4096;
 const MAX_BODY_BYTES: u64 = 8192;
@@ -229,7 +229,9 @@ impl Peer {
                             LoginAnswer::accepted("guest")
                         }
                         Some(Some(_)) => LoginAnswer::Refused("wrong password".to_owned()),
-                        Some(None) if login.exchange.is_some() => LoginAnswer::Malformed("no login".to_owned()),
+                        Some(None) if login.exchange.is_some() => {
+                            LoginAnswer::Malformed("no login".to_owned())
+                        }
                         Some(None) | None => LoginAnswer::Challenge(b"more".to_vec(), Box::new(())),
                     };
                     self.connection.authenticated(cx, answer);

@@ -8,7 +8,7 @@ use fulmar_amqp_0_9_1::codec::{ContentHeader, Frame, FrameKind, Method, Properti
 use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId, mesh_for};
-use fulmar_protocol::{Action, Config, Connection as _, Context};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Login, LoginAnswer};
 
 const FRAME_MAX_BYTES: u32 = 4096;
 const MAX_BODY_BYTES: u64 = 8192;
@@ -204,7 +204,9 @@ impl Peer {
                             LoginAnswer::accepted("guest")
                         }
                         Some(Some(_)) => LoginAnswer::Refused("wrong password".to_owned()),
-                        Some(None) if login.exchange.is_some() => LoginAnswer::Malformed("no login".to_owned()),
+                        Some(None) if login.exchange.is_some() => {
+                            LoginAnswer::Malformed("no login".to_owned())
+                        }
                         Some(None) | None => LoginAnswer::Challenge(b"more".to_vec(), Box::new(())),
                     };
                     self.connection.authenticated(cx, answer);
