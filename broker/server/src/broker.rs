@@ -1,47 +1,43 @@
 //! Starts and stops a broker in this process: what it left on the disk, shard threads, their sockets, the lanes between
-//! them, the login thread.
+//! them, the login thread. Shard threads themselves are in `thread`.
 
+mod configuring;
 mod rdma;
 mod recovering;
 mod space;
+mod thread;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fulmar_core::mesh::{MeshEnd, Wake};
-use fulmar_core::shard::{Envelope, mesh_for};
+use fulmar_core::mesh::Wake;
+use fulmar_core::shard::mesh_for;
 use fulmar_core::topology::RestoreError;
-use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
 use fulmar_journal::recovery::RecoveryError;
 use fulmar_journal::{DataDirectory, DirectoryError, Durability};
 use fulmar_policy::{Authority, UsersError};
-use fulmar_protocol::{Config as ProtocolConfig, Switch};
+use fulmar_protocol::Switch;
 use fulmar_tls::{Acceptor, ClientCertificates, FileError};
-use fulmar_transport::{
-    AnyTransport, Config as TransportConfig, IoChoice, ListenerId, Transport, Waker, open,
-};
+use fulmar_transport::Waker;
 
 use crate::affinity::{self, Affinity};
-use crate::handshake::{self, Desk};
-use crate::login::{self, Asker, Mailbox};
+use crate::handshake;
+use crate::login::{self, Mailbox};
 use crate::settings::Settings;
-use crate::store::ShardStore;
-use crate::worker::{Counters, Note, Outlook, Shown, Stats, StopGate, Worker, WorkerConfig};
+use crate::worker::{Note, Shown, Stats};
 
+use configuring::{limits, protocol_config, random_seed, worker_config};
 use recovering::recover_directory;
 use space::Watch;
+use thread::{Port, RunningShard, Starting, ToShard, listen};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 4096;
 /// How long the kernel may take to let go of the address of a broker that was killed.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
-/// Connections above the limit that may exist for as long as it takes to refuse them.
-const REFUSAL_PLACES: u32 = 64;
 /// How much longer than its limit a stop is waited for.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -97,45 +93,6 @@ pub struct Running {
     directory: Option<DataDirectory>,
     /// Looks at the space that the file system has.
     _space: Option<Watch>,
-}
-
-struct RunningShard {
-    notes: Sender<Note>,
-    waker: Arc<dyn Waker>,
-    counters: Arc<Counters>,
-    outlook: Arc<Outlook>,
-    thread: Option<JoinHandle<io::Result<()>>>,
-}
-
-/// What a starting thread is told, in this order.
-enum ToShard {
-    Start {
-        mesh: MeshEnd<Envelope>,
-        asker: Asker,
-        desk: Option<Desk>,
-        store: Option<Box<ShardStore>>,
-        outlook: Arc<Outlook>,
-    },
-    Listen(SocketAddr, Port),
-    Run,
-}
-
-/// What a port is for.
-#[derive(Clone, Copy)]
-enum Port {
-    /// Everything that is spoken.
-    Shared,
-    /// TLS alone.
-    Secure,
-}
-
-/// What it answers.
-enum FromShard {
-    Opened { waker: Arc<dyn Waker>, io: IoChoice, name: &'static str },
-    Restored,
-    NotRestored(RestoreError),
-    Listening(SocketAddr),
-    Failed(io::Error),
 }
 
 impl Broker {
@@ -382,234 +339,6 @@ impl Wake for ShardWake {
     }
 }
 
-/// A shard whose thread has its reactor and waits to be told more.
-struct Starting {
-    index: usize,
-    to: Sender<ToShard>,
-    from: Receiver<FromShard>,
-    notes: Sender<Note>,
-    counters: Arc<Counters>,
-    outlook: Arc<Outlook>,
-    waker: Arc<dyn Waker>,
-    io: IoChoice,
-    io_name: &'static str,
-    thread: JoinHandle<io::Result<()>>,
-}
-
-impl Starting {
-    fn spawn(
-        settings: &Settings,
-        index: usize,
-        cpu: Option<usize>,
-        io: IoChoice,
-        worker: WorkerConfig,
-        ended: Sender<usize>,
-    ) -> Result<Self, StartError> {
-        let (to, inbox) = channel();
-        let (outbox, from) = channel();
-        let (notes, worker_inbox) = channel();
-        let counters = Arc::new(Counters::default());
-        let seat = Seat {
-            index,
-            cpu,
-            io,
-            // One shard takes them: an RDMA port has one listener.
-            rdma: if index == 0 { rdma::wanted(settings) } else { None },
-            transport: transport_config(settings),
-            shard: shard_config(settings, index),
-            default_group: Name::from(&settings.default_message_group[..]),
-            worker,
-            notes: worker_inbox,
-            counters: counters.clone(),
-        };
-        let thread = std::thread::Builder::new()
-            .name(format!("fulmar-shard-{index}"))
-            .spawn(move || {
-                let _end = TellEnd { index, ended };
-                let result = seat.run(&inbox, &outbox);
-                if let Err(error) = &result {
-                    log::error!("shard {index} failed: {error}");
-                }
-                result
-            })
-            .map_err(StartError::Thread)?;
-        match from.recv() {
-            Ok(FromShard::Opened { waker, io, name }) => {
-                let outlook = Arc::default();
-                Ok(Starting { index, to, from, notes, counters, outlook, waker, io, io_name: name, thread })
-            }
-            Ok(FromShard::Failed(error)) => Err(StartError::Reactor(index, error)),
-            Ok(_) | Err(_) => Err(panicked(index)),
-        }
-    }
-
-    /// Waits until the shard has what was recovered.
-    fn restored(&self) -> Result<(), StartError> {
-        match self.from.recv() {
-            Ok(FromShard::Restored) => Ok(()),
-            Ok(FromShard::NotRestored(error)) => Err(StartError::Restore(self.index, error)),
-            Ok(_) | Err(_) => Err(panicked(self.index)),
-        }
-    }
-
-    fn tell(&self, what: ToShard) {
-        // A thread that is gone is noticed by its silence.
-        let _ = self.to.send(what);
-    }
-
-    fn listen(&self, addr: SocketAddr, port: Port) -> Result<SocketAddr, StartError> {
-        self.tell(ToShard::Listen(addr, port));
-        match self.from.recv() {
-            Ok(FromShard::Listening(addr)) => Ok(addr),
-            Ok(FromShard::Failed(error)) => Err(StartError::Listen(addr, error)),
-            Ok(_) | Err(_) => Err(panicked(self.index)),
-        }
-    }
-
-    fn run(self) -> RunningShard {
-        self.tell(ToShard::Run);
-        RunningShard {
-            notes: self.notes,
-            waker: self.waker,
-            counters: self.counters,
-            outlook: self.outlook,
-            thread: Some(self.thread),
-        }
-    }
-}
-
-fn panicked(index: usize) -> StartError {
-    StartError::Reactor(index, io::Error::other("the shard's thread panicked"))
-}
-
-/// Tells that a shard's thread has ended, by a panic too.
-struct TellEnd {
-    index: usize,
-    ended: Sender<usize>,
-}
-
-impl Drop for TellEnd {
-    fn drop(&mut self) {
-        let _ = self.ended.send(self.index);
-    }
-}
-
-/// What a shard's thread begins with.
-struct Seat {
-    index: usize,
-    cpu: Option<usize>,
-    io: IoChoice,
-    rdma: Option<rdma::Wanted>,
-    transport: TransportConfig,
-    shard: ShardConfig,
-    default_group: Name,
-    worker: WorkerConfig,
-    notes: Receiver<Note>,
-    counters: Arc<Counters>,
-}
-
-impl Seat {
-    /// The shard's thread. Returns early when the starter has given up.
-    fn run(self, inbox: &Receiver<ToShard>, outbox: &Sender<FromShard>) -> io::Result<()> {
-        if let Some(cpu) = self.cpu
-            && let Err(error) = affinity::pin(cpu)
-        {
-            log::warn!("shard {} cannot be pinned to CPU {cpu}: {error}", self.index);
-        }
-        let rdma = self.rdma.as_ref().and_then(|wanted| wanted.listen(&self.transport));
-        let opened = open(self.transport.clone(), self.io);
-        let opened = match (opened, rdma) {
-            (Ok(transport), Some(rdma)) => {
-                let io = match &transport {
-                    AnyTransport::Uring(_) => IoChoice::Uring,
-                    AnyTransport::Epoll(_) => IoChoice::Epoll,
-                };
-                match rdma.join(transport) {
-                    Ok((transport, listeners)) => return self.serve(transport, io, listeners, inbox, outbox),
-                    Err(error) => Err(error),
-                }
-            }
-            (opened, _) => opened,
-        };
-        match opened {
-            Ok(AnyTransport::Uring(inner)) => self.serve(*inner, IoChoice::Uring, vec![], inbox, outbox),
-            Ok(AnyTransport::Epoll(inner)) => self.serve(*inner, IoChoice::Epoll, vec![], inbox, outbox),
-            Err(error) => {
-                let _ = outbox.send(FromShard::Failed(error));
-                Ok(())
-            }
-        }
-    }
-
-    fn serve<T: Transport>(
-        self,
-        transport: T,
-        io: IoChoice,
-        listeners: Vec<ListenerId>,
-        inbox: &Receiver<ToShard>,
-        outbox: &Sender<FromShard>,
-    ) -> io::Result<()> {
-        let _ = outbox.send(FromShard::Opened { waker: transport.waker(), io, name: transport.name() });
-        let Ok(ToShard::Start { mesh, asker, desk, store, outlook }) = inbox.recv() else { return Ok(()) };
-        let mut shard = Shard::new(self.shard, mesh);
-        shard.add_exchange_types(&[&fulmar_xml_exchange::XML]);
-        shard.set_default_group(self.default_group);
-        let clock = Clock { monotonic_ns: transport.now_ns(), wall_ms: transport.wall_ms() };
-        shard.set_clock(clock);
-        let log = match store.map(|store| store.restore(&mut shard)).transpose() {
-            Ok(log) => log,
-            Err(error) => {
-                let _ = outbox.send(FromShard::NotRestored(error));
-                return Ok(());
-            }
-        };
-        let mut worker =
-            Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
-        listeners.into_iter().for_each(|listener| worker.add_listener(listener));
-        if let Some(log) = log {
-            worker.set_log(log, outlook);
-        }
-        if let Some(desk) = desk {
-            worker.set_handshaker(Box::new(desk));
-        }
-        let _ = outbox.send(FromShard::Restored);
-        loop {
-            match inbox.recv() {
-                Ok(ToShard::Listen(addr, port)) => {
-                    let listening = match port {
-                        Port::Shared => worker.listen(addr, BACKLOG),
-                        Port::Secure => worker.listen_secure(addr, BACKLOG),
-                    };
-                    let answer = match listening {
-                        Ok(addr) => FromShard::Listening(addr),
-                        Err(error) => FromShard::Failed(error),
-                    };
-                    let _ = outbox.send(answer);
-                }
-                Ok(ToShard::Run) => return worker.run(),
-                Ok(ToShard::Start { .. }) | Err(_) => return Ok(()),
-            }
-        }
-    }
-}
-
-/// Has every shard listen on the addresses, which it returns with their ports.
-fn listen(
-    shards: &[Starting],
-    addresses: Vec<SocketAddr>,
-    port: Port,
-) -> Result<Vec<SocketAddr>, StartError> {
-    let mut bound = Vec::new();
-    for mut addr in addresses {
-        for shard in shards {
-            // The first shard picks the port where none was given.
-            addr = shard.listen(addr, port)?;
-        }
-        bound.push(addr);
-    }
-    Ok(bound)
-}
-
 fn acceptor(settings: &Settings) -> Result<Option<Arc<Acceptor>>, StartError> {
     if !settings.tls.is_on() {
         return if settings.require_encryption { Err(StartError::NoTls) } else { Ok(None) };
@@ -646,96 +375,6 @@ fn check_free(addr: SocketAddr) -> Result<(), StartError> {
             }
             Err(error) => return Err(StartError::Listen(addr, error)),
         }
-    }
-}
-
-fn limits(settings: &Settings, shards: usize) -> Limits {
-    Limits {
-        delivery_window_bytes: settings.delivery_window_bytes,
-        max_message_bytes: settings.max_message_bytes,
-        memory_bytes: settings.memory_limit_bytes / shards as u64,
-        paging_bytes: settings.memory_limit_bytes / shards as u64 / 4,
-        default_queue_bytes: settings.default_queue_bytes,
-        flow_stop_percent: settings.flow_stop_percent,
-        flow_resume_percent: settings.flow_resume_percent,
-        alert_percent: settings.alert_percent,
-        dtx_default_timeout_s: settings.dtx_default_timeout_s,
-        dtx_max_timeout_s: settings.dtx_max_timeout_s,
-        ..Limits::default()
-    }
-}
-
-fn shard_config(settings: &Settings, index: usize) -> ShardConfig {
-    let shards = settings.shard_count();
-    let names =
-        std::iter::once("/").chain(settings.vhosts.iter().map(String::as_str).filter(|&name| name != "/"));
-    ShardConfig {
-        id: ShardId(index as u8),
-        shards: shards as u8,
-        limits: limits(settings, shards),
-        vhosts: names.map(Name::from).collect(),
-        seed: random_seed(),
-    }
-}
-
-/// A UUID of version 4.
-fn random_uuid() -> String {
-    let bits = u128::from(random_seed()) << 64 | u128::from(random_seed());
-    let bits = bits & !(0xF << 76) & !(3 << 62) | 4 << 76 | 2 << 62;
-    let hex = format!("{bits:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-}
-
-/// A seed that differs from process to process and from call to call.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::time::SystemTime::now())
-}
-
-fn transport_config(settings: &Settings) -> TransportConfig {
-    // The worker refuses what is too much, and says so; it needs a few places for that.
-    let max_connections = connections_per_shard(settings) + REFUSAL_PLACES;
-    TransportConfig { max_connections, ..TransportConfig::default() }
-}
-
-fn connections_per_shard(settings: &Settings) -> u32 {
-    settings.max_connections.div_ceil(settings.shard_count() as u32)
-}
-
-fn protocol_config(settings: &Settings, authority: &Authority) -> ProtocolConfig {
-    let mechanisms = authority.mechanisms().into_iter().map(|mechanism| mechanism.name().to_string());
-    ProtocolConfig {
-        product: "Fulmar".to_string(),
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        cluster_name: "fulmar".to_string(),
-        broker_id: random_uuid(),
-        frame_max_bytes: settings.frame_max_bytes,
-        channel_max: settings.channel_max,
-        heartbeat_s: settings.heartbeat_s,
-        handshake_timeout_ms: settings.handshake_timeout_ms,
-        mechanisms: mechanisms.collect(),
-        max_consumers_per_channel: u32::MAX,
-        max_message_bytes: settings.max_message_bytes,
-        timestamps: Switch::new(settings.enable_timestamp),
-        known_hosts: settings.known_hosts_url.clone(),
-    }
-}
-
-fn worker_config(
-    settings: &Settings,
-    protocol: &Arc<ProtocolConfig>,
-    tls: Option<Arc<Acceptor>>,
-) -> WorkerConfig {
-    let shards = settings.shard_count();
-    WorkerConfig {
-        protocol: protocol.clone(),
-        high_water_bytes: TransportConfig::default().high_water_bytes,
-        memory_bytes: settings.memory_limit_bytes / shards as u64,
-        max_connections: u64::from(connections_per_shard(settings)),
-        idle: settings.idle,
-        gate: Arc::new(StopGate::new(shards)),
-        tls,
-        require_encryption: settings.require_encryption,
     }
 }
 

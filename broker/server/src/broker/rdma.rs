@@ -42,7 +42,7 @@ impl Wanted {
         let mut side = Side::new(device, config.clone());
         let mut listeners = Vec::new();
         for &addr in &self.addresses {
-            match side.listen(addr, super::BACKLOG) {
+            match side.listen(addr, super::thread::BACKLOG) {
                 Ok((listener, local)) => {
                     log::info!("rdma: listening on {local}");
                     listeners.push(Joined::<AnyTransport, VerbsDevice>::outer_listener(listener));
