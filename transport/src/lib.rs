@@ -6,7 +6,8 @@
 //!
 //! 1. A turn hands out what happened; the caller reacts; [`Transport::flush`] sends what was written. Nothing is called
 //!    back, so handlers cannot re-enter the loop.
-//! 2. Every accepted or connected socket ends with exactly one [`Event::Closed`], whoever closed it.
+//! 2. Every accepted, connected or adopted socket ends with exactly one [`Event::Closed`], whoever closed it, or leaves
+//!    with exactly one [`Event::Detached`], with nothing lost on either way.
 //! 3. At most one send is in flight a socket; it carries everything written since the last one.
 //! 4. A connection hands out at most its budget a turn; the rest keeps its order and comes in later turns.
 //! 5. After [`Transport::pause`], received bytes stay within a bound, in the kernel or here, until
@@ -39,7 +40,7 @@ pub use file::{FileDone, FileId, FileOperation};
 pub use idle::{Idle, IdleStrategy};
 pub use memory::AlignedBuf;
 pub use open::{AnyTransport, IoChoice, open};
-pub use types::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf, Wait};
+pub use types::{Close, CloseReason, Config, ConnId, Detached, Event, ListenerId, RecvBuf, Wait};
 pub use uring::{UringRefused, UringTransport};
 
 /// Makes the transport's thread leave its wait. Cheap to clone, usable from any thread.
@@ -121,6 +122,20 @@ pub trait Transport {
 
     /// Closes the connection. [`Event::Closed`] follows in a later turn; no [`Event::Received`] does.
     fn close(&mut self, conn: ConnId, how: Close);
+
+    /// Gives an open connection up, so that another transport of the kind can adopt it: nothing of it is handed out from
+    /// now on, and [`Event::Detached`] follows in a later turn, without waiting for the peer. [`Event::Closed`] follows
+    /// instead when the connection fails before. Ignored by connections that cannot leave: those over RDMA, and those that
+    /// are not open.
+    fn detach(&mut self, _conn: ConnId) {}
+
+    /// Takes a connection over. Receiving starts, and what was not sent is sent at the next [`Transport::flush`].
+    ///
+    /// # Errors
+    /// There is no room for it, or it is of another kind; it is closed.
+    fn adopt(&mut self, _detached: Detached) -> io::Result<ConnId> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Starts an operation on a file; [`Event::File`] with this token follows, failed or not. It reaches the kernel in
     /// the next turn. Operations that have not ended when the transport goes may have happened, in part or not at all.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::{
-    Close, Config, ConnId, EpollTransport, Event, FileOperation, ListenerId, RecvBuf, Transport,
+    Close, Config, ConnId, Detached, EpollTransport, Event, FileOperation, ListenerId, RecvBuf, Transport,
     UringTransport, Wait, Waker,
 };
 
@@ -129,6 +129,14 @@ impl Transport for AnyTransport {
 
     fn close(&mut self, conn: ConnId, how: Close) {
         either!(self, inner => inner.close(conn, how));
+    }
+
+    fn detach(&mut self, conn: ConnId) {
+        either!(self, inner => inner.detach(conn));
+    }
+
+    fn adopt(&mut self, detached: Detached) -> io::Result<ConnId> {
+        either!(self, inner => inner.adopt(detached))
     }
 
     fn file(&mut self, token: u64, operation: FileOperation) {

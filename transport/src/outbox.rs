@@ -96,6 +96,14 @@ impl Outbox {
         self.above_high
     }
 
+    /// Takes everything that is pending out; nothing of it may be in flight.
+    pub(crate) fn take_pending(&mut self, pool: &mut Pool) -> Vec<u8> {
+        let mut pending = self.sending.split_off(self.sent);
+        pending.append(&mut self.filling);
+        self.discard(false, pool);
+        pending
+    }
+
     /// Gives back what is not in the kernel's hands.
     pub(crate) fn discard(&mut self, send_in_flight: bool, pool: &mut Pool) {
         pool.put(std::mem::take(&mut self.filling));
@@ -124,6 +132,13 @@ mod tests {
         assert_eq!(outbox.next(), b"ghi");
         outbox.sent(3, &mut pool);
         assert_eq!(outbox.next(), b"");
+        assert_eq!((outbox.filling.capacity(), outbox.sending.capacity()), (0, 0));
+        outbox.filling(&mut pool).extend_from_slice(b"jkl");
+        outbox.next();
+        outbox.sent(1, &mut pool);
+        outbox.filling(&mut pool).extend_from_slice(b"mno");
+        assert_eq!(outbox.take_pending(&mut pool), b"klmno");
+        assert_eq!(outbox.pending(), 0);
         assert_eq!((outbox.filling.capacity(), outbox.sending.capacity()), (0, 0));
     }
 

@@ -1,6 +1,7 @@
 //! The words of the [`Transport`](crate::Transport) trait.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use crate::FileDone;
 
@@ -43,6 +44,24 @@ pub enum CloseReason {
     Local,
 }
 
+/// A connection between two transports of one kind. Dropping it closes a socket of the kernel.
+#[derive(Debug)]
+pub struct Detached {
+    pub(crate) socket: Socket,
+    /// What was written and not sent.
+    pub(crate) unsent: Vec<u8>,
+    /// What arrived and was not handed out, in order; whoever adopts the connection takes it before anything else of it.
+    pub received: Vec<u8>,
+}
+
+/// What a connection is to its kind of transport.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Real(OwnedFd),
+    /// The number of an end in the simulated network.
+    Simulated(usize),
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -80,6 +99,13 @@ pub enum Event {
         conn: ConnId,
         /// Why.
         reason: CloseReason,
+    },
+    /// The connection is this transport's no longer, as [`Transport::detach`] asked; the slot will be used again.
+    Detached {
+        /// The connection.
+        conn: ConnId,
+        /// What there is to adopt.
+        detached: Box<Detached>,
     },
     /// An operation on a file has ended.
     File(FileDone),

@@ -99,8 +99,12 @@ impl<T: Transport> Relay<T> {
                 }
             }
             Event::Accepted { conn, .. } => self.accept(conn),
-            Event::Closed { .. } | Event::Connected { .. } | Event::File(_) | Event::Woken | Event::Ready => {
-            }
+            Event::Closed { .. }
+            | Event::Connected { .. }
+            | Event::Detached { .. }
+            | Event::File(_)
+            | Event::Woken
+            | Event::Ready => {}
         }
     }
 

@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use fulmar_transport::{Close, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker};
+use fulmar_transport::{
+    Close, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
+};
 
 use crate::{Device, Side};
 
@@ -139,6 +141,7 @@ fn translate(event: Event) -> Option<Event> {
         Event::Received { conn, buf } => Event::Received { conn: even(conn), buf },
         Event::Drained { conn } => Event::Drained { conn: even(conn) },
         Event::Closed { conn, reason } => Event::Closed { conn: even(conn), reason },
+        Event::Detached { conn, detached } => Event::Detached { conn: even(conn), detached },
         Event::Ready => return None,
         event @ (Event::File(_) | Event::Woken) => event,
     })
@@ -257,6 +260,17 @@ impl<T: Transport, D: Device> Transport for Joined<T, D> {
 
     fn close(&mut self, conn: ConnId, how: Close) {
         either!(self, conn, part => part.close(conn, how));
+    }
+
+    /// What is registered with a device stays with it.
+    fn detach(&mut self, conn: ConnId) {
+        if !is_rdma(conn) {
+            self.inner.detach(own(conn));
+        }
+    }
+
+    fn adopt(&mut self, detached: Detached) -> io::Result<ConnId> {
+        self.inner.adopt(detached).map(|conn| ConnId { index: conn.index * 2, ..conn })
     }
 
     fn file(&mut self, token: u64, operation: FileOperation) {

@@ -4,9 +4,10 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::EpollTransport;
+use super::{EpollTransport, unwatch};
 use crate::outbox::Outbox;
-use crate::{CloseReason, ConnId, Event, RecvBuf, clock, socket};
+use crate::types::Socket;
+use crate::{CloseReason, ConnId, Detached, Event, RecvBuf, clock, socket};
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(super) enum State {
     Open,
     /// Sending the rest, then waiting for the peer's end.
     Closing { shut: bool },
+    /// Given up; told at the end of the turn.
+    Leaving,
     /// Over; told at the end of the turn.
     Dead,
 }
@@ -275,12 +278,31 @@ impl EpollTransport {
         self.dead.push(index);
     }
 
+    /// Lets go of the connection without an end.
+    pub(super) fn detach(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Open) else { return };
+        if conn.send_error != 0 {
+            let error = conn.send_error;
+            return self.fail(id.index, error);
+        }
+        conn.state = State::Leaving;
+        unwatch(&self.epoll, conn.socket.as_raw_fd());
+        self.dead.push(id.index);
+    }
+
     /// Tells the end of connections and closes their sockets.
     pub(super) fn release_dead(&mut self, events: &mut Vec<Event>) {
         let mut dead = mem::take(&mut self.dead);
         for index in dead.drain(..) {
             let conn = self.conns.id_at(index);
-            if let Some(gone) = self.conns.remove(index) {
+            let Some(mut gone) = self.conns.remove(index) else { continue };
+            if gone.state == State::Leaving {
+                let unsent = gone.outbox.take_pending(&mut self.pool);
+                let socket = Socket::Real(gone.socket);
+                // What was not asked for is in the kernel yet.
+                let detached = Box::new(Detached { socket, unsent, received: Vec::new() });
+                events.push(Event::Detached { conn, detached });
+            } else {
                 events.push(Event::Closed { conn, reason: gone.reason });
             }
         }

@@ -21,10 +21,11 @@ use crate::memory::Pages;
 use crate::outbox::Pool;
 use crate::slots::Slots;
 use crate::socket::{self, RawAddr};
+use crate::types::Socket;
 use crate::waker::EventWaker;
 use crate::{
-    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
-    clock,
+    Close, CloseReason, Config, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait,
+    Waker, clock,
 };
 
 use accept::Listener;
@@ -227,6 +228,11 @@ fn watch(epoll: &OwnedFd, fd: RawFd, interest: i32, id: ConnId) -> io::Result<()
     }
 }
 
+fn unwatch(epoll: &OwnedFd, fd: RawFd) {
+    // SAFETY: no event is read for a removal.
+    unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+}
+
 impl Transport for EpollTransport {
     fn listen(&mut self, addr: SocketAddr, backlog: u32) -> io::Result<(ListenerId, SocketAddr)> {
         let (socket, local) = socket::listen(addr, backlog)?;
@@ -321,7 +327,7 @@ impl Transport for EpollTransport {
                 }
                 Some(conn.outbox.filling(&mut self.pool))
             }
-            State::Closing { .. } | State::Dead => None,
+            State::Closing { .. } | State::Leaving | State::Dead => None,
         }
     }
 
@@ -372,6 +378,19 @@ impl Transport for EpollTransport {
             (Close::Flush, State::Open) => self.close_in_order(id.index, CloseReason::Local),
             _ => self.abort(id.index, CloseReason::Local),
         }
+    }
+
+    fn detach(&mut self, id: ConnId) {
+        EpollTransport::detach(self, id);
+    }
+
+    fn adopt(&mut self, detached: Detached) -> io::Result<ConnId> {
+        let Detached { socket: Socket::Real(socket), mut unsent, .. } = detached else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let id = self.add(socket, State::Open)?;
+        self.append(id, &mut unsent);
+        Ok(id)
     }
 
     fn file(&mut self, token: u64, operation: FileOperation) {

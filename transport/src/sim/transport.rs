@@ -13,8 +13,10 @@ use super::file::Files;
 use super::network::{Member, SimWaker, Stand};
 use crate::outbox::{Outbox, Pool};
 use crate::slots::Slots;
+use crate::types::Socket;
 use crate::{
-    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
+    Close, CloseReason, Config, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait,
+    Waker,
 };
 
 /// When the simulated clock shows 0, in milliseconds since 1970.
@@ -27,6 +29,7 @@ enum State {
     Connecting,
     Open,
     Closing { deadline_ns: u64 },
+    Leaving,
     Dead,
 }
 
@@ -153,7 +156,7 @@ impl SimTransport {
         let Some(conn) = self.conns.at(index) else { return false };
         let stand = self.network.net.borrow().ends[conn.end].stand;
         match (conn.state, stand) {
-            (State::Dead, _) | (State::Connecting, Stand::Connecting) => return false,
+            (State::Dead | State::Leaving, _) | (State::Connecting, Stand::Connecting) => return false,
             (State::Connecting, Stand::Broken(error)) => {
                 self.kill(index, CloseReason::Error(error));
                 return false;
@@ -175,7 +178,7 @@ impl SimTransport {
                 self.progress_close(index, deadline_ns);
                 false
             }
-            State::Connecting | State::Dead => false,
+            State::Connecting | State::Leaving | State::Dead => false,
         };
         can_send_more || can_receive_more
     }
@@ -296,10 +299,24 @@ impl SimTransport {
     fn release_dead(&mut self, events: &mut Vec<Event>) {
         while let Some(index) = self.dead.pop_front() {
             let conn = self.conns.id_at(index);
-            let Some(gone) = self.conns.remove(index) else { continue };
+            let Some(mut gone) = self.conns.remove(index) else { continue };
             self.used.retain(|used| *used != index);
-            self.network.net.borrow_mut().close(gone.end);
-            events.push(Event::Closed { conn, reason: gone.reason });
+            let mut net = self.network.net.borrow_mut();
+            if gone.state == State::Leaving {
+                // Some of what has arrived may have been taken out of the kernel already.
+                let arrived = net.ends[gone.end].inbox.len();
+                let most = net.random.below(arrived + 1);
+                let received = net.receive(gone.end, most);
+                let unsent = gone.outbox.take_pending(&mut self.pool);
+                let socket = Socket::Simulated(gone.end);
+                events.push(Event::Detached {
+                    conn,
+                    detached: Box::new(Detached { socket, unsent, received }),
+                });
+            } else {
+                net.close(gone.end);
+                events.push(Event::Closed { conn, reason: gone.reason });
+            }
         }
     }
 
@@ -407,7 +424,7 @@ impl Transport for SimTransport {
                 }
                 Some(conn.outbox.filling(&mut self.pool))
             }
-            State::Closing { .. } | State::Dead => None,
+            State::Closing { .. } | State::Leaving | State::Dead => None,
         }
     }
 
@@ -451,6 +468,29 @@ impl Transport for SimTransport {
             }
         }
         self.take_turn_soon();
+    }
+
+    fn detach(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.state == State::Open
+        {
+            conn.state = State::Leaving;
+            self.dead.push_back(id.index);
+            self.take_turn_soon();
+        }
+    }
+
+    fn adopt(&mut self, detached: Detached) -> io::Result<ConnId> {
+        let Detached { socket: Socket::Simulated(end), mut unsent, .. } = detached else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let Some(id) = self.add(end, State::Open) else {
+            self.network.net.borrow_mut().reset(end);
+            return Err(io::Error::other("the limit of connections has been reached"));
+        };
+        self.append(id, &mut unsent);
+        self.take_turn_soon();
+        Ok(id)
     }
 
     fn file(&mut self, token: u64, operation: FileOperation) {

@@ -41,7 +41,7 @@ impl UringTransport {
     fn ended(&mut self, id: ConnId) -> Option<&mut Conn> {
         let conn = self.conns.get_mut(id).expect("an operation outlived its connection");
         conn.in_flight -= 1;
-        if conn.is_dying() {
+        if conn.is_going() {
             if conn.in_flight == 0 {
                 self.finished.push(id.index);
             }
@@ -79,6 +79,9 @@ impl UringTransport {
     fn deliver(&mut self, id: ConnId, buf: RecvBuf, events: &mut Vec<Event>) {
         let conn = self.conns.get_mut(id).expect("a receive outlived its connection");
         conn.progressed = true;
+        if conn.state == State::Leaving {
+            return self.spill(id.index, buf);
+        }
         if conn.state != State::Open {
             return self.buffers.recycle(buf.id);
         }
@@ -99,6 +102,12 @@ impl UringTransport {
     }
 
     fn receive_ended(&mut self, id: ConnId, result: i32) {
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.state == State::Leaving
+            && !matches!(-result, libc::ENOBUFS | libc::ECANCELED | libc::EAGAIN | libc::EINTR | ..=0)
+        {
+            conn.ended = Some(CloseReason::Error(-result));
+        }
         let Some(conn) = self.ended(id) else { return };
         match -result {
             0 => conn.ended = Some(CloseReason::Peer),
@@ -126,7 +135,14 @@ impl UringTransport {
     fn sent(&mut self, id: ConnId, result: i32, events: &mut Vec<Event>) {
         let conn = self.conns.get_mut(id).expect("a send outlived its connection");
         conn.sending = false;
-        let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.is_dying()) else {
+        if conn.state == State::Leaving {
+            match result {
+                0.. => conn.outbox.sent(result as usize, &mut self.pool),
+                _ if matches!(-result, libc::ECANCELED | libc::EAGAIN | libc::EINTR | libc::ENOBUFS) => {}
+                error => conn.ended = Some(CloseReason::Error(-error)),
+            }
+        }
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.is_going()) else {
             self.ended(id);
             return;
         };

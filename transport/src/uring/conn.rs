@@ -16,6 +16,8 @@ pub(super) enum State {
     Open,
     /// Sending the rest, then waiting for the peer's end; nothing is handed out any more.
     Closing { reason: CloseReason, shut: bool },
+    /// Given up; waiting for the operations in flight to end.
+    Leaving,
     /// Waiting for the operations in flight to end.
     Dying { reason: CloseReason },
 }
@@ -85,13 +87,18 @@ impl Conn {
         matches!(self.state, State::Dying { .. })
     }
 
+    /// Whether nothing is left of it but operations in flight.
+    pub(super) fn is_going(&self) -> bool {
+        matches!(self.state, State::Dying { .. } | State::Leaving)
+    }
+
     /// Whether a receive should be in flight.
     pub(super) fn wants_receive(&self, most_backlog: usize) -> bool {
         self.ended.is_none()
             && match self.state {
                 State::Open => !self.paused && self.backlog_bytes <= most_backlog,
                 State::Closing { .. } => true,
-                State::Connecting | State::Dying { .. } => false,
+                State::Connecting | State::Leaving | State::Dying { .. } => false,
             }
     }
 

@@ -6,9 +6,10 @@ use io_uring::opcode;
 use io_uring::types::{CancelBuilder, Fd};
 
 use super::buffers::GROUP;
-use super::conn::State;
+use super::conn::{Conn, State};
 use super::{Op, UringTransport, user_data};
-use crate::{CloseReason, ConnId, Event, RecvBuf, clock, socket};
+use crate::types::Socket;
+use crate::{CloseReason, ConnId, Detached, Event, RecvBuf, clock, socket};
 
 /// Bytes that one send carries at most.
 const LARGEST_SEND: usize = 1 << 30;
@@ -196,12 +197,7 @@ impl UringTransport {
         }
         conn.state = State::Dying { reason };
         conn.outbox.discard(conn.sending, &mut self.pool);
-        if conn.in_flight == 0 {
-            return self.finished.push(index);
-        }
-        conn.in_flight += 1;
-        let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(conn.fd())).all()).build();
-        self.push(&cancel.user_data(user_data(Op::Cancel, id)));
+        self.cancel_all(id);
     }
 
     fn drop_backlog(&mut self, index: u32) {
@@ -217,12 +213,56 @@ impl UringTransport {
         let mut finished = mem::take(&mut self.finished);
         for index in finished.drain(..) {
             let conn = ConnId { ..self.conns.id_at(index) };
-            let Some(mut gone) = self.conns.remove(index) else { continue };
-            gone.outbox.discard(false, &mut self.pool);
-            let State::Dying { reason } = gone.state else { panic!("a living connection was released") };
-            events.push(Event::Closed { conn, reason });
+            let Some(gone) = self.conns.remove(index) else { continue };
+            events.push(match gone.state {
+                State::Leaving => self.hand_over(conn, gone),
+                _ => self.let_go(conn, gone),
+            });
         }
         self.finished = finished;
+    }
+
+    fn let_go(&mut self, conn: ConnId, mut gone: Conn) -> Event {
+        gone.outbox.discard(false, &mut self.pool);
+        let State::Dying { reason } = gone.state else { panic!("a living connection was released") };
+        Event::Closed { conn, reason }
+    }
+
+    fn hand_over(&mut self, conn: ConnId, mut gone: Conn) -> Event {
+        let mut received = Vec::with_capacity(gone.backlog_bytes);
+        for buf in gone.backlog {
+            received.extend_from_slice(crate::Transport::bytes(self, &buf));
+            crate::Transport::recycle(self, buf);
+        }
+        let unsent = gone.outbox.take_pending(&mut self.pool);
+        // Who adopts it sees that a peer has closed its side; an error is told once.
+        if let Some(reason @ CloseReason::Error(_)) = gone.ended {
+            return Event::Closed { conn, reason };
+        }
+        let socket = Socket::Real(gone.socket);
+        Event::Detached { conn, detached: Box::new(Detached { socket, unsent, received }) }
+    }
+
+    /// Lets go of the connection without an end, once the kernel has.
+    pub(super) fn detach(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.state == State::Open) else { return };
+        if conn.send_error != 0 {
+            let error = conn.send_error;
+            return self.kill(id.index, CloseReason::Error(error));
+        }
+        conn.state = State::Leaving;
+        self.cancel_all(id);
+    }
+
+    /// Has the kernel let go of a connection that is going.
+    fn cancel_all(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.in_flight == 0 {
+            return self.finished.push(id.index);
+        }
+        conn.in_flight += 1;
+        let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(conn.fd())).all()).build();
+        self.push(&cancel.user_data(user_data(Op::Cancel, id)));
     }
 
     /// Ends what took too long, wakes listeners that have rested.

@@ -29,10 +29,11 @@ use slab::Slab;
 use crate::outbox::Pool;
 use crate::slots::Slots;
 use crate::socket::{self, RawAddr};
+use crate::types::Socket;
 use crate::waker::EventWaker;
 use crate::{
-    Close, CloseReason, Config, ConnId, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
-    clock,
+    Close, CloseReason, Config, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait,
+    Waker, clock,
 };
 
 use buffers::Buffers;
@@ -403,7 +404,7 @@ impl Transport for UringTransport {
                 }
                 Some(conn.outbox.filling(&mut self.pool))
             }
-            State::Closing { .. } | State::Dying { .. } => None,
+            State::Closing { .. } | State::Leaving | State::Dying { .. } => None,
         }
     }
 
@@ -461,6 +462,23 @@ impl Transport for UringTransport {
             (Close::Flush, State::Open) => self.close_in_order(id.index, CloseReason::Local),
             _ => self.abort(id.index, CloseReason::Local),
         }
+    }
+
+    fn detach(&mut self, id: ConnId) {
+        UringTransport::detach(self, id);
+    }
+
+    fn adopt(&mut self, detached: Detached) -> io::Result<ConnId> {
+        let Detached { socket: Socket::Real(socket), mut unsent, .. } = detached else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let id = self
+            .conns
+            .insert(Conn::new(socket, State::Open))
+            .map_err(|_| io::Error::other("the limit of connections has been reached"))?;
+        self.append(id, &mut unsent);
+        self.want_receive(id.index);
+        Ok(id)
     }
 
     fn file(&mut self, token: u64, operation: FileOperation) {

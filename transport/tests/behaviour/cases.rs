@@ -16,6 +16,7 @@ macro_rules! world {
         }
     };
 }
+pub(crate) use world;
 
 pub fn echoes_what_arrives<W: World>() {
     let mut world = world!(W);
@@ -48,7 +49,7 @@ pub fn moves_much_both_ways_through_tiny_buffers<W: World>() {
 }
 
 /// Writes until the kernel takes no more.
-fn fill<W: World>(world: &mut W, conn: ConnId) -> usize {
+pub fn fill<W: World>(world: &mut W, conn: ConnId) -> usize {
     let chunk = pattern(64 * 1024);
     let mut written = 0;
     for _ in 0..2_000 {

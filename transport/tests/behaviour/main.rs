@@ -3,6 +3,7 @@
 mod cases;
 mod disk;
 mod files;
+mod moving;
 mod real;
 mod simulated;
 mod world;
@@ -46,6 +47,14 @@ macro_rules! all_cases {
                 output_written_while_connecting_is_sent,
                 exhausted_buffers_come_back,
                 no_more_connections_than_allowed,
+            }
+            cases! { $world, moving:
+                moving_at_any_moment_loses_nothing,
+                what_a_slow_peer_has_not_read_moves_along,
+                the_end_of_the_peer_is_seen_where_it_has_moved_to,
+                a_connection_that_leaves_may_be_closed,
+                who_cannot_leave_stays,
+                a_full_transport_adopts_nobody,
             }
             cases! { $world, files:
                 a_file_keeps_what_is_written,

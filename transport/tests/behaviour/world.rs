@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fulmar_transport::{CloseReason, Config, ConnId, Event, FileDone, ListenerId, Transport, Wait};
+use fulmar_transport::{CloseReason, Config, ConnId, Detached, Event, FileDone, ListenerId, Transport, Wait};
 
 /// Where a case runs: makes transports that can reach each other, and lets time pass.
 pub trait World: Sized {
@@ -36,6 +36,8 @@ pub struct Side<T> {
     pub last_turn: HashMap<ConnId, usize>,
     pub drained: HashMap<ConnId, usize>,
     pub closed: HashMap<ConnId, Vec<CloseReason>>,
+    /// Connections that have left; those that were adopted since are `None`.
+    pub detached: HashMap<ConnId, Option<Detached>>,
     pub woken: usize,
     /// Whether received buffers are given back at once.
     pub keep_buffers: bool,
@@ -57,6 +59,7 @@ impl<T: Transport> Side<T> {
             last_turn: HashMap::new(),
             drained: HashMap::new(),
             closed: HashMap::new(),
+            detached: HashMap::new(),
             woken: 0,
             keep_buffers: false,
             kept: Vec::new(),
@@ -77,6 +80,7 @@ impl<T: Transport> Side<T> {
                 Event::Connected { conn } => self.connected.push(conn),
                 Event::Received { conn, buf } => {
                     assert!(!self.closed.contains_key(&conn), "bytes after the end");
+                    assert!(!self.detached.contains_key(&conn), "bytes of a connection that has left");
                     assert!(buf.len > 0, "an empty buffer");
                     let bytes = self.transport.bytes(&buf).to_vec();
                     *self.last_turn.entry(conn).or_default() += bytes.len();
@@ -94,6 +98,10 @@ impl<T: Transport> Side<T> {
                 }
                 Event::Drained { conn } => *self.drained.entry(conn).or_default() += 1,
                 Event::Closed { conn, reason } => self.closed.entry(conn).or_default().push(reason),
+                Event::Detached { conn, detached } => {
+                    assert!(!self.closed.contains_key(&conn), "it has left after its end");
+                    assert!(self.detached.insert(conn, Some(*detached)).is_none(), "it has left twice");
+                }
                 Event::File(done) => {
                     self.files_in_order.push(done.token);
                     assert!(self.files.insert(done.token, done).is_none(), "an operation ended twice");
@@ -104,6 +112,7 @@ impl<T: Transport> Side<T> {
         }
         for (conn, reasons) in &self.closed {
             assert_eq!(reasons.len(), 1, "{conn:?} closed more than once");
+            assert!(!self.detached.contains_key(conn), "{conn:?} closed after it had left");
         }
     }
 

@@ -320,7 +320,7 @@ impl<T: Transport> Worker<T> {
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             Event::File(done) => self.file_done(done),
             // Nothing here connects; a wake-up is seen by the caller.
-            Event::Connected { .. } | Event::Woken | Event::Ready => {}
+            Event::Connected { .. } | Event::Detached { .. } | Event::Woken | Event::Ready => {}
         }
     }
 
