@@ -3,6 +3,9 @@
 use std::io;
 use std::str::FromStr;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 /// Where shards run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
@@ -40,7 +43,7 @@ impl FromStr for Affinity {
     }
 }
 
-const MAX_CPUS: usize = libc::CPU_SETSIZE as usize;
+const MAX_CPUS: usize = CpuSet::MAX_CPU;
 
 /// How many shards there are unless told otherwise: one for each CPU that this process may use (affinity and cgroup
 /// limits counted), less one that is left to the rest of the machine.
@@ -72,30 +75,21 @@ pub fn assign(affinity: &Affinity, shards: usize) -> Result<Vec<Option<usize>>, 
 
 /// The CPUs that this process may use.
 fn allowed_cpus() -> Vec<usize> {
-    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is valid for writes of the size that is passed.
-    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } != 0 {
-        return Vec::new();
-    }
-    // SAFETY: `cpu` is below CPU_SETSIZE.
-    (0..MAX_CPUS).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..MAX_CPUS).filter(|&cpu| set.is_set(cpu)).collect()
 }
 
 /// Pins the calling thread.
 ///
 /// # Errors
 /// The system's.
+///
+/// # Panics
+/// `cpu` is not one that a set of CPUs can hold (1,024).
 pub fn pin(cpu: usize) -> io::Result<()> {
-    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cpu` came from a set of CPUs, so it is below CPU_SETSIZE.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: `set` is valid for reads of the size that is passed.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Raises the limit of open files as far as this process may, and returns it.
@@ -103,19 +97,11 @@ pub fn pin(cpu: usize) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn raise_open_files() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for writes.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     }
-    if limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: `limit` is valid for reads.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(limit.rlim_cur)
+    Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

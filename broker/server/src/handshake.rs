@@ -73,6 +73,6 @@ fn answer(inbox: &Mutex<Receiver<Question>>, mailboxes: &[Mailbox]) {
 
 /// Where there are not enough CPUs for everybody, clients that are served go before those that come.
 fn be_nice() {
-    // SAFETY: no pointers. On Linux this is about the calling thread alone; that it fails changes nothing but turns.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    // On Linux this is about the calling thread alone; that it fails changes nothing but turns.
+    let _ = rustix::process::setpriority_process(None, NICE);
 }

@@ -3,11 +3,13 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use log::{Level, LevelFilter};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::broker::{Broker, Running};
 use crate::settings::{Loaded, Settings};
@@ -31,7 +33,6 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
     }
     logging::start(loaded.settings.log_level.unwrap_or(LevelFilter::Info));
     let settings = within_open_files(&loaded);
-    // Before any thread is started, so that all of them inherit it.
     let signals = catch_signals();
     let running = match Broker::start(&settings) {
         Ok(running) => running,
@@ -111,40 +112,34 @@ enum Signal {
 /// Takes SIGTERM, SIGINT and SIGHUP from here on. Of the first two the first is handed out, the second ends the process at
 /// once.
 fn catch_signals() -> Receiver<Signal> {
-    // SAFETY: an all-zero sigset_t is valid; sigemptyset makes it the empty set.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is valid for reads and writes; the signals exist; blocking them has no other effect.
-    unsafe {
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::sigaddset(&mut set, libc::SIGINT);
-        libc::sigaddset(&mut set, libc::SIGHUP);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-    }
     let (tell, signals) = channel();
-    let wait = move || {
-        let mut again = false;
-        loop {
-            let mut signal = 0;
-            // SAFETY: `set` is initialised and `signal` is valid for writes.
-            if unsafe { libc::sigwait(&set, &mut signal) } != 0 {
-                return;
-            }
-            if signal == libc::SIGHUP {
-                let _ = tell.send(Signal::Reload);
-                continue;
-            }
-            if again {
-                std::process::exit(128 + signal);
-            }
-            again = true;
-            let _ = tell.send(Signal::Stop(if signal == libc::SIGTERM { "SIGTERM" } else { "SIGINT" }));
+    let caught = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
+        Ok(caught) => caught,
+        Err(error) => {
+            log::warn!("signals are not caught: {error}");
+            return signals;
         }
     };
+    let wait = move || wait_for_signals(caught, &tell);
     if let Err(error) = std::thread::Builder::new().name("fulmar-signals".to_string()).spawn(wait) {
         log::warn!("signals will not stop this process: {error}");
     }
     signals
+}
+
+fn wait_for_signals(mut caught: Signals, tell: &Sender<Signal>) {
+    let mut again = false;
+    for signal in caught.forever() {
+        if signal == SIGHUP {
+            let _ = tell.send(Signal::Reload);
+            continue;
+        }
+        if again {
+            std::process::exit(128 + signal);
+        }
+        again = true;
+        let _ = tell.send(Signal::Stop(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" }));
+    }
 }
 
 /// Raises the limit of open files, and takes no more connections than it allows.

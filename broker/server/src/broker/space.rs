@@ -1,8 +1,6 @@
 //! Looks now and then how much space the file system of the data directory has, so that no shard has to wait for it.
 
-use std::ffi::CString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +23,7 @@ impl Watch {
     /// # Errors
     /// It could not be started.
     pub fn start(directory: &Path, outlooks: Vec<Arc<Outlook>>) -> io::Result<Self> {
-        let path = CString::new(directory.as_os_str().as_bytes())?;
+        let path = directory.to_path_buf();
         tell(&path, &outlooks);
         let (until_dropped, dropped) = channel();
         let watch = move || {
@@ -38,7 +36,7 @@ impl Watch {
     }
 }
 
-fn tell(path: &CString, outlooks: &[Arc<Outlook>]) {
+fn tell(path: &Path, outlooks: &[Arc<Outlook>]) {
     // A directory that is gone says nothing; what is written there says enough.
     let Ok(free_bytes) = free_bytes(path) else { return };
     for outlook in outlooks {
@@ -47,13 +45,8 @@ fn tell(path: &CString, outlooks: &[Arc<Outlook>]) {
 }
 
 /// Bytes that this user may still write.
-fn free_bytes(path: &CString) -> io::Result<u64> {
-    // SAFETY: an all-zero statvfs is valid.
-    let mut stats: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero; `stats` is valid for writes.
-    if unsafe { libc::statvfs(path.as_ptr(), &mut stats) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stats = rustix::fs::statvfs(path)?;
     Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
 }
 
