@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use fulmar_tls::{ClientOptions, Trust};
 
 use crate::BenchError;
 use crate::driver::amqp::Session;
 use crate::driver::amqp_0_10;
-use crate::driver::tls::Trust;
 use crate::result::TargetFacts;
 use crate::target::Target;
 use crate::url::{Protocol, Url};
@@ -33,6 +33,12 @@ pub struct BrokerOptions {
     /// With amqps://, believe any server: no protection against one in between.
     #[arg(long, conflicts_with = "ca_file")]
     pub insecure: bool,
+    /// With amqps://, show the certificate of this PEM file.
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Its key, if that is not in the same file.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
     /// Start a broker of this program on a free port instead, with these options of `fulmar serve`. Of --url only the
     /// protocol counts then.
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
@@ -81,6 +87,11 @@ impl BrokerOptions {
         } else if let Some(path) = &self.ca_file {
             command.arg("--ca-file").arg(path);
         }
+        for (name, path) in [("--cert", &self.cert), ("--key", &self.key)] {
+            if let Some(path) = path {
+                command.arg(name).arg(path);
+            }
+        }
     }
 
     /// Refuses a protocol that a measurement does not know.
@@ -97,12 +108,14 @@ impl BrokerOptions {
     /// The URL, with whom to believe.
     fn url(&self) -> Url {
         let mut url = self.url.clone();
-        if let Some(trust) = &mut url.tls {
-            if self.insecure {
-                *trust = Trust::Anybody;
-            } else if let Some(path) = &self.ca_file {
-                *trust = Trust::File(path.clone());
-            }
+        if let Some(tls) = &mut url.tls {
+            let trust = match &self.ca_file {
+                _ if self.insecure => Trust::Anybody,
+                Some(path) => Trust::File(path.clone()),
+                None => Trust::System,
+            };
+            *tls =
+                ClientOptions { trust, certificate: self.cert.clone(), key: self.key.clone(), ..tls.clone() };
         }
         url
     }

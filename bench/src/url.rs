@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-use crate::driver::tls::Trust;
+use fulmar_tls::ClientOptions;
 
 /// What a broker is spoken to in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -43,8 +43,8 @@ pub struct Url {
     pub port: u16,
     /// Virtual host.
     pub vhost: String,
-    /// Over TLS, believing these; plain TCP without.
-    pub tls: Option<Trust>,
+    /// Over TLS, with these; plain TCP without.
+    pub tls: Option<ClientOptions>,
 }
 
 impl Default for Url {
@@ -116,7 +116,7 @@ impl FromStr for Url {
             "amqps0-10" => (Protocol::Amqp010, true),
             _ => return Err("a URL begins with amqp:// or amqps://, amqp0-10:// or amqps0-10://".into()),
         };
-        let (tls, usual_port) = if is_tls { (Some(Trust::default()), 5671) } else { (None, 5672) };
+        let (tls, usual_port) = if is_tls { (Some(ClientOptions::default()), 5671) } else { (None, 5672) };
         let (authority, vhost) = match rest.split_once('/') {
             Some((authority, vhost)) if !vhost.is_empty() => (authority, decode(vhost)?),
             Some((authority, _)) => (authority, "/".into()),
@@ -185,7 +185,10 @@ mod tests {
         let url: Url = "amqp://guest:guest@127.0.0.1:1/".parse().unwrap();
         assert_eq!((url.port, url.vhost.as_str(), url.tls.is_some()), (1, "/", false));
         let url: Url = "amqps://broker.example".parse().unwrap();
-        assert_eq!((url.port, url.tls, url.protocol), (5671, Some(Trust::System), Protocol::Amqp091));
+        assert_eq!(
+            (url.port, url.tls, url.protocol),
+            (5671, Some(ClientOptions::default()), Protocol::Amqp091)
+        );
         let url: Url = "amqp0-10://h:7".parse().unwrap();
         assert_eq!((url.port, url.tls.is_some(), url.protocol), (7, false, Protocol::Amqp010));
         assert_eq!(url.with_password().parse(), Ok(url));

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 
-use rustls::ClientConnection;
+use fulmar_tls::rustls::{ClientConnection, StreamOwned};
 
 /// A TCP connection, perhaps with TLS.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub enum Stream {
     /// As it is.
     Tcp(TcpStream),
     /// Encrypted.
-    Tls(Box<rustls::StreamOwned<ClientConnection, TcpStream>>),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Stream {

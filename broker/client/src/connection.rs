@@ -13,6 +13,7 @@ use crate::channel::Channel;
 use crate::driver;
 use crate::request::Request;
 use crate::session::{Phase, Shared};
+use crate::tls::Security;
 use crate::{Carrier, Error, Options};
 
 /// A connection to a broker. Clones are the same connection; it closes when the last one and all its channels are
@@ -92,9 +93,13 @@ impl Connection {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Connect`], [`Error::Login`], [`Error::Timeout`], or the broker's refusal. The first attempt is the only
+    /// [`Error::Connect`], [`Error::Tls`], [`Error::Argument`] for files of TLS, [`Error::Login`], [`Error::Timeout`], or the broker's refusal. The first attempt is the only
     /// one; [`Options::reconnect`] is for connections that once stood.
     pub async fn open(options: Options) -> Result<Connection, Error> {
+        if let Some(security) = Security::of(&options)? {
+            let address = (options.host.clone(), options.port);
+            return Connection::open_over(options, move || security.clone().connect(address.clone())).await;
+        }
         match options.carrier {
             Carrier::Tcp if options.fallbacks.is_empty() => {
                 let address = (options.host.clone(), options.port);

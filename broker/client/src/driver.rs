@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::engine;
 use crate::request::{Reply, Request};
 use crate::session::{Dispatched, Shared};
+use crate::tls::failure;
 use crate::topology::Redeclare;
 use crate::{ConnectionEvent, Error, Reconnect};
 
@@ -43,9 +44,10 @@ where
     let limit = shared.options.connect_timeout;
     let attempt = async {
         let address = || shared.options.address();
-        let stream = connect()
-            .await
-            .map_err(|source| Error::Connect { address: address(), source: Arc::new(source) })?;
+        let stream = connect().await.map_err(|source| match failure(&shared.options, &source) {
+            Some(error) => error,
+            None => Error::Connect { address: address(), source: Arc::new(source) },
+        })?;
         handshake(shared, stream).await
     };
     timeout(limit, attempt).await.unwrap_or(Err(Error::Timeout(limit, "the broker's greeting")))
@@ -64,10 +66,25 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let mut input = Vec::with_capacity(READ_BYTES);
     let mut events = Vec::new();
+    // Whether the broker believes a certificate is known only after the handshake of TLS.
+    let lost = |error| failure(&shared.options, &error).unwrap_or_else(|| lost(error));
     loop {
         let output = shared.lock().engine.take_output(Vec::new(), now());
-        stream.write_all(&output).await.map_err(lost)?;
-        if stream.read_buf(&mut input).await.map_err(lost)? == 0 {
+        let written = async {
+            stream.write_all(&output).await?;
+            stream.flush().await
+        };
+        let written = written.await;
+        let read = stream.read_buf(&mut input).await;
+        // Why nothing can be written may be among what the broker has sent.
+        let read = match (written, read) {
+            (Err(error), Ok(0)) => return Err(lost(error)),
+            (Err(error), Err(reason)) if failure(&shared.options, &reason).is_none() => {
+                return Err(lost(error));
+            }
+            (_, read) => read.map_err(lost)?,
+        };
+        if read == 0 {
             let logging_in = shared.lock().engine.is_logging_in();
             return Err(if logging_in {
                 Error::Login {
@@ -186,6 +203,8 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, link: Lin
     let mut events = Vec::new();
     let mut sending = Vec::new();
     let mut sent = 0;
+    // What was written may still be with the stream, if that is more than a socket.
+    let mut unflushed = false;
     // Why the connection will end when `deadline` comes.
     let mut end: Option<Error> = None;
     let mut deadline: Option<Instant> = None;
@@ -237,9 +256,11 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, link: Lin
                     return closed;
                 }
             }
-            written = writer.write(&sending[sent..]), if sent < sending.len() => match written {
+            written = write_or_flush(&mut writer, &sending[sent..]), if sent < sending.len() || unflushed => match written {
+                Ok(0) => unflushed = false,
                 Ok(bytes) => {
                     sent += bytes;
+                    unflushed = true;
                     if sent == sending.len() {
                         shared.lock().in_flight_bytes = 0;
                         shared.changed.notify_waiters();
@@ -251,6 +272,7 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, link: Lin
                     deadline = Some(Instant::now() + REASON_TIMEOUT);
                     sending.clear();
                     sent = 0;
+                    unflushed = false;
                 }
             },
             () = shared.wake.notified() => {}
@@ -261,6 +283,14 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(shared: &Arc<Shared>, link: Lin
                 shared.lock().engine.tick(now(), listening)?;
             }
         }
+    }
+}
+
+/// Writes some of what there is to write, or else flushes, which is 0 bytes. May be given up at any time.
+async fn write_or_flush<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> io::Result<usize> {
+    match bytes {
+        [] => writer.flush().await.map(|()| 0),
+        bytes => writer.write(bytes).await,
     }
 }
 

@@ -41,6 +41,14 @@ pub enum Error {
         /// The system's error.
         source: Arc<io::Error>,
     },
+    /// The two sides do not agree on TLS, or one does not believe the other.
+    #[error("TLS with {address} failed: {failure}")]
+    Tls {
+        /// Host and port.
+        address: String,
+        /// Why; "it" is the broker.
+        failure: fulmar_tls::Failure,
+    },
     /// The broker did not let the user in.
     #[error("{address} refused the login of user {user:?}: {text}")]
     Login {

@@ -24,7 +24,7 @@
 //!   nothing more is received while the application does not take what has come.
 //! * A connection that breaks is made again, with its channels, declarations and consumers; see [`Reconnect`].
 //! * The URL's scheme picks the protocol and what carries it: `amqp` is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over
-//!   TCP.
+//!   TCP, `amqps` and `amqps0-10` are the same over TLS.
 //!
 //! Inside, an engine turns bytes into events and requests into bytes, without I/O; a session keeps who waits for
 //! what; a driver task moves the bytes.
@@ -43,6 +43,7 @@ mod options;
 mod rdma;
 mod request;
 mod session;
+mod tls;
 mod topology;
 
 pub use address::{
@@ -54,6 +55,7 @@ pub use connection::{Connection, ConnectionEvent, ConnectionEvents};
 pub use consumer::{Consumer, Delivery, Returns};
 pub use error::Error;
 pub use fulmar_core::{Name, Table, Value};
+pub use fulmar_tls::{ClientOptions as TlsOptions, Failure as TlsFailure, MinVersion, Trust};
 pub use message::{Message, MessageProperties, Publish, Returned};
 pub use options::{Carrier, Mechanism, Options, Protocol, Reconnect, Secret, Unconfirmed};
 pub use request::{

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fulmar_tls::{ClientOptions as TlsOptions, Trust};
+
 use crate::Error;
 pub use crate::engine::Mechanism;
 
@@ -19,7 +21,7 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Carrier {
-    /// TCP, not encrypted.
+    /// TCP; encrypted where [`Options::tls`] asks for it.
     Tcp,
     /// RDMA, by the verbs libraries of this host.
     Rdma,
@@ -99,6 +101,10 @@ pub struct Options {
     pub carrier: Carrier,
     /// What to try in its place, in this order, where it cannot be used.
     pub fallbacks: Vec<Carrier>,
+    /// TLS with these; `None`: not encrypted. Files are read when the connection is opened.
+    pub tls: Option<TlsOptions>,
+    /// The name that the broker's certificate has to have; `None` for the host's.
+    pub server_name: Option<String>,
     /// Host name or address.
     pub host: String,
     /// Port.
@@ -145,6 +151,8 @@ impl Default for Options {
             protocol: Protocol::Amqp091,
             carrier: Carrier::Tcp,
             fallbacks: Vec::new(),
+            tls: None,
+            server_name: None,
             host: "localhost".into(),
             port: 5672,
             user: "guest".into(),
@@ -170,6 +178,11 @@ impl Options {
     /// percent-encoded: the virtual host `/` is `%2F`, or no path at all. The scheme names protocol and carrier: `amqp`
     /// is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over TCP, `rdma` and `rdma0-10` are the same over RDMA.
     /// `transport=rdma,tcp` tries one after the other.
+    ///
+    /// `amqps` and `amqps0-10` are TLS over TCP, on port 5671. With them `cacertfile=path` names the certificates to
+    /// believe in place of the system's, `certfile=path` and `keyfile=path` the own certificate and its key,
+    /// `server_name_indication=name` the name that the broker's certificate has to have, if that is not the host's, and
+    /// `verify=verify_none` believes anybody, which is no protection against one in between. Paths are percent-encoded.
     ///
     /// # Errors
     /// [`Error::Url`] with what is wrong.
@@ -205,19 +218,29 @@ impl Options {
     }
 }
 
+/// Where brokers speak TLS unless they are told otherwise.
+const TLS_PORT: u16 = 5671;
+
 fn parse(url: &str) -> Result<Options, String> {
     let (scheme, rest) = url.split_once("://").ok_or("a URL begins with a scheme, as in amqp://host/")?;
-    let (protocol, carrier) = match scheme {
-        "amqp" => (Protocol::Amqp091, Carrier::Tcp),
-        "amqp0-10" => (Protocol::Amqp010, Carrier::Tcp),
-        "rdma" => (Protocol::Amqp091, Carrier::Rdma),
-        "rdma0-10" => (Protocol::Amqp010, Carrier::Rdma),
-        "amqps" | "amqps0-10" => return Err(format!("TLS ({scheme}) is not supported yet")),
+    let (protocol, carrier, is_tls) = match scheme {
+        "amqp" => (Protocol::Amqp091, Carrier::Tcp, false),
+        "amqps" => (Protocol::Amqp091, Carrier::Tcp, true),
+        "amqp0-10" => (Protocol::Amqp010, Carrier::Tcp, false),
+        "amqps0-10" => (Protocol::Amqp010, Carrier::Tcp, true),
+        "rdma" => (Protocol::Amqp091, Carrier::Rdma, false),
+        "rdma0-10" => (Protocol::Amqp010, Carrier::Rdma, false),
         other => {
-            return Err(format!("the scheme {other:?} is not known; amqp, amqp0-10, rdma and rdma0-10 are"));
+            return Err(format!(
+                "the scheme {other:?} is not known; amqp, amqps and rdma are, and with 0-10 after them"
+            ));
         }
     };
     let mut options = Options { protocol, carrier, ..Options::default() };
+    if is_tls {
+        options.tls = Some(TlsOptions::default());
+        options.port = TLS_PORT;
+    }
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, host_port) = match authority.rsplit_once('@') {
@@ -250,10 +273,35 @@ fn parse(url: &str) -> Result<Options, String> {
             "mechanism" => options.mechanism = Some(Mechanism::of_name(value).ok_or_else(wrong)?),
             "transport" => options.set_transports(value)?,
             "name" => options.connection_name = Some(decode(value)?),
+            _ if set_tls(&mut options, name, value)? => {}
             other => return Err(format!("the parameter {other:?} is not known")),
         }
     }
     Ok(options)
+}
+
+/// Sets what a parameter says of TLS; returns whether it is about that.
+fn set_tls(options: &mut Options, name: &str, value: &str) -> Result<bool, String> {
+    const NAMES: [&str; 5] = ["cacertfile", "certfile", "keyfile", "verify", "server_name_indication"];
+    if !NAMES.contains(&name) {
+        return Ok(false);
+    }
+    let tls = options.tls.as_mut().ok_or_else(|| format!("{name} is for amqps:// and amqps0-10://"))?;
+    let path = || decode(value).map(Into::into);
+    match name {
+        // Whom verify=verify_none believes anyhow.
+        "cacertfile" if tls.trust == Trust::Anybody => {}
+        "cacertfile" => tls.trust = Trust::File(path()?),
+        "certfile" => tls.certificate = Some(path()?),
+        "keyfile" => tls.key = Some(path()?),
+        "verify" => match value {
+            "verify_peer" => {}
+            "verify_none" => tls.trust = Trust::Anybody,
+            _ => return Err(format!("{value:?} is not a value for verify; verify_peer and verify_none are")),
+        },
+        _ => options.server_name = Some(decode(value)?),
+    }
+    Ok(true)
 }
 
 fn split_host(text: &str) -> Result<(&str, Option<&str>), String> {
@@ -335,6 +383,27 @@ mod tests {
     }
 
     #[test]
+    fn tls_by_the_scheme_and_by_parameters() {
+        let options = Options::from_url("amqps://h").unwrap();
+        assert_eq!((options.protocol, options.port), (Protocol::Amqp091, 5671));
+        assert_eq!(options.tls, Some(TlsOptions::default()));
+        let url =
+            "amqps0-10://h:7/?cacertfile=%2Fca.pem&certfile=me.pem&keyfile=me.key&server_name_indication=b";
+        let options = Options::from_url(url).unwrap();
+        let tls = options.tls.unwrap();
+        assert_eq!((options.protocol, options.port), (Protocol::Amqp010, 7));
+        assert_eq!(tls.trust, Trust::File("/ca.pem".into()));
+        assert_eq!((tls.certificate, tls.key), (Some("me.pem".into()), Some("me.key".into())));
+        assert_eq!(options.server_name.as_deref(), Some("b"));
+        for url in
+            ["amqps://h/?verify=verify_none&cacertfile=x", "amqps://h/?cacertfile=x&verify=verify_none"]
+        {
+            assert_eq!(Options::from_url(url).unwrap().tls.unwrap().trust, Trust::Anybody);
+        }
+        assert_eq!(Options::from_url("amqp://h").unwrap().tls, None);
+    }
+
+    #[test]
     fn what_is_left_out_is_usual() {
         for url in ["amqp://", "amqp://localhost", "amqp://localhost/", "amqp://localhost:5672/%2f"] {
             let options = Options::from_url(url).unwrap();
@@ -354,7 +423,8 @@ mod tests {
     fn mistakes_are_named_without_the_password() {
         assert!(reason("localhost").contains("scheme"));
         assert!(reason("http://x/").contains("\"http\""));
-        assert!(reason("amqps://x/").contains("TLS"));
+        assert!(reason("amqp://x/?certfile=a").contains("amqps"));
+        assert!(reason("amqps://x/?verify=perhaps").contains("verify_none"));
         assert!(reason("amqp://x:port/").contains("\"port\""));
         assert!(reason("amqp://x/%2").contains("hexadecimal"));
         assert!(reason("amqp://x/?frobnicate=1").contains("frobnicate"));

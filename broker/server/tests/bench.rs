@@ -11,13 +11,13 @@ use std::time::Duration;
 use common::Program;
 use fulmar_amqp_0_9_1::codec::{Method, TableRef};
 use fulmar_bench::builtin;
-use fulmar_bench::driver::tls::Trust;
 use fulmar_bench::load::ClientWait;
 use fulmar_bench::measure::{Extras, Measured, measure, measure_with};
 use fulmar_bench::result::ResultFile;
 use fulmar_bench::target::Target;
 use fulmar_bench::url::{Protocol, Url};
 use fulmar_bench::workload::Workload;
+use fulmar_tls::{ClientOptions, Trust};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long the broker is stopped each time.
@@ -232,7 +232,11 @@ fn measures_over_tls_whom_it_believes() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, certificate).unwrap();
-    let url = |host: &str, trust| Url { host: host.into(), tls: Some(trust), ..at(port) };
+    let url = |host: &str, trust| Url {
+        host: host.into(),
+        tls: Some(ClientOptions { trust, ..ClientOptions::default() }),
+        ..at(port)
+    };
     let workload =
         "seconds = 0.3\nwarmup_s = 0\nsize = { min = 24, max = 20000 }\nconfirm_window = 50\nack = 5";
     for rate in ["", "\nrate_hz = 500\nclient = { wait = 'block' }"] {

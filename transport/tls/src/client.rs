@@ -24,7 +24,7 @@ pub enum Trust {
 }
 
 /// What a client is told of TLS.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientOptions {
     /// Whom to believe.
     pub trust: Trust,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 /// Why TLS with a peer failed. One line.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,21 @@ enum Reason {
 impl Failure {
     /// The handshake took more bytes than anybody needs for one.
     pub(crate) const TOO_LONG: Failure = Failure(Reason::TooLong);
+}
+
+impl Failure {
+    /// What an error of a stream over TLS is about; `None` if it is not about TLS.
+    pub fn of_io(error: &std::io::Error) -> Option<Failure> {
+        let error = error.get_ref()?.downcast_ref::<Error>()?;
+        Some(error.clone().into())
+    }
+}
+
+impl Failure {
+    /// Whether the peer's certificate was issued by somebody who is not trusted here.
+    pub fn is_about_trust(&self) -> bool {
+        matches!(&self.0, Reason::Tls(Error::InvalidCertificate(CertificateError::UnknownIssuer)))
+    }
 }
 
 impl From<Error> for Failure {
@@ -46,7 +61,10 @@ impl fmt::Display for Failure {
             Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
                 f.write_str("it offers no cipher suite that is allowed here")
             }
-            Error::InvalidMessage(_) => write!(f, "what it sent is not TLS, or damaged: {error}"),
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                f.write_str("what it sent is not TLS")
+            }
+            Error::InvalidMessage(_) => write!(f, "what it sent is not TLS, or is damaged: {error}"),
             error => write!(f, "{error}"),
         }
     }

@@ -374,9 +374,8 @@ pub(in crate::driver) fn connect(url: &Url) -> Result<Stream, DriverError> {
     socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
     match &url.tls {
         None => Ok(Stream::Tcp(socket)),
-        Some(trust) => {
-            tls::connect(socket, &url.host, trust).map_err(|error| DriverError::Tls(server_name(url), error))
-        }
+        Some(options) => tls::connect(socket, &url.host, options)
+            .map_err(|error| DriverError::Tls(server_name(url), error)),
     }
 }
 

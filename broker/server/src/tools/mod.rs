@@ -7,10 +7,11 @@ pub mod store;
 
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use fulmar_client::{Channel, Connection, Error, Options, QueueOptions, Reconnect, Value};
+use fulmar_client::{Channel, Connection, Error, Options, QueueOptions, Reconnect, TlsOptions, Trust, Value};
 
 /// What `--help` says of the exit codes.
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 something else failed; 2 wrong usage; 3 no connection to the broker; \
@@ -19,8 +20,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 something else failed; 2 wrong u
 /// How to reach the broker; the same for both tools.
 #[derive(Clone, Debug, clap::Args)]
 struct BrokerArgs {
-    /// Broker, as amqp://user:password@host:port/virtual-host; amqp0-10:// for AMQP 0-10, rdma:// and
-    /// rdma0-10:// for the same over RDMA
+    /// Broker, as amqp://user:password@host:port/virtual-host; amqp0-10:// for AMQP 0-10, amqps:// and amqps0-10:// for
+    /// the same over TLS, rdma:// and rdma0-10:// over RDMA
     #[arg(
         short,
         long,
@@ -37,6 +38,55 @@ struct BrokerArgs {
     /// Keep connecting again when the connection breaks
     #[arg(long)]
     reconnect: bool,
+
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+/// What to secure a connection with.
+#[derive(Clone, Debug, clap::Args)]
+struct TlsArgs {
+    /// With TLS, believe the certificates of this file (PEM) instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+
+    /// With TLS, show this certificate (PEM); ?mechanism=EXTERNAL in the URL logs in by it
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+
+    /// Its key [default: in the file of the certificate]
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+
+    /// File whose first line decrypts the key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key_password_file: Option<PathBuf>,
+
+    /// With TLS, believe any broker: no protection against one in between
+    #[arg(long, conflicts_with = "ca_file")]
+    insecure: bool,
+}
+
+impl TlsArgs {
+    /// Adds what was given to what the URL says.
+    fn apply(&self, tls: Option<&mut TlsOptions>) -> Result<(), Error> {
+        let is_given = self.insecure || self.ca_file.is_some() || self.cert.is_some();
+        let Some(tls) = tls else {
+            let wrong = "--ca-file, --cert and --insecure are for URLs with TLS: amqps://, amqps0-10://";
+            return if is_given { Err(Error::Argument(wrong.into())) } else { Ok(()) };
+        };
+        if self.insecure {
+            tls.trust = Trust::Anybody;
+        } else if let Some(path) = &self.ca_file {
+            tls.trust = Trust::File(path.clone());
+        }
+        if let Some(certificate) = &self.cert {
+            tls.certificate = Some(certificate.clone());
+            tls.key = self.key.clone();
+            tls.key_password_file = self.key_password_file.clone();
+        }
+        Ok(())
+    }
 }
 
 /// A queue to make first, if it is not there.
@@ -57,6 +107,7 @@ impl BrokerArgs {
         if let Some(transport) = &self.transport {
             options.set_transports(transport).map_err(Error::Argument)?;
         }
+        self.tls.apply(options.tls.as_mut())?;
         options.reconnect = self.reconnect.then(Reconnect::default);
         options.connection_name.get_or_insert_with(|| format!("fulmar {name}"));
         Ok(Connection::open(options).await?)
@@ -106,6 +157,10 @@ impl fmt::Display for Failure {
                     Error::Connect { .. } => {
                         write!(f, "\nIs a broker running there? `fulmar serve` starts one.")
                     }
+                    Error::Tls { failure, .. } if failure.is_about_trust() => write!(
+                        f,
+                        "\n--ca-file names the certificate of whoever issued the broker's, or that one itself."
+                    ),
                     Error::Login { .. } => write!(
                         f,
                         "\nThe URL holds user and password; `fulmar user` manages them; guest may log in on the \
@@ -132,7 +187,9 @@ impl Failure {
             Failure::Client(
                 Error::Url { .. } | Error::Argument(_) | Error::Address { .. } | Error::Unsupported(_),
             ) => 2,
-            Failure::Client(Error::Connect { .. } | Error::Timeout(..) | Error::ConnectionLost(_)) => 3,
+            Failure::Client(
+                Error::Connect { .. } | Error::Tls { .. } | Error::Timeout(..) | Error::ConnectionLost(_),
+            ) => 3,
             Failure::Client(Error::Login { .. }) => 4,
             Failure::Client(
                 Error::ChannelClosed { .. }
