@@ -114,8 +114,12 @@ impl BrokerOptions {
                 Some(path) => Trust::File(path.clone()),
                 None => Trust::System,
             };
-            *tls =
-                ClientOptions { trust, certificate: self.cert.clone(), key: self.key.clone(), ..tls.clone() };
+            **tls = ClientOptions {
+                trust,
+                certificate: self.cert.clone(),
+                key: self.key.clone(),
+                ..ClientOptions::clone(tls)
+            };
         }
         url
     }

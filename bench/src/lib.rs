@@ -127,7 +127,7 @@ enum Command {
     /// What a disk can do without a broker: one flushed write at a time, and a stream of them.
     Disk(disk::DiskArgs),
     /// Floor, broker and peer in turns, with medians and ratios.
-    Ratio(ratio::RatioArgs),
+    Ratio(Box<ratio::RatioArgs>),
     /// Opens idle connections and tells what each costs the broker in memory.
     Connections(scale::ConnectionsArgs),
     /// Declares many queues with bindings in one pipeline and tells how long that takes.

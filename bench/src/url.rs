@@ -44,7 +44,7 @@ pub struct Url {
     /// Virtual host.
     pub vhost: String,
     /// Over TLS, with these; plain TCP without.
-    pub tls: Option<ClientOptions>,
+    pub tls: Option<Box<ClientOptions>>,
 }
 
 impl Default for Url {
@@ -116,7 +116,7 @@ impl FromStr for Url {
             "amqps0-10" => (Protocol::Amqp010, true),
             _ => return Err("a URL begins with amqp:// or amqps://, amqp0-10:// or amqps0-10://".into()),
         };
-        let (tls, usual_port) = if is_tls { (Some(ClientOptions::default()), 5671) } else { (None, 5672) };
+        let (tls, usual_port) = if is_tls { (Some(Box::default()), 5671) } else { (None, 5672) };
         let (authority, vhost) = match rest.split_once('/') {
             Some((authority, vhost)) if !vhost.is_empty() => (authority, decode(vhost)?),
             Some((authority, _)) => (authority, "/".into()),
@@ -185,10 +185,7 @@ mod tests {
         let url: Url = "amqp://guest:guest@127.0.0.1:1/".parse().unwrap();
         assert_eq!((url.port, url.vhost.as_str(), url.tls.is_some()), (1, "/", false));
         let url: Url = "amqps://broker.example".parse().unwrap();
-        assert_eq!(
-            (url.port, url.tls, url.protocol),
-            (5671, Some(ClientOptions::default()), Protocol::Amqp091)
-        );
+        assert_eq!((url.port, url.tls, url.protocol), (5671, Some(Box::default()), Protocol::Amqp091));
         let url: Url = "amqp0-10://h:7".parse().unwrap();
         assert_eq!((url.port, url.tls.is_some(), url.protocol), (7, false, Protocol::Amqp010));
         assert_eq!(url.with_password().parse(), Ok(url));

@@ -234,7 +234,7 @@ fn measures_over_tls_whom_it_believes() {
     std::fs::write(&file, certificate).unwrap();
     let url = |host: &str, trust| Url {
         host: host.into(),
-        tls: Some(ClientOptions { trust, ..ClientOptions::default() }),
+        tls: Some(Box::new(ClientOptions { trust, ..ClientOptions::default() })),
         ..at(port)
     };
     let workload =

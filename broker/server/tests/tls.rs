@@ -34,7 +34,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn refused(options: Options) -> Error {
-    run(Connection::open(options)).err().expect("nobody comes in so")
+    run(Connection::open(options)).expect_err("nobody comes in so")
 }
 
 /// Many sizes, there and back; more at once than sockets and TLS hold.
