@@ -23,6 +23,7 @@ pub mod journal;
 pub mod limits;
 pub mod mesh;
 pub mod message;
+pub mod permission;
 pub mod queue;
 pub mod request;
 pub mod selector;

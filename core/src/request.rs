@@ -424,6 +424,9 @@ pub enum Refusal {
     /// The name is reserved, or the object is one that clients may not change.
     #[error("{0}")]
     Forbidden(String),
+    /// The client may not do this; what the rules say of it.
+    #[error("{0}")]
+    Denied(String),
     /// The default exchange cannot be declared, deleted, bound or unbound.
     #[error("operation not permitted on the default exchange")]
     DefaultExchange,

@@ -113,6 +113,13 @@ impl DataDirectory {
     }
 }
 
+/// The process that has a data directory; `None`: none, or there is no such directory.
+pub fn holder_of(path: &Path) -> Option<u32> {
+    let mut lock = File::open(path.join("lock")).ok()?;
+    // Whoever could lock it would find that nobody has it.
+    if try_lock(&lock).ok()? { None } else { holder(&mut lock).0 }
+}
+
 /// Makes a directory; its name outlives a power cut.
 fn make(path: &Path) -> io::Result<()> {
     if path.is_dir() {

@@ -35,7 +35,7 @@ pub mod transaction;
 pub mod words;
 
 pub use cleaning::{Holder, clean};
-pub use directory::{DataDirectory, DirectoryError};
+pub use directory::{DataDirectory, DirectoryError, holder_of};
 pub use handle::Handle;
 pub use log::{Files, Log, ReadBack, TOKENS, Told};
 pub use metrics::{Footprint, Metrics};

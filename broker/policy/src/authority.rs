@@ -6,60 +6,28 @@
 //! 4. A password that was right is remembered as a keyed hash, so that thousands of reconnects cost one check.
 
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::SystemTime;
+use std::path::PathBuf;
 
-use argon2::Argon2;
 use argon2::password_hash::rand_core::{OsRng, RngCore};
-use argon2::password_hash::{PasswordHash, PasswordVerifier};
 use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use subtle::ConstantTimeEq;
 
+use crate::mechanism::{Mechanism, Offer};
+use crate::replace::{Stamp, stamp};
+use crate::sasl::scram::{ClientFirst, Hash, Keys, Proof};
+use crate::sasl::{digest_md5, md5_keys, scram};
+use crate::secrets::{Recipe, Secrets, is_hashed};
 use crate::users::Account;
 use crate::{GUEST, Peer, UserFile, UsersError};
 
 /// Checked in place of the hash of a user that does not exist; as dear as those that `fulmar user add` makes.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9i$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// Who has no name.
+pub const ANONYMOUS: &str = "anonymous";
 /// Passwords remembered.
 const MAX_REMEMBERED: usize = 10_000;
-
-/// A SASL mechanism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
-    /// RFC 4616.
-    Plain,
-    /// Name and password in a field table, as AMQP 0-9-1's older clients send them.
-    AmqPlain,
-    /// RFC 4505: no name.
-    Anonymous,
-}
-
-impl Mechanism {
-    /// Its registered name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mechanism::Plain => "PLAIN",
-            Mechanism::AmqPlain => "AMQPLAIN",
-            Mechanism::Anonymous => "ANONYMOUS",
-        }
-    }
-}
-
-impl FromStr for Mechanism {
-    type Err = Denied;
-
-    fn from_str(text: &str) -> Result<Self, Denied> {
-        [Mechanism::Plain, Mechanism::AmqPlain, Mechanism::Anonymous]
-            .into_iter()
-            .find(|mechanism| mechanism.name() == text)
-            .ok_or(Denied::Mechanism)
-    }
-}
 
 /// Why a login was refused; for the log, never for the peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +37,7 @@ pub enum Denied {
     Mechanism,
     /// What the peer said is not what the mechanism asks for.
     #[error("malformed {0} response")]
-    Malformed(&'static str),
+    Malformed(Mechanism),
     /// There is no such user.
     #[error("there is no user '{0}'")]
     Unknown(String),
@@ -79,6 +47,23 @@ pub enum Denied {
     /// The password is wrong.
     #[error("wrong password for user '{0}'")]
     Password(String),
+    /// Nothing is kept of the password for this mechanism.
+    #[error(
+        "user '{0}' has no keys for {1}; `fulmar user passwd` makes some (with --md5 for CRAM-MD5 and DIGEST-MD5)"
+    )]
+    NoKeys(String, Mechanism),
+    /// The peer wants to be somebody else.
+    #[error("user '{0}' wants to be '{1}'")]
+    SomebodyElse(String, String),
+    /// Too many logins from its address have failed.
+    #[error("too many failed logins from {0}")]
+    TooManyFailures(std::net::IpAddr),
+    /// The access control list does not let the user connect from there.
+    #[error("user '{0}' may not connect from {1}")]
+    Address(String, std::net::IpAddr),
+    /// The user has as many connections as he may have.
+    #[error("user '{0}' has {1} connections already")]
+    TooManyConnections(String, u32),
     /// The account is for clients on this host.
     #[error("user '{GUEST}' can log in from this host only; `fulmar user add` adds others")]
     GuestFromElsewhere,
@@ -101,50 +86,62 @@ pub struct Exchange(State);
 enum State {
     /// The peer has named a mechanism, and nothing else.
     Named(Mechanism),
+    /// It has been asked to prove by SCRAM that it is this user.
+    Scram(String, Hash, scram::Exchange),
+    /// It has been asked to prove something by CRAM-MD5.
+    Cram(Vec<u8>),
+    /// The same by DIGEST-MD5.
+    Digest(digest_md5::Exchange),
+    /// It is this user, and has been told so; nothing is to follow.
+    Proven(String, Mechanism),
+}
+
+fn challenge(challenge: Vec<u8>, state: State) -> Round {
+    Round::Challenge(challenge, Exchange(state))
 }
 
 /// Decides on logins.
 pub struct Authority {
     users: UserFile,
     stamp: Stamp,
-    anonymous: bool,
+    offer: Offer,
+    realm: String,
     key: [u8; 32],
     remembered: HashMap<String, [u8; 32]>,
-}
-
-/// What changes when a file does.
-type Stamp = Option<(SystemTime, u64, u64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    let meta = fs::metadata(path).ok()?;
-    Some((meta.modified().ok()?, meta.len(), meta.ino()))
+    /// What is kept of the password that guest has without being added; made when it is needed.
+    guest: Option<Secrets>,
 }
 
 impl Authority {
-    /// With the users of a file, and SASL ANONYMOUS or not.
+    /// With the users of a file. `realm` is where users without one are from.
     ///
     /// # Errors
     /// The file is there and cannot be read, or a line of it is wrong.
-    pub fn new(users_file: PathBuf, anonymous: bool) -> Result<Self, UsersError> {
+    pub fn new(users_file: PathBuf, offer: Offer, realm: String) -> Result<Self, UsersError> {
         let stamp = stamp(&users_file);
         let users = UserFile::load(&users_file)?;
         let mut key = [0; 32];
         OsRng.fill_bytes(&mut key);
-        Ok(Authority { users, stamp, anonymous, key, remembered: HashMap::new() })
+        Ok(Authority { users, stamp, offer, realm, key, remembered: HashMap::new(), guest: None })
     }
 
-    /// The mechanisms on offer, in order of preference.
-    pub fn mechanisms(&self) -> Vec<Mechanism> {
-        let mut mechanisms = vec![Mechanism::Plain, Mechanism::AmqPlain];
-        if self.anonymous {
-            mechanisms.push(Mechanism::Anonymous);
-        }
-        mechanisms
+    /// What is offered to whom.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
     }
 
     /// The users as last read.
     pub fn users(&self) -> &UserFile {
         &self.users
+    }
+
+    /// A user as access control lists know him: `name@realm`.
+    pub fn identity(&self, user: &str) -> String {
+        if user.contains('@') || user == ANONYMOUS {
+            user.to_owned()
+        } else {
+            format!("{user}@{}", self.realm)
+        }
     }
 
     /// Reads the file of users again if it has changed. Returns whether it had.
@@ -168,13 +165,26 @@ impl Authority {
     /// # Errors
     /// Why the login is refused.
     pub fn begin(&mut self, peer: &Peer, mechanism: &str, response: Option<&[u8]>) -> Result<Round, Denied> {
-        let mechanism = mechanism.parse()?;
-        if !self.mechanisms().contains(&mechanism) {
+        let mechanism = mechanism.parse().map_err(|_| Denied::Mechanism)?;
+        if !self.offer.to(peer).contains(&mechanism) {
             return Err(Denied::Mechanism);
         }
         match (mechanism, response) {
-            (Mechanism::Anonymous, _) => Ok(Round::Accepted("anonymous".to_string())),
-            (mechanism, None) => Ok(Round::Challenge(Vec::new(), Exchange(State::Named(mechanism)))),
+            (Mechanism::Anonymous, _) => Ok(Round::Accepted(ANONYMOUS.to_string())),
+            // The broker speaks first.
+            (Mechanism::CramMd5, _) => {
+                let asked = md5_keys::challenge();
+                Ok(challenge(asked.clone(), State::Cram(asked)))
+            }
+            (Mechanism::DigestMd5, _) => {
+                let exchange = digest_md5::Exchange::new(&self.realm);
+                Ok(challenge(exchange.challenge(), State::Digest(exchange)))
+            }
+            (mechanism, None) => Ok(challenge(Vec::new(), State::Named(mechanism))),
+            // Clients of AMQP 0-9-1 cannot say that they say nothing yet.
+            (mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256), Some(b"")) => {
+                Ok(challenge(Vec::new(), State::Named(mechanism)))
+            }
             (mechanism, Some(response)) => self.respond(peer, mechanism, response),
         }
     }
@@ -186,23 +196,139 @@ impl Authority {
     pub fn go_on(&mut self, peer: &Peer, exchange: Exchange, response: &[u8]) -> Result<Round, Denied> {
         match exchange.0 {
             State::Named(mechanism) => self.respond(peer, mechanism, response),
+            State::Scram(user, hash, exchange) => self.finish_scram(peer, user, hash, exchange, response),
+            State::Cram(challenge) => self.finish_cram(peer, &challenge, response),
+            State::Digest(exchange) => self.finish_digest(peer, &exchange, response),
+            State::Proven(user, _) if response.is_empty() => Ok(Round::Accepted(user)),
+            State::Proven(_, mechanism) => Err(Denied::Malformed(mechanism)),
         }
     }
 
+    /// What a peer says of itself by a mechanism in which it speaks first.
     fn respond(&mut self, peer: &Peer, mechanism: Mechanism, response: &[u8]) -> Result<Round, Denied> {
+        let malformed = Denied::Malformed(mechanism);
         match mechanism {
             Mechanism::Plain | Mechanism::AmqPlain => {
-                let (user, password) = read_plain(response).ok_or(Denied::Malformed("PLAIN"))?;
-                self.check_password(user, password, peer.is_loopback()).map(Round::Accepted)
+                let (user, password) = read_plain(response).ok_or(malformed)?;
+                let user = self.local(user).to_owned();
+                self.check_password(&user, password, peer).map(Round::Accepted)
             }
-            Mechanism::Anonymous => Err(Denied::Mechanism),
+            Mechanism::External => {
+                let user = peer.identity.certificate.clone().ok_or(Denied::Mechanism)?;
+                let wanted = std::str::from_utf8(response).map_err(|_| malformed)?;
+                is_himself(&user, wanted)?;
+                Ok(Round::Accepted(user))
+            }
+            Mechanism::ScramSha1 => self.begin_scram(Hash::Sha1, response),
+            Mechanism::ScramSha256 => self.begin_scram(Hash::Sha256, response),
+            Mechanism::Anonymous | Mechanism::CramMd5 | Mechanism::DigestMd5 => Err(malformed),
         }
     }
 
-    fn check_password(&mut self, user: &str, password: &[u8], loopback: bool) -> Result<String, Denied> {
-        if user == GUEST && !loopback {
-            return Err(Denied::GuestFromElsewhere);
+    fn begin_scram(&mut self, hash: Hash, response: &[u8]) -> Result<Round, Denied> {
+        let first = ClientFirst::read(response).ok_or(Denied::Malformed(scram_mechanism(hash)))?;
+        let user = self.local(&first.user).to_owned();
+        is_himself(&first.user, &first.authorize_as)?;
+        let keys = self.secrets(&user).and_then(|secrets| secrets.scram(hash).cloned());
+        let keys =
+            keys.unwrap_or_else(|| Keys::of_nobody(hash, &self.proof(&user, hash.mechanism().as_bytes())));
+        let (asked, exchange) = first.challenge(&keys, &crate::sasl::nonce());
+        Ok(challenge(asked, State::Scram(user, hash, exchange)))
+    }
+
+    fn finish_scram(
+        &mut self,
+        peer: &Peer,
+        user: String,
+        hash: Hash,
+        exchange: scram::Exchange,
+        response: &[u8],
+    ) -> Result<Round, Denied> {
+        let mechanism = scram_mechanism(hash);
+        let is_known = self.secrets(&user).is_some_and(|secrets| secrets.scram(hash).is_some());
+        match exchange.finish(response) {
+            Proof::Malformed => Err(Denied::Malformed(mechanism)),
+            Proof::Right(end) if is_known => self.proven(peer, user, mechanism, end),
+            _ => Err(self.refused(user, mechanism, is_known)),
         }
+    }
+
+    fn finish_cram(&mut self, peer: &Peer, asked: &[u8], response: &[u8]) -> Result<Round, Denied> {
+        let mechanism = Mechanism::CramMd5;
+        let (user, answer) = md5_keys::read_answer(response).ok_or(Denied::Malformed(mechanism))?;
+        let user = self.local(user).to_owned();
+        let right = self.secrets(&user).and_then(Secrets::cram).map(|keys| keys.is_answer(asked, answer));
+        match right {
+            Some(true) => self.admit(peer, &user).map(|()| Round::Accepted(user)),
+            right => Err(self.refused(user, mechanism, right.is_some())),
+        }
+    }
+
+    fn finish_digest(
+        &mut self,
+        peer: &Peer,
+        exchange: &digest_md5::Exchange,
+        response: &[u8],
+    ) -> Result<Round, Denied> {
+        let mechanism = Mechanism::DigestMd5;
+        let response = digest_md5::Response::read(response).ok_or(Denied::Malformed(mechanism))?;
+        let user = response.user.clone();
+        is_himself(&user, &response.authorize_as)?;
+        let realm = self.realm.clone();
+        let Some(secret) = self.secrets(&user).and_then(|secrets| secrets.digest(&realm)) else {
+            return Err(self.refused(user, mechanism, false));
+        };
+        match exchange.finish(&response, secret) {
+            Some(end) => self.proven(peer, user, mechanism, end),
+            None => Err(self.refused(user, mechanism, true)),
+        }
+    }
+
+    /// The peer knows the password. It is to be told that the broker does, and says nothing to that.
+    fn proven(&self, peer: &Peer, user: String, mechanism: Mechanism, end: Vec<u8>) -> Result<Round, Denied> {
+        self.admit(peer, &user)?;
+        Ok(challenge(end, State::Proven(user, mechanism)))
+    }
+
+    /// Whether a user who has proven to be one may come in.
+    fn admit(&self, peer: &Peer, user: &str) -> Result<(), Denied> {
+        if user == GUEST && !peer.is_loopback() { Err(Denied::GuestFromElsewhere) } else { Ok(()) }
+    }
+
+    fn refused(&self, user: String, mechanism: Mechanism, has_keys: bool) -> Denied {
+        match self.users.account(&user) {
+            Account::Locked => Denied::Locked(user),
+            Account::Unknown if user != GUEST => Denied::Unknown(user),
+            _ if !has_keys => Denied::NoKeys(user, mechanism),
+            _ => Denied::Password(user),
+        }
+    }
+
+    /// The user in the file: realms other than the broker's are part of the name.
+    fn local<'a>(&self, user: &'a str) -> &'a str {
+        match user.strip_suffix(&self.realm).and_then(|start| start.strip_suffix('@')) {
+            Some(name) if self.users.account(user) == Account::Unknown => name,
+            _ => user,
+        }
+    }
+
+    /// What is kept of a user's password.
+    fn secrets(&mut self, user: &str) -> Option<&Secrets> {
+        if user == GUEST && self.users.account(user) == Account::Unknown {
+            if self.guest.is_none() {
+                let recipe = Recipe { md5_realm: Some(self.realm.clone()), ..Recipe::default() };
+                self.guest = Secrets::new(GUEST, GUEST.as_bytes(), &recipe).ok();
+            }
+            return self.guest.as_ref();
+        }
+        match self.users.account(user) {
+            Account::Known(secrets) => Some(secrets),
+            Account::Unknown | Account::Locked => None,
+        }
+    }
+
+    fn check_password(&mut self, user: &str, password: &[u8], peer: &Peer) -> Result<String, Denied> {
+        self.admit(peer, user)?;
         let account = self.users.account(user);
         if user == GUEST && account == Account::Unknown {
             return match password.ct_eq(GUEST.as_bytes()).into() {
@@ -214,17 +340,18 @@ impl Authority {
         if self.remembered.get(user).is_some_and(|known| known.ct_eq(&proof).into()) {
             return Ok(user.to_string());
         }
-        let hash = match account {
-            Account::Hash(hash) => hash,
-            Account::Unknown | Account::Locked => NOBODY,
+        let is_right = match account {
+            Account::Known(secrets) => secrets.is_password(password),
+            Account::Unknown | Account::Locked => {
+                is_hashed(NOBODY, password);
+                false
+            }
         };
-        let right = PasswordHash::new(hash)
-            .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok());
         match account {
             Account::Unknown => Err(Denied::Unknown(user.to_string())),
             Account::Locked => Err(Denied::Locked(user.to_string())),
-            Account::Hash(_) if !right => Err(Denied::Password(user.to_string())),
-            Account::Hash(_) => {
+            Account::Known(_) if !is_right => Err(Denied::Password(user.to_string())),
+            Account::Known(_) => {
                 if self.remembered.len() >= MAX_REMEMBERED {
                     self.remembered.clear();
                 }
@@ -244,6 +371,19 @@ impl Authority {
     }
 }
 
+fn scram_mechanism(hash: Hash) -> Mechanism {
+    match hash {
+        Hash::Sha1 => Mechanism::ScramSha1,
+        Hash::Sha256 => Mechanism::ScramSha256,
+    }
+}
+
+/// Nobody acts for others.
+fn is_himself(user: &str, wanted: &str) -> Result<(), Denied> {
+    let is = wanted.is_empty() || wanted == user;
+    if is { Ok(()) } else { Err(Denied::SomebodyElse(user.to_owned(), wanted.to_owned())) }
+}
+
 /// User and password of RFC 4616. What the peer would like to be beyond that is not heard.
 fn read_plain(response: &[u8]) -> Option<(&str, &[u8])> {
     let mut parts = response.splitn(3, |&byte| byte == 0);
@@ -257,17 +397,39 @@ mod tests {
     use super::*;
     use crate::PeerIdentity;
     use argon2::Params;
+    use argon2::password_hash::PasswordHash;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    fn recipe() -> Recipe {
+        Recipe {
+            argon2: Params::new(8, 1, 1, None).unwrap(),
+            iterations: 4096,
+            md5_realm: Some("FULMAR".into()),
+        }
+    }
 
     fn write(path: &Path, user: &str, password: &str) {
-        let hash = crate::users::hash(password.as_bytes(), Params::new(8, 1, 1, None).unwrap()).unwrap();
-        fs::write(path, format!("{user}:{hash}\n")).unwrap();
+        let secrets = Secrets::new(user, password.as_bytes(), &recipe()).unwrap();
+        write_text(path, &format!("{user}:{secrets}\n"));
+    }
+
+    fn write_text(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn offer() -> Offer {
+        let mechanisms = crate::mechanism::EVERY.into_iter().filter(|m| *m != Mechanism::Anonymous).collect();
+        Offer { mechanisms, plain_anywhere: true, ..Offer::default() }
     }
 
     fn authority(user: &str, password: &str) -> (tempfile::TempDir, Authority) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
         write(&path, user, password);
-        let authority = Authority::new(path, false).unwrap();
+        let authority = Authority::new(path, offer(), "FULMAR".into()).unwrap();
         (dir, authority)
     }
 
@@ -320,7 +482,7 @@ mod tests {
             log_in(&mut authority, ELSEWHERE, "PLAIN", "\0guest\0other"),
             Err(Denied::GuestFromElsewhere)
         );
-        fs::write(authority.users.path(), "guest:!\n").unwrap();
+        write_text(authority.users.path(), "guest:!\n");
         authority.refresh().unwrap();
         assert_eq!(plain(&mut authority, GUEST, GUEST), Err(Denied::Locked(GUEST.into())));
     }
@@ -334,7 +496,7 @@ mod tests {
         assert!(authority.refresh().unwrap());
         assert_eq!(plain(&mut authority, "ann", "one"), Err(Denied::Unknown("ann".into())));
         assert_eq!(plain(&mut authority, "anna", "two"), Ok("anna".into()));
-        fs::write(authority.users.path(), "rubbish\n").unwrap();
+        write_text(authority.users.path(), "rubbish\n");
         assert!(authority.refresh().is_err());
         assert!(!authority.refresh().unwrap(), "said once");
         assert_eq!(plain(&mut authority, "anna", "two"), Ok("anna".into()));
@@ -345,9 +507,157 @@ mod tests {
         let (_dir, mut authority) = authority("ann", "secret");
         assert_eq!(log_in(&mut authority, HERE, "ANONYMOUS", ""), Err(Denied::Mechanism));
         assert_eq!(log_in(&mut authority, HERE, "EXTERNAL", ""), Err(Denied::Mechanism));
-        authority.anonymous = true;
+        authority.offer.mechanisms.push(Mechanism::Anonymous);
         assert_eq!(log_in(&mut authority, HERE, "ANONYMOUS", ""), Ok("anonymous".into()));
-        assert_eq!(authority.mechanisms().last(), Some(&Mechanism::Anonymous));
+    }
+
+    /// A client's side of a login by a mechanism with a proof. Returns who it is, and how many rounds it took.
+    fn prove(
+        authority: &mut Authority,
+        from: [u8; 4],
+        mechanism: &str,
+        user: &str,
+        password: &str,
+    ) -> Result<String, Denied> {
+        let peer = Peer::new(from.into(), PeerIdentity::default());
+        let mut client = Client { user, password, first: String::new() };
+        let first = client.first(mechanism);
+        let mut round = authority.begin(&peer, mechanism, first.as_deref().map(str::as_bytes))?;
+        for _ in 0..5 {
+            let (asked, exchange) = match round {
+                Round::Accepted(user) => return Ok(user),
+                Round::Challenge(asked, exchange) => (String::from_utf8(asked).unwrap(), exchange),
+            };
+            let answer = client.answer(mechanism, &asked);
+            round = authority.go_on(&peer, exchange, answer.as_bytes())?;
+        }
+        panic!("{mechanism} comes to no end");
+    }
+
+    struct Client<'a> {
+        user: &'a str,
+        password: &'a str,
+        first: String,
+    }
+
+    impl Client<'_> {
+        fn first(&mut self, mechanism: &str) -> Option<String> {
+            self.first = format!("n={},r=abc", self.user);
+            mechanism.starts_with("SCRAM").then(|| format!("n,,{}", self.first))
+        }
+
+        fn answer(&self, mechanism: &str, asked: &str) -> String {
+            use base64::Engine;
+            use base64::engine::general_purpose::STANDARD;
+            use hmac::{Hmac, KeyInit, Mac};
+            use md5::{Digest, Md5};
+            use sha2::Sha256;
+            if asked.starts_with("v=") || asked.starts_with("rspauth=") {
+                return String::new();
+            }
+            let hex = |bytes: &[u8]| crate::sasl::hex(bytes);
+            match mechanism {
+                "SCRAM-SHA-256" => {
+                    let parts: Vec<&str> = asked.split(',').map(|part| &part[2..]).collect();
+                    let salt = STANDARD.decode(parts[1]).unwrap();
+                    let salted = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(
+                        self.password.as_bytes(),
+                        &salt,
+                        parts[2].parse().unwrap(),
+                    );
+                    let mac = |key: &[u8], text: &[u8]| {
+                        Hmac::<Sha256>::new_from_slice(key)
+                            .unwrap()
+                            .chain_update(text)
+                            .finalize()
+                            .into_bytes()
+                    };
+                    let key = mac(&salted, b"Client Key");
+                    let end = format!("c=biws,r={}", parts[0]);
+                    let signature =
+                        mac(&Sha256::digest(key), format!("{},{asked},{end}", self.first).as_bytes());
+                    let proof: Vec<u8> = key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
+                    format!("{end},p={}", STANDARD.encode(proof))
+                }
+                "CRAM-MD5" => {
+                    let mac = Hmac::<Md5>::new_from_slice(self.password.as_bytes()).unwrap();
+                    let mac = mac.chain_update(asked).finalize().into_bytes();
+                    format!("{} {}", self.user, hex(&mac))
+                }
+                "DIGEST-MD5" => {
+                    let nonce = asked.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
+                    let md5 = |text: &[u8]| hex(&Md5::digest(text));
+                    let Client { user, password, .. } = self;
+                    let secret = Md5::digest(format!("{user}:FULMAR:{password}"));
+                    let a1 = md5(&[&secret[..], format!(":{nonce}:c").as_bytes()].concat());
+                    let a2 = md5(b"AUTHENTICATE:amqp/h");
+                    let answer = md5(format!("{a1}:{nonce}:00000001:c:auth:{a2}").as_bytes());
+                    format!(
+                        "username=\"{user}\",realm=\"FULMAR\",nonce=\"{nonce}\",cnonce=\"c\",nc=00000001,qop=auth,\
+                         digest-uri=\"amqp/h\",response={answer}"
+                    )
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn proofs_log_in_without_the_password() {
+        let (_dir, mut authority) = authority("ann", "secret");
+        for mechanism in ["SCRAM-SHA-256", "CRAM-MD5", "DIGEST-MD5"] {
+            let mut prove = |from, user, password| prove(&mut authority, from, mechanism, user, password);
+            assert_eq!(prove(ELSEWHERE, "ann", "secret"), Ok("ann".into()), "{mechanism}");
+            assert_eq!(prove(ELSEWHERE, "ann", "wrong"), Err(Denied::Password("ann".into())), "{mechanism}");
+            assert_eq!(prove(ELSEWHERE, "bob", "secret"), Err(Denied::Unknown("bob".into())), "{mechanism}");
+            assert_eq!(prove(HERE, GUEST, GUEST), Ok(GUEST.into()), "{mechanism}");
+            assert_eq!(prove(ELSEWHERE, GUEST, GUEST), Err(Denied::GuestFromElsewhere), "{mechanism}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_keys_is_told_apart_in_the_log_alone() {
+        let (_dir, mut authority) = authority("ann", "secret");
+        let path = authority.users.path().to_owned();
+        let old =
+            crate::secrets::Secrets::new("ann", b"\xff", &Recipe { md5_realm: None, ..recipe() }).unwrap();
+        write_text(&path, &format!("ann:{old}\nbob:!\n"));
+        authority.refresh().unwrap();
+        for (user, denied) in [
+            ("ann", Denied::NoKeys("ann".into(), Mechanism::ScramSha256)),
+            ("bob", Denied::Locked("bob".into())),
+            ("eve", Denied::Unknown("eve".into())),
+        ] {
+            // Each is asked for a proof first.
+            assert_eq!(prove(&mut authority, HERE, "SCRAM-SHA-256", user, "x"), Err(denied));
+        }
+    }
+
+    #[test]
+    fn a_certificate_says_who_one_is() {
+        let (_dir, mut authority) = authority("ann", "secret");
+        let certificate = Some("ann@example.org".to_owned());
+        let identity = PeerIdentity { encrypted: true, certificate, strength: 256 };
+        let peer = Peer::new(ELSEWHERE.into(), identity);
+        let mut external = |response: &[u8]| match authority.begin(&peer, "EXTERNAL", Some(response)) {
+            Ok(Round::Accepted(user)) => Ok(user),
+            Ok(Round::Challenge(..)) => panic!("a second round"),
+            Err(denied) => Err(denied),
+        };
+        assert_eq!(external(b""), Ok("ann@example.org".into()));
+        assert_eq!(external(b"ann@example.org"), Ok("ann@example.org".into()));
+        assert!(matches!(external(b"root"), Err(Denied::SomebodyElse(..))));
+        assert_eq!(log_in(&mut authority, HERE, "EXTERNAL", ""), Err(Denied::Mechanism));
+    }
+
+    #[test]
+    fn the_realm_is_the_brokers_or_part_of_the_name() {
+        let (_dir, mut authority) = authority("ann", "secret");
+        assert_eq!(plain(&mut authority, "ann@FULMAR", "secret"), Ok("ann".into()));
+        assert_eq!(plain(&mut authority, "ann@OTHER", "secret"), Err(Denied::Unknown("ann@OTHER".into())));
+        assert_eq!(authority.identity("ann"), "ann@FULMAR");
+        assert_eq!(authority.identity("ann@OTHER"), "ann@OTHER");
+        assert_eq!(authority.identity(ANONYMOUS), ANONYMOUS);
     }
 
     #[test]

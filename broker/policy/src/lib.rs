@@ -1,18 +1,26 @@
 //! Fulmar's users, password store and SASL mechanisms.
 //!
-//! * [`users`]: the file of users and their password hashes.
-//! * [`authority`]: decides on logins.
-//! * [`acl`]: who may do what.
+//! * [`users`]: the file of users, and what is kept of their passwords ([`secrets`]).
+//! * [`authority`]: decides on logins, by [`mechanism`]s that [`sasl`] knows.
+//! * [`census`] and [`patience`]: limits of connections, and of guessing.
+//! * [`acl`]: access control lists; [`rules`]: those in force, and who asks.
 
 pub mod acl;
 pub mod authority;
+pub mod census;
+pub mod mechanism;
+pub mod patience;
 mod peer;
 mod replace;
+pub mod rules;
+pub mod sasl;
+pub mod secrets;
 pub mod users;
 
 use std::path::PathBuf;
 
-pub use authority::{Authority, Denied, Exchange, Mechanism, Round};
+pub use authority::{Authority, Denied, Exchange, Round};
+pub use mechanism::{Mechanism, Offer};
 pub use peer::{Peer, PeerIdentity};
 pub use users::{UserFile, UsersError};
 

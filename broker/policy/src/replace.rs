@@ -3,8 +3,18 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::SystemTime;
+
+/// What changes when a file does.
+pub(crate) type Stamp = Option<(SystemTime, u64, u64)>;
+
+/// A file's stamp; none if it is not there.
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len(), meta.ino()))
+}
 
 /// What it takes. Tests have another one, which forgets what was not synced.
 pub(crate) trait Files {

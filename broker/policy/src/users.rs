@@ -1,20 +1,15 @@
-//! The file of users: one `name:hash` a line, the hash an argon2id PHC string, or `!` for an account that is locked.
-//! Comments (`#`) and empty lines are kept.
+//! The file of users: one `name:secrets` a line, the secrets being those of [`crate::secrets`], or `!` for an account
+//! that is locked. Comments (`#`) and empty lines are kept.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use argon2::password_hash::rand_core::OsRng;
-use argon2::password_hash::{PasswordHash, PasswordHasher, SaltString};
-use argon2::{Argon2, Params};
-
 use crate::GUEST;
 use crate::replace::{SystemFiles, replace};
+use crate::secrets::{LOCKED, Recipe, Secrets};
 
-/// What stands for the hash of an account that nobody can log in to.
-const LOCKED: &str = "!";
 const MAX_NAME_BYTES: usize = 255;
 
 /// Why the file of users, or a change to it, was refused.
@@ -23,6 +18,12 @@ pub enum UsersError {
     /// The file cannot be read or written.
     #[error("users file {0}: {1}")]
     Io(PathBuf, io::Error),
+    /// Others than its owner can read the file, or write to it.
+    #[error("users file {0} is open to others (mode {1:o}); chmod 600 it")]
+    NotPrivate(PathBuf, u32),
+    /// A line of the file of permissions is not what it should be.
+    #[error("{0}:{1}: {2}")]
+    BadPermission(PathBuf, usize, String),
     /// A line is not what it should be.
     #[error("{0}:{1}: {2}")]
     BadLine(PathBuf, usize, &'static str),
@@ -43,7 +44,11 @@ pub enum UsersError {
 #[derive(Clone, Debug)]
 enum Line {
     Text(String),
-    User { name: String, hash: String },
+    /// Without secrets: locked.
+    User {
+        name: String,
+        secrets: Option<Secrets>,
+    },
 }
 
 /// The file of users in memory.
@@ -60,8 +65,8 @@ pub enum Account<'a> {
     Unknown,
     /// Nobody can log in.
     Locked,
-    /// Whoever knows the password of this PHC string can.
-    Hash(&'a str),
+    /// Whoever knows the password can.
+    Known(&'a Secrets),
 }
 
 impl UserFile {
@@ -71,7 +76,10 @@ impl UserFile {
     /// It cannot be read, or a line is wrong.
     pub fn load(path: &Path) -> Result<Self, UsersError> {
         let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+            Ok(text) => {
+                check_private(path)?;
+                text
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(UsersError::Io(path.into(), error)),
         };
@@ -88,16 +96,14 @@ impl UserFile {
         if line.trim().is_empty() || line.starts_with('#') {
             return Ok(Line::Text(line.to_string()));
         }
-        let (name, hash) = line.split_once(':').ok_or("expected name:hash")?;
-        let hash = hash.trim_end();
+        let (name, secrets) = line.split_once(':').ok_or("expected name:hash")?;
+        let secrets = secrets.trim_end();
         check_name(name)?;
         if self.account(name) != Account::Unknown {
             return Err("a second line for the same user");
         }
-        if hash != LOCKED && PasswordHash::new(hash).is_err() {
-            return Err("the hash is not a PHC string; `fulmar user passwd` makes one");
-        }
-        Ok(Line::User { name: name.to_string(), hash: hash.to_string() })
+        let secrets = (secrets != LOCKED).then(|| Secrets::read(secrets)).transpose()?;
+        Ok(Line::User { name: name.to_string(), secrets })
     }
 
     /// Writes the file, readable by its owner alone, in one step: a reader, and whoever comes after a power cut, sees the
@@ -110,7 +116,10 @@ impl UserFile {
         for line in &self.lines {
             match line {
                 Line::Text(line) => text.push_str(line),
-                Line::User { name, hash } => text.extend([name.as_str(), ":", hash]),
+                Line::User { name, secrets } => {
+                    let secrets = secrets.as_ref().map_or_else(|| LOCKED.to_string(), Secrets::to_string);
+                    text.extend([name.as_str(), ":", &secrets]);
+                }
             }
             text.push('\n');
         }
@@ -122,13 +131,13 @@ impl UserFile {
     ///
     /// # Errors
     /// The name or the password cannot be one, or the user exists.
-    pub fn add(&mut self, name: &str, password: &[u8]) -> Result<(), UsersError> {
+    pub fn add(&mut self, name: &str, password: &[u8], recipe: &Recipe) -> Result<(), UsersError> {
         check_name(name).map_err(|reason| UsersError::BadName(name.to_string(), reason))?;
         if self.account(name) != Account::Unknown {
             return Err(UsersError::Exists(name.to_string()));
         }
-        let hash = hash(password, Params::default())?;
-        self.lines.push(Line::User { name: name.to_string(), hash });
+        let secrets = Some(Secrets::new(name, password, recipe)?);
+        self.lines.push(Line::User { name: name.to_string(), secrets });
         Ok(())
     }
 
@@ -136,9 +145,9 @@ impl UserFile {
     ///
     /// # Errors
     /// There is no such user, or the password cannot be one.
-    pub fn set_password(&mut self, name: &str, password: &[u8]) -> Result<(), UsersError> {
-        let hash = hash(password, Params::default())?;
-        self.set_hash(name, hash)
+    pub fn set_password(&mut self, name: &str, password: &[u8], recipe: &Recipe) -> Result<(), UsersError> {
+        let secrets = Secrets::new(name, password, recipe)?;
+        self.set_secrets(name, Some(secrets))
     }
 
     /// Removes a user. `guest`, which exists without being added, is locked instead.
@@ -147,39 +156,39 @@ impl UserFile {
     /// There is no such user.
     pub fn delete(&mut self, name: &str) -> Result<(), UsersError> {
         if name == GUEST {
-            return self.set_hash(name, LOCKED.to_string());
+            return self.set_secrets(name, None);
         }
         let before = self.lines.len();
         self.lines.retain(|line| !matches!(line, Line::User { name: other, .. } if other == name));
         if self.lines.len() == before { Err(UsersError::Unknown(name.to_string())) } else { Ok(()) }
     }
 
-    fn set_hash(&mut self, name: &str, new: String) -> Result<(), UsersError> {
+    fn set_secrets(&mut self, name: &str, new: Option<Secrets>) -> Result<(), UsersError> {
         for line in &mut self.lines {
-            if let Line::User { name: other, hash } = line
+            if let Line::User { name: other, secrets } = line
                 && other == name
             {
-                *hash = new;
+                *secrets = new;
                 return Ok(());
             }
         }
         if name != GUEST {
             return Err(UsersError::Unknown(name.to_string()));
         }
-        self.lines.push(Line::User { name: name.to_string(), hash: new });
+        self.lines.push(Line::User { name: name.to_string(), secrets: new });
         Ok(())
     }
 
     /// What the file says of a user.
     pub fn account(&self, user: &str) -> Account<'_> {
         let found = self.lines.iter().find_map(|line| match line {
-            Line::User { name, hash } if name == user => Some(hash.as_str()),
+            Line::User { name, secrets } if name == user => Some(secrets),
             _ => None,
         });
         match found {
             None => Account::Unknown,
-            Some(LOCKED) => Account::Locked,
-            Some(hash) => Account::Hash(hash),
+            Some(None) => Account::Locked,
+            Some(Some(secrets)) => Account::Known(secrets),
         }
     }
 
@@ -195,12 +204,13 @@ impl UserFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    /// Whether only the owner can read the file, as it lies on disk.
-    pub fn is_private(&self) -> bool {
-        fs::metadata(&self.path)
-            .map_or(true, |meta| !meta.is_file() || meta.permissions().mode() & 0o077 == 0)
-    }
+/// Refuses a file of secrets that others than its owner can read.
+fn check_private(path: &Path) -> Result<(), UsersError> {
+    let meta = fs::metadata(path).map_err(|error| UsersError::Io(path.into(), error))?;
+    let mode = meta.permissions().mode() & 0o777;
+    if meta.is_file() && mode & 0o077 != 0 { Err(UsersError::NotPrivate(path.into(), mode)) } else { Ok(()) }
 }
 
 fn check_name(name: &str) -> Result<(), &'static str> {
@@ -219,28 +229,25 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-pub(crate) fn hash(password: &[u8], params: Params) -> Result<String, UsersError> {
-    if password.is_empty() {
-        return Err(UsersError::EmptyPassword);
-    }
-    let argon2 = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let salt = SaltString::generate(&mut OsRng);
-    let hash = argon2.hash_password(password, &salt).expect("the parameters are valid");
-    Ok(hash.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn secrets(password: &str) -> Secrets {
+        let argon2 = argon2::Params::new(8, 1, 1, None).unwrap();
+        let recipe = Recipe { argon2, iterations: 1, md5_realm: None };
+        Secrets::new("ann", password.as_bytes(), &recipe).unwrap()
+    }
+
     fn cheap(password: &str) -> String {
-        hash(password.as_bytes(), Params::new(8, 1, 1, None).unwrap()).unwrap()
+        secrets(password).to_string()
     }
 
     fn file_with(text: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
         fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         (dir, path)
     }
 
@@ -253,7 +260,7 @@ mod tests {
         users.save().unwrap();
         let expected: String = text.lines().take(3).map(|line| format!("{line}\n")).collect();
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
-        assert!(users.is_private());
+        assert!(check_private(&path).is_ok());
         assert_eq!(users.names().collect::<Vec<_>>(), ["ann"]);
     }
 
@@ -262,11 +269,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state/fulmar/users");
         let mut users = UserFile::load(&path).unwrap();
-        users.lines.push(Line::User { name: "ann".into(), hash: cheap("a") });
+        users.lines.push(Line::User { name: "ann".into(), secrets: Some(secrets("a")) });
         users.save().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
-        assert!(matches!(UserFile::load(&path).unwrap().account("ann"), Account::Hash(_)));
+        assert!(matches!(UserFile::load(&path).unwrap().account("ann"), Account::Known(_)));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        for mode in [0o640, 0o604, 0o620, 0o644] {
+            let (_dir, path) = file_with("");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(UserFile::load(&path), Err(UsersError::NotPrivate(..))), "{mode:o}");
+        }
     }
 
     #[test]
@@ -290,11 +306,14 @@ mod tests {
         let (_dir, path) = file_with("");
         let mut users = UserFile::load(&path).unwrap();
         for name in ["", "a:b", "#a", "a\nb", " a", &"a".repeat(256)] {
-            assert!(matches!(users.add(name, b"x"), Err(UsersError::BadName(..))), "{name:?}");
+            assert!(
+                matches!(users.add(name, b"x", &Recipe::default()), Err(UsersError::BadName(..))),
+                "{name:?}"
+            );
         }
-        assert!(matches!(users.add("ann", b""), Err(UsersError::EmptyPassword)));
+        assert!(matches!(users.add("ann", b"", &Recipe::default()), Err(UsersError::EmptyPassword)));
         assert!(matches!(users.delete("ann"), Err(UsersError::Unknown(_))));
-        assert!(matches!(users.set_password("ann", b"x"), Err(UsersError::Unknown(_))));
+        assert!(matches!(users.set_password("ann", b"x", &Recipe::default()), Err(UsersError::Unknown(_))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const DENIED: u8 = 1;
 /// Exit code for what cannot be answered.
 const WRONG: u8 = 2;
 
-/// Check access control lists and ask them
+/// Check access control lists, ask them, and have a broker read its own again
 #[derive(Debug, Args)]
 pub struct AclArgs {
     #[command(subcommand)]
@@ -40,6 +40,15 @@ enum AclCommand {
         #[arg(value_name = "PROPERTY=VALUE")]
         properties: Vec<String>,
     },
+    /// Have a running broker read its file again. If a line is wrong, the rules stay as they were; its log says so
+    Reload {
+        /// Directory of the broker's state [default: $XDG_STATE_HOME/fulmar or ~/.local/state/fulmar]
+        #[arg(long, value_name = "DIRECTORY", env = "FULMAR_DATA_DIR")]
+        data_dir: Option<PathBuf>,
+        /// Look at this file first, and leave the broker alone if it is wrong
+        #[arg(long, value_name = "FILE", env = "FULMAR_ACL_FILE")]
+        acl_file: Option<PathBuf>,
+    },
 }
 
 /// Runs the command.
@@ -49,6 +58,7 @@ pub fn run(args: AclArgs) -> ExitCode {
         AclCommand::Test { file, user, action, object, properties } => {
             test(&file, &user, action, object, &properties)
         }
+        AclCommand::Reload { data_dir, acl_file } => reload(data_dir, acl_file.as_ref()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("{error}");
@@ -62,6 +72,22 @@ fn check(file: &PathBuf) -> Result<ExitCode, String> {
         println!("{}:{note}", file.display());
     }
     println!("{}: in order", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reload(data_dir: Option<PathBuf>, acl_file: Option<&PathBuf>) -> Result<ExitCode, String> {
+    if let Some(file) = acl_file {
+        read(file)?;
+    }
+    let directory = data_dir.unwrap_or_else(fulmar_policy::default_state_dir);
+    let nobody = || format!("no broker runs in {}", directory.display());
+    let pid = fulmar_journal::holder_of(&directory).ok_or_else(nobody)?;
+    let pid = libc::pid_t::try_from(pid).map_err(|_| nobody())?;
+    // SAFETY: a signal is sent, nothing of this process is touched.
+    if unsafe { libc::kill(pid, libc::SIGHUP) } != 0 {
+        return Err(format!("process {pid}: {}", std::io::Error::last_os_error()));
+    }
+    println!("told process {pid} to read its rules again");
     Ok(ExitCode::SUCCESS)
 }
 

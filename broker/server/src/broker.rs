@@ -20,14 +20,16 @@ use fulmar_core::shard::mesh_for;
 use fulmar_core::topology::RestoreError;
 use fulmar_journal::recovery::RecoveryError;
 use fulmar_journal::{DataDirectory, DirectoryError, Durability};
-use fulmar_policy::{Authority, UsersError};
+use fulmar_policy::census::Census;
+use fulmar_policy::rules::{PermitFile, Rules, RulesError, Sources};
+use fulmar_policy::{Authority, Mechanism, UsersError};
 use fulmar_protocol::Switch;
 use fulmar_tls::{Acceptor, ClientCertificates, FileError};
 use fulmar_transport::Waker;
 
 use crate::affinity::{self, Affinity};
 use crate::handshake;
-use crate::login::{self, Mailbox};
+use crate::login::{self, Checks, Mailbox, Offers};
 use crate::settings::Settings;
 use crate::worker::{Note, Shown, Stats};
 
@@ -53,6 +55,9 @@ pub enum StartError {
     /// Encryption is required and there is none.
     #[error("require-encryption: there is no certificate (--tls-cert), so that nobody could come in")]
     NoTls,
+    /// The access control list, or the file of permissions.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -89,6 +94,7 @@ pub struct Running {
     /// The threads that check logins and shake hands.
     helpers: Vec<JoinHandle<()>>,
     timestamps: Switch,
+    rules: Arc<Rules>,
     /// Kept from others for as long as a shard may write to it.
     directory: Option<DataDirectory>,
     /// Looks at the space that the file system has.
@@ -103,7 +109,9 @@ impl Broker {
     pub fn start(settings: &Settings) -> Result<Running, StartError> {
         // A second broker in one process hashes as the first one does.
         let _ = fulmar_core::seed_tables(random_seed());
-        let authority = Authority::new(settings.users_path(), settings.anonymous)?;
+        let authority = Authority::new(settings.users_path(), settings.offer(), settings.realm.clone())?;
+        let rules = Arc::new(Rules::new(rule_sources(settings))?);
+        let census = Arc::new(Census::default());
         let tls = acceptor(settings)?;
         let count = settings.shard_count();
         let cpus = affinity::assign(&settings.cpu_affinity, count).map_err(StartError::Affinity)?;
@@ -120,8 +128,8 @@ impl Broker {
         let store = directory.as_ref().map(|directory| recover_directory(directory, settings)).transpose()?;
 
         // One for all shards: they are one broker to its peers.
-        let protocol = Arc::new(protocol_config(settings, &authority));
-        let worker = worker_config(settings, &protocol, tls.clone());
+        let protocol = Arc::new(protocol_config(settings));
+        let worker = worker_config(settings, &protocol, &census, tls.clone());
         let (tell_ended, ended) = channel();
         let mut starting = Vec::new();
         let mut io = settings.io;
@@ -132,6 +140,7 @@ impl Broker {
             starting.push(shard);
         }
         log_start(settings, &authority, &starting, &cpus);
+        log_rules(&rules);
         log_directory(settings, directory.as_ref());
         log_tls(settings);
         let outlooks: Vec<_> = starting.iter().map(|shard| shard.outlook.clone()).collect();
@@ -145,11 +154,19 @@ impl Broker {
                 |shard: &Starting| Mailbox { notes: shard.notes.clone(), waker: shard.waker.clone() };
             starting.iter().map(mailbox).collect()
         };
-        let (askers, login) = login::spawn(authority, mailboxes()).map_err(StartError::Thread)?;
+        let offers = Offers::new(&authority, &protocol);
+        let patience = Duration::from_millis(settings.handshake_timeout_ms);
+        let checks = Checks {
+            authority,
+            rules: rules.clone(),
+            census,
+            connections_per_user: settings.connections_per_user,
+            patience,
+        };
+        let (askers, login) = login::spawn(checks, offers, mailboxes()).map_err(StartError::Thread)?;
         let mut helpers = vec![login];
         let mut desks = Vec::new();
         if tls.is_some() {
-            let patience = Duration::from_millis(settings.handshake_timeout_ms);
             let (made, threads) = handshake::spawn(mailboxes(), patience).map_err(StartError::Thread)?;
             desks = made;
             helpers.extend(threads);
@@ -178,6 +195,7 @@ impl Broker {
             ended,
             helpers,
             timestamps,
+            rules,
             directory,
             _space: space,
         })
@@ -219,6 +237,27 @@ impl Running {
     /// Whether messages that come by AMQP 0-10 are given the time of their receipt.
     pub fn timestamps(&self) -> &Switch {
         &self.timestamps
+    }
+
+    /// Reads the access control list and the permissions again; those who are connected are held to them at once. If
+    /// something is wrong, everything stays as it was.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn reload_rules(&self) -> Result<(), RulesError> {
+        self.rules.reload()?;
+        for shard in &self.shards {
+            if shard.notes.send(Note::Rules).is_ok() {
+                shard.waker.wake();
+            }
+        }
+        log_rules(&self.rules);
+        Ok(())
+    }
+
+    /// How often somebody was denied something.
+    pub fn denied(&self) -> u64 {
+        self.rules.denied()
     }
 
     /// The journals of the shards, as they were not long ago; none where everything is kept in memory.
@@ -392,11 +431,31 @@ fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cp
     log::info!("idle: {}", settings.idle);
     let users = authority.users();
     log::info!("users: {} in {}, and guest on this host", users.names().count(), users.path().display());
-    if !users.is_private() {
-        log::warn!("users file {} can be read by others; chmod 600 it", users.path().display());
-    }
     if settings.anonymous {
         log::warn!("anyone may log in without a name (--anonymous)");
+    }
+    let weak = |mechanism: &&Mechanism| matches!(mechanism, Mechanism::CramMd5 | Mechanism::DigestMd5);
+    for mechanism in settings.sasl_mechanisms.iter().filter(weak) {
+        log::warn!(
+            "{mechanism} is weak, and takes keys as good as passwords, which `fulmar user passwd --md5` keeps"
+        );
+    }
+    if settings.plain_without_tls {
+        log::warn!("clients elsewhere may send passwords without TLS (--plain-without-tls)");
+    }
+}
+
+fn rule_sources(settings: &Settings) -> Sources {
+    Sources { acl_file: settings.acl_file.clone(), permit_file: PermitFile::beside(&settings.users_path()) }
+}
+
+fn log_rules(rules: &Rules) {
+    let (current, path) = (rules.current(), rules.sources().acl_file.as_ref());
+    if let (Some(acl), Some(path)) = (&current.acl, path) {
+        log::info!("acl: in force as in {}", path.display());
+        for note in acl.warnings() {
+            log::warn!("acl: {}:{note}", path.display());
+        }
     }
 }
 

@@ -1,20 +1,66 @@
 //! The thread that checks logins: a password check takes tens of milliseconds on purpose, which no shard could spare.
+//!
+//! 1. Who guesses is slowed down, by address; the logins of others go ahead.
+//! 2. A login that its connection has no time left for is refused without being looked at.
+//! 3. It notices files that change, of users and of permissions, and tells the shards of rules that have.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use fulmar_policy::census::{Census, Party};
+use fulmar_policy::patience::Patience;
+use fulmar_policy::rules::{Guard, Rules};
 use fulmar_policy::{Authority, Denied, Peer, Round};
-use fulmar_protocol::{Accepted, Login, LoginAnswer};
+use fulmar_protocol::{Accepted, Config as ProtocolConfig, Login, LoginAnswer};
 use fulmar_transport::{ConnId, Waker};
 
 use crate::worker::{Authenticator, Note};
+
+/// How long a changed file may go unnoticed while nobody logs in.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 struct Question {
     shard: usize,
     conn: ConnId,
     peer: Peer,
     login: Box<Login>,
+}
+
+/// A question that has to wait for its turn; the first one due is the greatest.
+struct Later {
+    due: Instant,
+    number: u64,
+    question: Question,
+}
+
+impl Later {
+    fn order(&self) -> Reverse<(Instant, u64)> {
+        Reverse((self.due, self.number))
+    }
+}
+
+impl PartialEq for Later {
+    fn eq(&self, other: &Self) -> bool {
+        self.order() == other.order()
+    }
+}
+
+impl Eq for Later {}
+
+impl PartialOrd for Later {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Later {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order().cmp(&other.order())
+    }
 }
 
 /// Where the answers for a shard go.
@@ -25,13 +71,40 @@ pub struct Mailbox {
     pub waker: Arc<dyn Waker>,
 }
 
+impl Mailbox {
+    fn tell(&self, note: Note) {
+        if self.notes.send(note).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+/// What the thread decides by.
+pub struct Checks {
+    /// Who is who.
+    pub authority: Authority,
+    /// Who may do what.
+    pub rules: Arc<Rules>,
+    /// How many connections users have.
+    pub census: Arc<Census>,
+    /// How many a user may have where the access control list says nothing; 0: any number.
+    pub connections_per_user: u32,
+    /// How long a login may wait for its turn.
+    pub patience: Duration,
+}
+
 /// A shard's end towards the thread.
 pub struct Asker {
     shard: usize,
     questions: Sender<Question>,
+    offers: Arc<Offers>,
 }
 
 impl Authenticator for Asker {
+    fn config_for(&self, peer: &Peer) -> Option<Arc<ProtocolConfig>> {
+        Some(self.offers.to(peer))
+    }
+
     fn check(&mut self, conn: ConnId, peer: &Peer, login: Box<Login>) -> Option<LoginAnswer> {
         let question = Question { shard: self.shard, conn, peer: peer.clone(), login };
         match self.questions.send(question) {
@@ -43,18 +116,169 @@ impl Authenticator for Asker {
     }
 }
 
+/// What peers are offered. It differs in the mechanisms alone, which depend on where a peer is and on how it came.
+pub struct Offers([Arc<ProtocolConfig>; 8]);
+
+impl Offers {
+    /// For every kind of peer.
+    pub fn new(authority: &Authority, config: &ProtocolConfig) -> Self {
+        Offers(std::array::from_fn(|kind| {
+            let mechanisms = authority.offer().to(&Self::example(kind));
+            let mechanisms = mechanisms.into_iter().map(|mechanism| mechanism.name().to_string()).collect();
+            Arc::new(ProtocolConfig { mechanisms, ..config.clone() })
+        }))
+    }
+
+    fn kind(peer: &Peer) -> usize {
+        usize::from(peer.is_loopback())
+            | usize::from(peer.identity.encrypted) << 1
+            | usize::from(peer.identity.certificate.is_some()) << 2
+    }
+
+    /// A peer of a kind.
+    fn example(kind: usize) -> Peer {
+        let address = if kind & 1 != 0 { [127, 0, 0, 1] } else { [192, 0, 2, 1] };
+        let certificate = (kind & 4 != 0).then(String::new);
+        let identity = fulmar_policy::PeerIdentity { encrypted: kind & 2 != 0, certificate, strength: 0 };
+        Peer::new(address.into(), identity)
+    }
+
+    fn to(&self, peer: &Peer) -> Arc<ProtocolConfig> {
+        self.0[Self::kind(peer)].clone()
+    }
+}
+
 /// Starts the thread; it ends when every [`Asker`] is gone.
-pub fn spawn(authority: Authority, mailboxes: Vec<Mailbox>) -> std::io::Result<(Vec<Asker>, JoinHandle<()>)> {
+pub fn spawn(
+    checks: Checks,
+    offers: Offers,
+    mailboxes: Vec<Mailbox>,
+) -> std::io::Result<(Vec<Asker>, JoinHandle<()>)> {
     let (questions, inbox) = channel();
-    let askers = (0..mailboxes.len()).map(|shard| Asker { shard, questions: questions.clone() }).collect();
-    let thread = std::thread::Builder::new()
-        .name("fulmar-login".to_string())
-        .spawn(move || answer(authority, &inbox, &mailboxes))?;
+    let offers = Arc::new(offers);
+    let asker = |shard| Asker { shard, questions: questions.clone(), offers: offers.clone() };
+    let askers = (0..mailboxes.len()).map(asker).collect();
+    let mut desk = Desk {
+        checks,
+        mailboxes,
+        patience: Patience::default(),
+        later: BinaryHeap::new(),
+        numbers: 0,
+        looked: Instant::now(),
+    };
+    let thread =
+        std::thread::Builder::new().name("fulmar-login".to_string()).spawn(move || desk.run(&inbox))?;
     Ok((askers, thread))
 }
 
-fn answer(mut authority: Authority, questions: &Receiver<Question>, mailboxes: &[Mailbox]) {
-    while let Ok(Question { shard, conn, peer, login }) = questions.recv() {
+/// The thread's state.
+struct Desk {
+    checks: Checks,
+    mailboxes: Vec<Mailbox>,
+    patience: Patience,
+    later: BinaryHeap<Later>,
+    numbers: u64,
+    /// When files were last looked at.
+    looked: Instant,
+}
+
+impl Desk {
+    fn run(&mut self, questions: &Receiver<Question>) {
+        loop {
+            let due = self.later.peek().map(|later| later.due.saturating_duration_since(Instant::now()));
+            match questions.recv_timeout(due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)) {
+                Ok(question) => self.take(question),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = Instant::now();
+            if now.duration_since(self.looked) >= LOOK_EVERY {
+                self.look_at_files();
+            }
+            while self.later.peek().is_some_and(|later| later.due <= now) {
+                let Some(later) = self.later.pop() else { break };
+                self.answer(later.question);
+            }
+        }
+    }
+
+    /// Answers a question now, or when its turn has come. A login that is under way goes on at once.
+    fn take(&mut self, question: Question) {
+        let now = Instant::now();
+        if question.login.exchange.is_some() {
+            return self.answer(question);
+        }
+        let address = question.peer.address;
+        match self.patience.turn(address, now, self.checks.patience) {
+            Some(due) if due <= now => self.answer(question),
+            Some(due) => {
+                self.numbers += 1;
+                self.later.push(Later { due, number: self.numbers, question });
+            }
+            None => {
+                let Question { shard, conn, .. } = question;
+                let answer = LoginAnswer::Refused(Denied::TooManyFailures(address).to_string());
+                self.mailboxes[shard].tell(Note::Login { conn, answer });
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        self.look_at_files();
+        let Question { shard, conn, peer, login } = question;
+        let answer = match self.look_at(&peer, *login) {
+            Ok(answer) => answer,
+            Err(denied) => {
+                self.patience.failed(peer.address, Instant::now());
+                match denied {
+                    Denied::Malformed(_) => LoginAnswer::Malformed(denied.to_string()),
+                    denied => LoginAnswer::Refused(denied.to_string()),
+                }
+            }
+        };
+        self.mailboxes[shard].tell(Note::Login { conn, answer });
+    }
+
+    fn look_at(&mut self, peer: &Peer, login: Login) -> Result<LoginAnswer, Denied> {
+        let Login { mechanism, response, exchange } = login;
+        let authority = &mut self.checks.authority;
+        let round = match exchange.map(|exchange| exchange.downcast()) {
+            None => authority.begin(peer, &mechanism, response.as_deref()),
+            Some(Ok(exchange)) => authority.go_on(peer, *exchange, response.as_deref().unwrap_or_default()),
+            Some(Err(_)) => unreachable!("an exchange comes back as it was given"),
+        };
+        match round? {
+            Round::Challenge(challenge, exchange) => {
+                Ok(LoginAnswer::Challenge(challenge, Box::new(exchange)))
+            }
+            Round::Accepted(user) => self.seat(peer, user).map(LoginAnswer::Accepted),
+        }
+    }
+
+    /// A place for who has proven who he is.
+    fn seat(&self, peer: &Peer, user: String) -> Result<Accepted, Denied> {
+        let Checks { authority, rules, census, connections_per_user, .. } = &self.checks;
+        let identity = authority.identity(&user);
+        if !rules.may_connect(&identity, peer.address) {
+            return Err(Denied::Address(identity, peer.address));
+        }
+        let quota = rules.current().acl.as_ref().and_then(|acl| acl.connection_quota(&identity));
+        let place = match quota {
+            Some(0) => None,
+            Some(most) => census.enter(Party::User(user.clone()), most.into()),
+            None => census.enter(Party::User(user.clone()), *connections_per_user),
+        };
+        let Some(place) = place else {
+            let most = quota.map_or(*connections_per_user, u32::from);
+            return Err(Denied::TooManyConnections(user, most));
+        };
+        let guard = Guard::new(rules.clone(), user.clone(), identity);
+        Ok(Accepted { user, permission: Some(Box::new(guard)), seat: Some(Box::new(place)) })
+    }
+
+    fn look_at_files(&mut self) {
+        self.looked = Instant::now();
+        let authority = &mut self.checks.authority;
         match authority.refresh() {
             Ok(true) => {
                 log::info!("users file {} has changed and was read", authority.users().path().display())
@@ -62,25 +286,13 @@ fn answer(mut authority: Authority, questions: &Receiver<Question>, mailboxes: &
             Ok(false) => {}
             Err(error) => log::error!("{error}; the users stay as they were"),
         }
-        let answer = look_at(&mut authority, &peer, *login);
-        let mailbox = &mailboxes[shard];
-        if mailbox.notes.send(Note::Login { conn, answer }).is_ok() {
-            mailbox.waker.wake();
+        match self.checks.rules.refresh_permits() {
+            Ok(true) => {
+                log::info!("permissions have changed and were read");
+                self.mailboxes.iter().for_each(|mailbox| mailbox.tell(Note::Rules));
+            }
+            Ok(false) => {}
+            Err(error) => log::error!("{error}; the permissions stay as they were"),
         }
-    }
-}
-
-fn look_at(authority: &mut Authority, peer: &Peer, login: Login) -> LoginAnswer {
-    let Login { mechanism, response, exchange } = login;
-    let round = match exchange.map(|exchange| exchange.downcast()) {
-        None => authority.begin(peer, &mechanism, response.as_deref()),
-        Some(Ok(exchange)) => authority.go_on(peer, *exchange, response.as_deref().unwrap_or_default()),
-        Some(Err(_)) => unreachable!("an exchange comes back as it was given"),
-    };
-    match round {
-        Ok(Round::Challenge(challenge, exchange)) => LoginAnswer::Challenge(challenge, Box::new(exchange)),
-        Ok(Round::Accepted(user)) => LoginAnswer::Accepted(Accepted { user }),
-        Err(denied @ Denied::Malformed(_)) => LoginAnswer::Malformed(denied.to_string()),
-        Err(denied) => LoginAnswer::Refused(denied.to_string()),
     }
 }

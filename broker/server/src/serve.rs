@@ -96,8 +96,12 @@ fn wait_and_stop(running: Running, signals: &Receiver<Signal>, within: Duration)
 fn reload(running: &Running) {
     match running.reload_tls() {
         Ok(true) => log::info!("SIGHUP: certificates, keys and revocation lists were read again"),
-        Ok(false) => log::info!("SIGHUP: there is nothing to read again"),
+        Ok(false) => {}
         Err(error) => log::error!("SIGHUP: TLS: {error}; everything stays as it was"),
+    }
+    match running.reload_rules() {
+        Ok(()) => log::info!("SIGHUP: rules were read again"),
+        Err(error) => log::error!("SIGHUP: {error}; the rules stay as they were"),
     }
 }
 

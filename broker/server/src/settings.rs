@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use fulmar_journal::Durability;
+use fulmar_policy::{Mechanism, Offer};
 use fulmar_transport::{IdleStrategy, IoChoice};
 
 use crate::affinity::{self, Affinity};
@@ -55,6 +56,18 @@ pub struct Settings {
     pub users_file: Option<PathBuf>,
     /// Whether SASL ANONYMOUS is offered.
     pub anonymous: bool,
+    /// Mechanisms that may be offered.
+    pub sasl_mechanisms: Vec<Mechanism>,
+    /// Whether those that show the password are offered to peers elsewhere that do not encrypt.
+    pub plain_without_tls: bool,
+    /// Where users without a realm are from.
+    pub realm: String,
+    /// The access control list.
+    pub acl_file: Option<PathBuf>,
+    /// Most connections of a user; 0: any number.
+    pub connections_per_user: u32,
+    /// Most connections from an address; 0: any number.
+    pub connections_per_address: u32,
     /// Where else clients of AMQP 0-10 find a broker, told to them as they come.
     pub known_hosts_url: Vec<String>,
     /// Whether messages that come by AMQP 0-10 are given the time of their receipt.
@@ -251,6 +264,55 @@ const SPECS: &[Spec] = &[
     spec("anonymous", "", "false", "Let clients log in without a name (SASL ANONYMOUS)", |s, text| {
         set(&mut s.anonymous, text)
     }),
+    spec(
+        "sasl-mechanisms",
+        "NAMES",
+        "EXTERNAL,SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN",
+        "Ways to log in, separated by commas; there are DIGEST-MD5 and CRAM-MD5 too, which are weak",
+        |s, text| {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            s.sasl_mechanisms = names.map(str::parse).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    ),
+    spec(
+        "plain-without-tls",
+        "",
+        "false",
+        "Offer PLAIN and AMQPLAIN to clients elsewhere without TLS too: their passwords can be listened to",
+        |s, text| set(&mut s.plain_without_tls, text),
+    ),
+    spec(
+        "realm",
+        "REALM",
+        "QPID",
+        "Where users without a realm are from, for access control lists",
+        |s, text| {
+            if text.is_empty()
+                || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            {
+                return Err("a realm is made of letters, digits, '-', '_' and '.'".to_string());
+            }
+            set(&mut s.realm, text)
+        },
+    ),
+    spec("acl-file", "FILE", "", "Access control list: who may do what", |s, text| {
+        set_optional(&mut s.acl_file, text)
+    }),
+    spec(
+        "connection-limit-per-user",
+        "N",
+        "0",
+        "Most connections of a user for whom the access control list has no quota; 0 for any number",
+        |s, text| set(&mut s.connections_per_user, text),
+    ),
+    spec(
+        "connection-limit-per-ip",
+        "N",
+        "0",
+        "Most connections from an address; 0 for any number",
+        |s, text| set(&mut s.connections_per_address, text),
+    ),
     list(spec(
         "known-hosts-url",
         "URL",
@@ -544,6 +606,15 @@ impl Settings {
     /// The data directory; `None` where everything is kept in memory.
     pub fn data_path(&self) -> Option<PathBuf> {
         (!self.no_data_dir).then(|| self.state_dir())
+    }
+
+    /// Which ways to log in are offered to whom.
+    pub fn offer(&self) -> Offer {
+        let mut mechanisms = self.sasl_mechanisms.clone();
+        if self.anonymous {
+            mechanisms.push(Mechanism::Anonymous);
+        }
+        Offer { mechanisms, plain_anywhere: self.plain_without_tls, ..Offer::default() }
     }
 
     /// The file of users.

@@ -27,6 +27,7 @@ mod lifetime;
 mod moving;
 mod outputs;
 mod paging;
+mod permissions;
 mod policy;
 mod publish;
 mod random;

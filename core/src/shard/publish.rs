@@ -72,7 +72,8 @@ impl Shard {
     /// the answer is [`Published::Pending`]; higher than all that the session used before.
     ///
     /// # Errors
-    /// [`Refusal::NoExchange`], [`Refusal::Internal`] and [`Refusal::NotStored`]; the message is released.
+    /// [`Refusal::NoExchange`], [`Refusal::Internal`], [`Refusal::Denied`] and [`Refusal::NotStored`]; the message is
+    /// released.
     #[inline]
     pub fn publish(
         &mut self,
@@ -226,6 +227,11 @@ impl Shard {
             self.keep_route(session_id, last);
             return published;
         }
+        if let Err(refusal) = self.may_publish(session_id, message) {
+            self.store.release(message);
+            return Err(refusal);
+        }
+        let Some(session) = self.session_mut(session_id) else { return Ok(Published::Confirmed) };
         let mut last = std::mem::take(&mut session.last_route);
         let routed = self.route_publish(vhost, message, epoch, &selected, &mut last);
         let published = match routed {
@@ -620,6 +626,11 @@ impl Selected {
 
     pub(super) fn has_blind_keys(&self) -> bool {
         !self.blind.is_empty()
+    }
+
+    /// All of them.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Name> {
+        self.copies.iter().chain(&self.blind)
     }
 
     fn is_empty(&self) -> bool {

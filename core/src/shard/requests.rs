@@ -11,9 +11,9 @@ use crate::topology::QueueEntry;
 use crate::{ConnectionId, Name, QueueId, Refusal, Reply, Request, SessionId, ShardId, VhostId};
 
 impl Shard {
-    /// Carries out a request. `None`: the answer comes as [`Output::Reply`](super::Output::Reply), and the session
-    /// waits until then.
-    pub fn request(&mut self, id: SessionId, request: Request) -> Option<Result<Reply, Refusal>> {
+    /// Carries out a request, whether the client may do that or not: what the broker does for it. `None`: the answer comes
+    /// as [`Output::Reply`](super::Output::Reply), and the session waits until then.
+    pub fn request_unasked(&mut self, id: SessionId, request: Request) -> Option<Result<Reply, Refusal>> {
         let session = self.sessions.get(id.index, id.generation)?;
         let (connection, rules) = (session.connection, session.rules);
         match request {

@@ -10,6 +10,7 @@ use super::{Delivery, Output, Settlement, Shard};
 use crate::hash::Map;
 use crate::ids::ClientId;
 use crate::mesh::Lane;
+use crate::permission::Permission;
 use crate::queue::{counts_as_held, is_browsed};
 use crate::request::Rules;
 use crate::{ConnectionId, Credit, MessageId, QueueId, SessionId, ShardId, VhostId};
@@ -27,6 +28,8 @@ pub(super) struct Connection {
     pub(super) taken_bytes: Vec<u64>,
     /// Noted among those that credit is owed for.
     pub(super) owes_credit: bool,
+    /// What it may do; everything without one.
+    pub(super) permission: Option<Box<dyn Permission>>,
 }
 
 /// A consumer of a session.
@@ -206,6 +209,7 @@ impl Shard {
             exclusive: Vec::new(),
             taken_bytes: vec![0; shards],
             owes_credit: false,
+            permission: None,
         });
         ConnectionId { shard: self.config.id, index, generation }
     }

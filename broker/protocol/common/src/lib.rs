@@ -9,7 +9,7 @@ use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard};
 
 pub use counters::{Counters, Faults};
-pub use login::{Accepted, Exchange, Login, LoginAnswer, MAX_LOGIN_ROUNDS};
+pub use login::{Accepted, Exchange, Login, LoginAnswer, MAX_LOGIN_ROUNDS, Seat};
 pub use switch::Switch;
 
 /// `connection-forced`: what a broker that stops tells the clients of every version of AMQP before 1.0.

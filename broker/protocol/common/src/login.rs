@@ -4,11 +4,16 @@
 use std::any::Any;
 use std::fmt;
 
+use fulmar_core::permission::Permission;
+
 /// Most rounds of one login.
 pub const MAX_LOGIN_ROUNDS: u8 = 10;
 
 /// What a mechanism remembers between rounds. It is kept by the connection, so that it goes with it.
 pub type Exchange = Box<dyn Any + Send>;
+
+/// A place among those that a limit leaves; dropping it gives it back.
+pub type Seat = Box<dyn Any + Send>;
 
 /// One round of a login, for the connection's caller, who answers with [`Connection::authenticated`]; that may take long,
 /// so it is not done by the connection.
@@ -39,12 +44,16 @@ pub enum LoginAnswer {
 pub struct Accepted {
     /// The name to go by.
     pub user: String,
+    /// What it may do; everything without one.
+    pub permission: Option<Box<dyn Permission>>,
+    /// Held for as long as the connection is there.
+    pub seat: Option<Seat>,
 }
 
 impl LoginAnswer {
     /// Somebody who may do everything.
     pub fn accepted(user: &str) -> Self {
-        LoginAnswer::Accepted(Accepted { user: user.to_owned() })
+        LoginAnswer::Accepted(Accepted { user: user.to_owned(), permission: None, seat: None })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fulmar_core::{Limits, Name, ShardConfig, ShardId};
-use fulmar_policy::Authority;
+use fulmar_policy::census::Census;
 use fulmar_protocol::{Config as ProtocolConfig, Switch};
 use fulmar_tls::Acceptor;
 use fulmar_transport::Config as TransportConfig;
@@ -67,8 +67,7 @@ fn connections_per_shard(settings: &Settings) -> u32 {
     settings.max_connections.div_ceil(settings.shard_count() as u32)
 }
 
-pub(super) fn protocol_config(settings: &Settings, authority: &Authority) -> ProtocolConfig {
-    let mechanisms = authority.mechanisms().into_iter().map(|mechanism| mechanism.name().to_string());
+pub(super) fn protocol_config(settings: &Settings) -> ProtocolConfig {
     ProtocolConfig {
         product: "Fulmar".to_string(),
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -78,7 +77,8 @@ pub(super) fn protocol_config(settings: &Settings, authority: &Authority) -> Pro
         channel_max: settings.channel_max,
         heartbeat_s: settings.heartbeat_s,
         handshake_timeout_ms: settings.handshake_timeout_ms,
-        mechanisms: mechanisms.collect(),
+        // They depend on the peer.
+        mechanisms: Vec::new(),
         max_consumers_per_channel: u32::MAX,
         max_message_bytes: settings.max_message_bytes,
         timestamps: Switch::new(settings.enable_timestamp),
@@ -89,15 +89,18 @@ pub(super) fn protocol_config(settings: &Settings, authority: &Authority) -> Pro
 pub(super) fn worker_config(
     settings: &Settings,
     protocol: &Arc<ProtocolConfig>,
+    census: &Arc<Census>,
     tls: Option<Arc<Acceptor>>,
 ) -> WorkerConfig {
     let shards = settings.shard_count();
+    let most = settings.connections_per_address;
     WorkerConfig {
         protocol: protocol.clone(),
         high_water_bytes: TransportConfig::default().high_water_bytes,
         memory_bytes: settings.memory_limit_bytes / shards as u64,
         max_connections: u64::from(connections_per_shard(settings)),
         idle: settings.idle,
+        addresses: (most > 0).then(|| (census.clone(), most)),
         gate: Arc::new(StopGate::new(shards)),
         tls,
         require_encryption: settings.require_encryption,

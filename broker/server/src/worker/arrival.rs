@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fulmar_policy::Peer;
+use fulmar_policy::census::Party;
 use fulmar_protocol::{Config as ProtocolConfig, Context};
 use fulmar_transport::{Close, CloseReason, ConnId, ListenerId, RecvBuf, Transport};
 
@@ -42,6 +44,18 @@ impl<T: Transport> Worker<T> {
             self.slots[index].state = State::Closing;
             return self.transport.close(conn, Close::Abort);
         }
+        if let Some((census, most)) = &self.config.addresses {
+            let address = peer.ip().to_canonical();
+            let Some(place) = census.enter(Party::Address(address), *most) else {
+                self.counters.refused_full.add(1);
+                let text =
+                    format_args!("{peer}: refused, there are {most} connections from that address already");
+                self.faults.warn(self.now_ns, text);
+                self.slots[index].state = State::Closing;
+                return self.transport.close(conn, Close::Abort);
+            };
+            self.slots[index].place = Some(place);
+        }
         self.arm(index, self.now_ns + self.config.protocol.handshake_timeout_ms * MS);
     }
 
@@ -57,6 +71,7 @@ impl<T: Transport> Worker<T> {
 
     /// Collects the first bytes of a connection until its protocol is known.
     pub(super) fn recognise(&mut self, index: usize, head: Head) -> Recognised {
+        let config = self.config_for(index);
         let Slot { conn, peer, local, ref secure, needs_tls, ref mut state, .. } = self.slots[index];
         let State::Detecting { seen, len } = state else { return Recognised::Nothing };
         let before = usize::from(*len);
@@ -78,7 +93,7 @@ impl<T: Transport> Worker<T> {
                 let name = format!("{peer} -> {local}");
                 let out = &mut self.scratch;
                 let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
-                let config = protocol_config(&self.config.protocol, self.transport.largest_frame_bytes(conn));
+                let config = protocol_config(&config, self.transport.largest_frame_bytes(conn));
                 *state = State::Speaking(match protocol {
                     Protocol::Amqp091 => Box::new(fulmar_amqp_0_9_1::connection::Connection::new(
                         config, &mut cx, conn.index, name,
@@ -111,6 +126,13 @@ impl<T: Transport> Worker<T> {
             (Some(_), false) => "AMQP 0-9-1 and 0-10, within TLS or without",
             (None, _) => "AMQP 0-9-1 and 0-10",
         }
+    }
+
+    /// What the peer in a slot is offered.
+    fn config_for(&self, index: usize) -> Arc<ProtocolConfig> {
+        let Slot { peer, identity, .. } = &self.slots[index];
+        let peer = Peer::new(peer.ip(), identity.clone());
+        self.authenticator.config_for(&peer).unwrap_or_else(|| self.config.protocol.clone())
     }
 
     /// The socket is gone.

@@ -30,6 +30,7 @@ use fulmar_core::shard::Delivery;
 use fulmar_core::timers::Timers;
 use fulmar_core::{Clock, Output, Shard};
 use fulmar_policy::Peer;
+use fulmar_policy::census::Census;
 use fulmar_protocol::{Config as ProtocolConfig, Connection, Context, Login, LoginAnswer};
 use fulmar_tls::Acceptor;
 use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport, Wait};
@@ -60,6 +61,8 @@ pub struct WorkerConfig {
     pub memory_bytes: u64,
     /// Most connections of this shard.
     pub max_connections: u64,
+    /// Counts connections by address, for all shards, and how many there may be from one; without one they are not counted.
+    pub addresses: Option<(Arc<Census>, u32)>,
     /// What to do when there is nothing to do.
     pub idle: IdleStrategy,
     /// One for all shards of a broker.
@@ -73,6 +76,11 @@ pub struct WorkerConfig {
 /// Checks logins. Checking a password takes long on purpose, so it is done elsewhere; the answer comes as
 /// [`Note::Login`].
 pub trait Authenticator {
+    /// What a peer is offered, if not what everybody is.
+    fn config_for(&self, _peer: &Peer) -> Option<Arc<ProtocolConfig>> {
+        None
+    }
+
     /// Starts looking at a round of a peer's login, or answers at once.
     fn check(&mut self, conn: ConnId, peer: &Peer, login: Box<Login>) -> Option<LoginAnswer>;
 }
@@ -106,6 +114,8 @@ pub enum Note {
     },
     /// A handshake that went as far as it could.
     Handshake(Handshake),
+    /// The rules of who may do what have changed.
+    Rules,
     /// Stop: no new connections, what was accepted is finished, clients are told, all within the limit.
     Stop {
         /// The limit, in milliseconds.
@@ -329,6 +339,7 @@ impl<T: Transport> Worker<T> {
             match note {
                 Note::Login { conn, answer } => self.logged_in(conn, answer),
                 Note::Handshake(handshake) => self.shook_hands(handshake),
+                Note::Rules => self.shard.forget_permissions(),
                 Note::Stop { within_ms } => self.start_stop(within_ms),
             }
         }

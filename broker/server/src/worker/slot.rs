@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use fulmar_policy::PeerIdentity;
+use fulmar_policy::census::Place;
 use fulmar_protocol::Connection;
 use fulmar_transport::ConnId;
 
@@ -23,6 +24,8 @@ pub struct Slot {
     pub local: SocketAddr,
     /// What is known of who the other end is.
     pub identity: PeerIdentity,
+    /// Its place among the connections from its address, where those are counted.
+    pub place: Option<Place>,
     /// What it is doing.
     pub state: State,
     /// TLS between the socket and the rest, from the first byte of its handshake on.
@@ -83,6 +86,7 @@ impl Slot {
             peer,
             local,
             identity: PeerIdentity::default(),
+            place: None,
             state: State::Detecting { seen: [0; MAX_HEADER_BYTES], len: 0 },
             secure: None,
             needs_tls,

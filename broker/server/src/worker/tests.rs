@@ -68,6 +68,7 @@ impl House {
             high_water_bytes: TransportConfig::default().high_water_bytes,
             memory_bytes,
             max_connections: 100,
+            addresses: None,
             idle: IdleStrategy::Block,
             gate: Arc::new(StopGate::new(1)),
             tls: None,

@@ -96,6 +96,7 @@ impl Broker {
                 high_water_bytes: config.high_water_bytes,
                 memory_bytes: limits.memory_bytes,
                 max_connections: 1000,
+                addresses: None,
                 idle: IdleStrategy::Block,
                 gate: gate.clone(),
                 tls: None,

@@ -16,6 +16,7 @@ mod keeping;
 mod lifetimes;
 mod moving;
 mod paging;
+mod permissions;
 mod policies;
 mod policy_chaos;
 mod policy_model;

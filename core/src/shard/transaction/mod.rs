@@ -84,7 +84,7 @@ impl Shard {
     /// Publishes a complete message when the session's transaction is committed; routed then. Takes the message over.
     ///
     /// # Errors
-    /// [`Refusal::LimitExceeded`]: too much waits for commits; the message is released.
+    /// [`Refusal::LimitExceeded`]: too much waits for commits; [`Refusal::Denied`]. The message is released.
     pub fn publish_in_transaction(
         &mut self,
         id: SessionId,
@@ -92,6 +92,10 @@ impl Shard {
         message: MessageId,
         mandatory: bool,
     ) -> Result<(), Refusal> {
+        if let Err(refusal) = self.may_publish(id, message) {
+            self.store.release(message);
+            return Err(refusal);
+        }
         let bytes = waiting_bytes(self.store.get(message));
         let limits = &self.config.limits;
         let most = limits.transaction_bytes.min(limits.memory_bytes / 2);

@@ -91,6 +91,7 @@ impl From<Refusal> for Fault {
             Refusal::NoExchange(_) | Refusal::NoQueue(_) | Refusal::UnknownExchangeType(_) => {
                 ErrorCode::NotFound
             }
+            Refusal::Denied(_) => ErrorCode::UnauthorizedAccess,
             Refusal::ExclusiveToOther(_) | Refusal::ExclusiveUse(_) => ErrorCode::ResourceLocked,
             Refusal::Busy { .. } => ErrorCode::PreconditionFailed,
             Refusal::Inequivalent { .. }

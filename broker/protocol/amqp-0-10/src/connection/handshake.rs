@@ -150,9 +150,13 @@ impl Connection {
                 self.phase = Phase::Securing;
                 self.write(cx, ConnectionSecure { challenge: Some(&challenge) });
             }
-            LoginAnswer::Accepted(Accepted { user }) => {
+            LoginAnswer::Accepted(Accepted { user, permission, seat }) => {
                 self.login = None;
                 self.link.user = user;
+                self.seat = seat;
+                if let Some(permission) = permission {
+                    cx.shard.set_permission(self.link.id, permission);
+                }
                 self.phase = Phase::Tuning;
                 let config = Arc::clone(&self.link.config);
                 let tune = ConnectionTune {
@@ -207,6 +211,9 @@ impl Connection {
         let Some(vhost) = cx.shard.vhost(name) else {
             return self.fail(cx, CloseCode::InvalidPath, &format!("no virtual host '{text}'"));
         };
+        if let Err(refusal) = cx.shard.may_open(self.link.id, &text) {
+            return self.fail(cx, CloseCode::InvalidPath, &refusal.to_string());
+        }
         self.link.vhost = vhost;
         self.link.vhost_name = text;
         self.phase = Phase::Open;

@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
-use fulmar_protocol::{Action, Config, Context, Counters, LoginAnswer};
+use fulmar_protocol::{Action, Config, Context, Counters, LoginAnswer, Seat};
 
 use crate::codec::Control;
 use crate::codec::frame::MAX_FRAME_BYTES;
@@ -119,6 +119,8 @@ pub struct Connection {
     /// Where in the input a transfer begins whose frames may all be there, and its channel.
     transfer_begins: Option<(usize, u16)>,
     login: Option<Box<LoginState>>,
+    /// What is held for as long as the connection is there.
+    seat: Option<Seat>,
     actions: VecDeque<Action>,
     /// `peer -> local`.
     name: String,
@@ -156,6 +158,7 @@ impl Connection {
             last_transfer: None,
             transfer_begins: None,
             login: None,
+            seat: None,
             actions: VecDeque::new(),
             name,
             close_reason: None,
@@ -238,6 +241,7 @@ impl Connection {
     fn release(&mut self, shard: &mut Shard) {
         self.parked = None;
         self.login = None;
+        self.seat = None;
         if std::mem::replace(&mut self.released, true) {
             return;
         }

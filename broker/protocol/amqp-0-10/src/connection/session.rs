@@ -141,7 +141,7 @@ impl Session {
         }
         for binding in self.bindings.drain(..) {
             // Nobody waits for the answer.
-            let _ = shard.request(self.session, binding.removal(self.vhost));
+            let _ = shard.request_unasked(self.session, binding.removal(self.vhost));
         }
         shard.close_session(self.session);
         shard.close_connection(self.connection);

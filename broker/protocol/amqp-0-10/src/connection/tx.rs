@@ -82,7 +82,8 @@ impl Session {
     ) -> Result<Flow, Fault> {
         let vhost = env.link.vhost;
         let name = Name::from(env.shard.message(message).exchange);
-        let found = env.shard.request(self.session, Request::QueryExchange { vhost, name: name.clone() });
+        let found =
+            env.shard.request_unasked(self.session, Request::QueryExchange { vhost, name: name.clone() });
         if let Some(Ok(Reply::Exchange(None))) = found {
             env.shard.release(message);
             return Err(Refusal::NoExchange(name).into());

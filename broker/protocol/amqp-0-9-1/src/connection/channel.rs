@@ -260,8 +260,29 @@ impl Channel {
         about: Option<Subject>,
         step: Step,
     ) -> Result<Flow, Exception> {
-        let pending = Pending { about, step };
-        match env.shard.request(self.session, request) {
+        let result = env.shard.request(self.session, request);
+        self.requested(env, Pending { about, step }, result)
+    }
+
+    /// The same for what the broker does of its own, which nobody has to be allowed.
+    pub fn request_unasked(
+        &mut self,
+        env: &mut Env<'_>,
+        request: Request,
+        about: Option<Subject>,
+        step: Step,
+    ) -> Result<Flow, Exception> {
+        let result = env.shard.request_unasked(self.session, request);
+        self.requested(env, Pending { about, step }, result)
+    }
+
+    fn requested(
+        &mut self,
+        env: &mut Env<'_>,
+        pending: Pending,
+        result: Option<Result<Reply, Refusal>>,
+    ) -> Result<Flow, Exception> {
+        match result {
             Some(result) => self.complete(env, pending, result),
             None => {
                 self.pending = Some(pending);

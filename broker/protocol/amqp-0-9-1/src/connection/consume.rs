@@ -93,7 +93,7 @@ impl Channel {
             passive: false,
             options: Box::new(QueueOptions { auto_delete: true, home, ..QueueOptions::default() }),
         };
-        self.request(env, request, None, Step::ReplyQueueDeclared { consumer, no_wait })
+        self.request_unasked(env, request, None, Step::ReplyQueueDeclared { consumer, no_wait })
     }
 
     /// The queue behind the pseudo-queue stands.
@@ -110,7 +110,7 @@ impl Channel {
         let options = ConsumerOptions { tag, no_ack: true, exclusive: true, ..ConsumerOptions::default() };
         let subject = Subject::queue(&queue);
         let request = Request::Subscribe { vhost: env.link.vhost, queue, consumer, options };
-        self.request(env, request, Some(subject), Step::Subscribed { consumer, no_wait })
+        self.request_unasked(env, request, Some(subject), Step::Subscribed { consumer, no_wait })
     }
 
     /// The shard has taken the consumer on.

@@ -69,7 +69,7 @@ impl Exception {
             Refusal::Busy { object, name, state } => {
                 Self::precondition(format!("{object} '{name}' in vhost '{vhost}' {state}"))
             }
-            Refusal::Forbidden(text) => Self::new(code::ACCESS_REFUSED, text.clone()),
+            Refusal::Forbidden(text) | Refusal::Denied(text) => Self::new(code::ACCESS_REFUSED, text.clone()),
             Refusal::DefaultExchange => Self::new(code::ACCESS_REFUSED, refusal.to_string()),
             Refusal::InUseAsAlternate(_) | Refusal::InvalidBinding { .. } => {
                 Self::precondition(refusal.to_string())

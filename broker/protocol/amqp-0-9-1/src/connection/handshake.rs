@@ -194,9 +194,13 @@ impl Connection {
                 self.phase = Phase::Securing;
                 Method::ConnectionSecure { challenge: &challenge }.encode(0, cx.out);
             }
-            LoginAnswer::Accepted(Accepted { user }) => {
+            LoginAnswer::Accepted(Accepted { user, permission, seat }) => {
                 self.login = None;
                 self.link.user = user;
+                self.seat = seat;
+                if let Some(permission) = permission {
+                    cx.shard.set_permission(self.link.id, permission);
+                }
                 self.phase = Phase::Tuning;
                 let config = Arc::clone(&self.link.config);
                 Method::ConnectionTune {
@@ -253,6 +257,9 @@ impl Connection {
         let Some(vhost) = cx.shard.vhost(virtual_host) else {
             return Err(Exception::new(code::NOT_ALLOWED, format!("vhost {name} not found")));
         };
+        if let Err(refusal) = cx.shard.may_open(self.link.id, &name) {
+            return Err(Exception::new(code::NOT_ALLOWED, refusal.to_string()));
+        }
         self.link.vhost = vhost;
         self.link.vhost_name = name;
         self.phase = Phase::Open;

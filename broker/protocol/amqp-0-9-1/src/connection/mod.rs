@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
-use fulmar_protocol::{Action, Config, Connection as _, Context, Counters, LoginAnswer};
+use fulmar_protocol::{Action, Config, Connection as _, Context, Counters, LoginAnswer, Seat};
 
 use crate::codec::{Method, frame, reply_code as code};
 use channel::{Channel, Flow};
@@ -37,6 +37,8 @@ use handshake::LoginState;
 use input::PartialBody;
 use last::LastPublish;
 
+/// Largest frame of a peer that has not logged in.
+const MAX_LOGIN_FRAME_BYTES: u32 = 16 << 10;
 /// How long a peer may take to answer `connection.close`.
 const CLOSE_TIMEOUT_NS: u64 = 10_000_000_000;
 
@@ -106,6 +108,8 @@ pub struct Connection {
     partial: Option<PartialBody>,
     last_publish: Option<Box<LastPublish>>,
     login: Option<Box<LoginState>>,
+    /// What is held for as long as the connection is there.
+    seat: Option<Seat>,
     actions: VecDeque<Action>,
     /// `peer -> local`.
     name: String,
@@ -139,6 +143,7 @@ impl Connection {
             partial: None,
             last_publish: None,
             login: None,
+            seat: None,
             actions: VecDeque::new(),
             name,
             close_reason: None,
@@ -157,7 +162,7 @@ impl Connection {
                 vhost: VhostId::default(),
                 vhost_name: String::new(),
                 user: String::new(),
-                frame_max: config.frame_max_bytes,
+                frame_max: config.frame_max_bytes.min(MAX_LOGIN_FRAME_BYTES),
                 capabilities: Capabilities::default(),
                 counters: Counters::default(),
                 consumer_tags: 0,
@@ -418,6 +423,7 @@ impl Connection {
     fn release(&mut self, shard: &mut Shard) {
         self.parked = None;
         self.login = None;
+        self.seat = None;
         self.link.confirming = Vec::new();
         if std::mem::replace(&mut self.released, true) {
             return;

@@ -91,7 +91,7 @@ impl Channel {
         let name = Name::from(exchange);
         let request = Request::QueryExchange { vhost: env.link.vhost, name: name.clone() };
         // Answered at once.
-        if let Some(Ok(Reply::Exchange(None))) = env.shard.request(self.session, request) {
+        if let Some(Ok(Reply::Exchange(None))) = env.shard.request_unasked(self.session, request) {
             return Err(Refusal::NoExchange(name));
         }
         tx.exchange = Some(name);
