@@ -36,7 +36,7 @@ pub struct Guard {
 enum Permitted {
     Everything,
     Nothing,
-    By(Permit),
+    By(Box<Permit>),
 }
 
 impl Guard {
@@ -66,7 +66,10 @@ impl Guard {
     fn find_permit(&mut self) {
         self.permit = match self.current.permits.of(&self.user) {
             None => Permitted::Everything,
-            Some(own) => own.get(&self.vhost).cloned().map_or(Permitted::Nothing, Permitted::By),
+            Some(own) => own
+                .get(&self.vhost)
+                .cloned()
+                .map_or(Permitted::Nothing, |permit| Permitted::By(Box::new(permit))),
         };
     }
 
