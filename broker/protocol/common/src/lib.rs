@@ -4,6 +4,7 @@
 mod counters;
 mod login;
 mod switch;
+pub mod testing;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard};

@@ -13,7 +13,8 @@ use fulmar_amqp_0_10::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Shard, ShardConfig, ShardId};
-use fulmar_protocol::{Action, Config, Connection as _, Context, Login, LoginAnswer};
+use fulmar_protocol::testing::answer_to;
+use fulmar_protocol::{Action, Config, Connection as _, Context};
 
 const FRAME_MAX_BYTES: u16 = 4096;
 const MAX_BODY_BYTES: u64 = 8192;
@@ -224,17 +225,7 @@ impl Peer {
             acted = true;
             match action {
                 Action::Authenticate(login) => {
-                    let answer = match login.response.as_deref().map(Login::plain) {
-                        Some(Some((user, password))) if user == "guest" && password == b"guest" => {
-                            LoginAnswer::accepted("guest")
-                        }
-                        Some(Some(_)) => LoginAnswer::Refused("wrong password".to_owned()),
-                        Some(None) if login.exchange.is_some() => {
-                            LoginAnswer::Malformed("no login".to_owned())
-                        }
-                        Some(None) | None => LoginAnswer::Challenge(b"more".to_vec(), Box::new(())),
-                    };
-                    self.connection.authenticated(cx, answer);
+                    self.connection.authenticated(cx, answer_to(&login));
                 }
                 Action::Close { .. } => self.closed = true,
             }

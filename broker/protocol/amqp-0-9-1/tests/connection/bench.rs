@@ -11,7 +11,8 @@ use fulmar_amqp_0_9_1::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Output, Shard, ShardConfig, ShardId, Table, Value};
-use fulmar_protocol::{Action, Config, Connection as _, Context, Login, LoginAnswer};
+use fulmar_protocol::testing::answer_to;
+use fulmar_protocol::{Action, Config, Connection as _, Context, Login};
 
 /// Where things live, and how input arrives.
 #[derive(Clone, Copy, Debug)]
@@ -577,15 +578,7 @@ impl World {
             busy = true;
             match action {
                 Action::Authenticate(login) => {
-                    let answer = match login.response.as_deref().map(Login::plain) {
-                        Some(Some((user, password))) if user == "guest" && password == b"guest" => {
-                            LoginAnswer::accepted("guest")
-                        }
-                        _ if login.mechanism == "ANONYMOUS" => LoginAnswer::accepted("guest"),
-                        Some(Some(_)) => LoginAnswer::Refused("wrong password".to_owned()),
-                        Some(None) => LoginAnswer::Malformed("malformed response".to_owned()),
-                        None => LoginAnswer::Challenge(Vec::new(), Box::new(())),
-                    };
+                    let answer = answer_to(&login);
                     slot.logins.push(*login);
                     if self.answer_logins {
                         connection.authenticated(&mut cx, answer);
