@@ -92,6 +92,7 @@ fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Res
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             write!(f, "its certificate is for another host: {error}")
         }
+        CertificateError::Other(error) => write!(f, "its certificate is not accepted: {error}"),
         error => write!(f, "its certificate is not accepted: {error}"),
     }
 }

@@ -16,8 +16,9 @@ const KINDS = process.env.AMQP_PORT
   : [['uring', 1], ['uring', 2], ['epoll', 1], ['epoll', 2]];
 
 // Starts a broker and resolves to its process and port; `refused` says why this machine cannot run it.
-function start(io, shards, data) {
-  const child = spawn(PROGRAM, ['serve', '--port', '0', '--data-dir', data, '--io', io, '--shards', String(shards)], {
+function start(io, shards, data, ...options) {
+  const words = ['serve', '--port', '0', '--data-dir', data, '--io', io, '--shards', String(shards), ...options];
+  const child = spawn(PROGRAM, words, {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const lines = [];
@@ -74,4 +75,4 @@ function forEachBroker(tests) {
   }
 }
 
-module.exports = { forEachBroker };
+module.exports = { KINDS, forEachBroker, start, stop };
