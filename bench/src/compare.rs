@@ -39,7 +39,8 @@ pub struct CompareArgs {
     /// Built-in workloads (`fulmar bench list`), or files with one, TOML or JSON.
     #[arg(required = true, value_name = "WORKLOAD")]
     workloads: Vec<String>,
-    /// Brokers to start in turn (fulmar, fulmar-0-10, rabbitmq, lavinmq, qpidd), or URLs of brokers that run already.
+    /// Brokers to start in turn (fulmar, fulmar-0-10, rabbitmq, lavinmq, qpidd; over TLS fulmar-tls, fulmar-0-10-tls,
+    /// rabbitmq-tls), or URLs of brokers that run already.
     #[arg(long, value_name = "BROKER", value_delimiter = ',', default_value = "fulmar,rabbitmq")]
     with: Vec<Contender>,
     /// Runs of each workload against each broker.
@@ -85,6 +86,13 @@ impl FromStr for Contender {
 }
 
 impl Contender {
+    fn is_tls(&self) -> bool {
+        match self {
+            Contender::Recipe(recipe) => recipe.tls,
+            Contender::Url(url) => url.tls.is_some(),
+        }
+    }
+
     fn protocol(&self) -> Protocol {
         match self {
             Contender::Recipe(recipe) => recipe.protocol,
@@ -142,7 +150,8 @@ pub fn run(args: &CompareArgs, json: bool) -> Result<ExitCode, BenchError> {
             let protocol = turn.url.protocol;
             let is_it =
                 |ceiling: &&CeilingOf<'_>| ceiling.protocol == protocol && ceiling.workload == workload;
-            let ceiling_hz = ceilings.iter().find(is_it).map(|ceiling| ceiling.both_hz);
+            let known = ceilings.iter().find(is_it).filter(|_| turn.url.tls.is_none());
+            let ceiling_hz = known.map(|ceiling| ceiling.both_hz);
             Ok(RunResult { ceiling_hz, ..measured(turn, workload, round)? })
         },
         |run| {
@@ -176,7 +185,8 @@ impl CompareArgs {
     fn ceilings<'w>(&self, workloads: &'w [Workload]) -> Result<Vec<CeilingOf<'w>>, BenchError> {
         let mut ceilings: Vec<CeilingOf<'_>> = Vec::new();
         for workload in workloads.iter().filter(|workload| workload.rate_hz.is_none() && self.ceiling > 0.0) {
-            for protocol in self.with.iter().map(Contender::protocol) {
+            // What the load generator does at most over TLS is not measured.
+            for protocol in self.with.iter().filter(|one| !one.is_tls()).map(Contender::protocol) {
                 let is_it = |known: &CeilingOf<'_>| known.protocol == protocol && known.workload == workload;
                 if !ceilings.iter().any(is_it) {
                     let both_hz = ceiling::of_processes(protocol, workload, self.ceiling)?.both_hz;

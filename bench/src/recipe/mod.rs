@@ -7,6 +7,7 @@
 
 mod probe;
 mod process;
+mod secured;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ use crate::url::Protocol;
 
 pub use probe::{Greeting, greeting};
 pub use process::{Running, StartError};
+pub use secured::Secured;
 
 /// How to start a broker.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Recipe {
     pub install: &'static str,
     /// What it is measured with.
     pub protocol: Protocol,
+    /// Whether it is measured over TLS, with a certificate made for it.
+    pub tls: bool,
     /// How to start it.
     pub start: Start,
 }
@@ -54,6 +58,8 @@ pub struct Place {
     pub port: u16,
     /// Further ports, for what else the broker wants to listen on.
     pub further_ports: [u16; 2],
+    /// TLS, if it is to be spoken.
+    pub tls: Option<Secured>,
 }
 
 /// All brokers that are known.
@@ -64,6 +70,7 @@ pub const RECIPES: &[Recipe] = &[
         programs: &["/proc/self/exe"],
         install: "it is this program",
         protocol: Protocol::Amqp091,
+        tls: false,
         start: Start::Commands(fulmar),
     },
     Recipe {
@@ -72,6 +79,7 @@ pub const RECIPES: &[Recipe] = &[
         programs: &["/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"],
         install: "apt-get install --no-install-recommends rabbitmq-server (and stop the service that it starts)",
         protocol: Protocol::Amqp091,
+        tls: false,
         start: Start::Commands(rabbitmq),
     },
     Recipe {
@@ -79,6 +87,7 @@ pub const RECIPES: &[Recipe] = &[
         programs: &["lavinmq"],
         install: "see https://lavinmq.com/documentation/installation-guide",
         protocol: Protocol::Amqp091,
+        tls: false,
         start: Start::Commands(lavinmq),
     },
     Recipe {
@@ -86,6 +95,7 @@ pub const RECIPES: &[Recipe] = &[
         programs: &["/proc/self/exe"],
         install: "it is this program",
         protocol: Protocol::Amqp010,
+        tls: false,
         start: Start::Commands(fulmar),
     },
     Recipe {
@@ -93,13 +103,39 @@ pub const RECIPES: &[Recipe] = &[
         programs: &["qpidd", "/usr/sbin/qpidd", "/usr/local/sbin/qpidd"],
         install: "build it from https://qpid.apache.org, and have its directory in PATH",
         protocol: Protocol::Amqp010,
+        tls: false,
         start: Start::Commands(qpidd),
+    },
+    Recipe {
+        name: "fulmar-tls",
+        programs: &["/proc/self/exe"],
+        install: "it is this program",
+        protocol: Protocol::Amqp091,
+        tls: true,
+        start: Start::Commands(fulmar),
+    },
+    Recipe {
+        name: "fulmar-0-10-tls",
+        programs: &["/proc/self/exe"],
+        install: "it is this program",
+        protocol: Protocol::Amqp010,
+        tls: true,
+        start: Start::Commands(fulmar),
+    },
+    Recipe {
+        name: "rabbitmq-tls",
+        programs: &["/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server"],
+        install: "apt-get install --no-install-recommends rabbitmq-server (and stop the service that it starts)",
+        protocol: Protocol::Amqp091,
+        tls: true,
+        start: Start::Commands(rabbitmq),
     },
     Recipe {
         name: "nats",
         programs: &["nats-server"],
         install: "apt-get install nats-server",
         protocol: Protocol::Amqp091,
+        tls: false,
         start: Start::NoDriver("NATS"),
     },
 ];
@@ -137,6 +173,15 @@ fn fulmar(place: &Place) -> Vec<Command> {
     serve.args(["serve", "--log-level", "warn", "--idle", "adaptive"]);
     serve.arg("--listen").arg(format!("127.0.0.1:{}", place.port));
     serve.arg("--data-dir").arg(&place.directory);
+    if let Some(Secured { port, certificate, key }) = &place.tls {
+        serve
+            .arg("--tls-port")
+            .arg(port.to_string())
+            .arg("--tls-cert")
+            .arg(certificate)
+            .arg("--tls-key")
+            .arg(key);
+    }
     vec![serve]
 }
 
@@ -144,6 +189,16 @@ fn fulmar(place: &Place) -> Vec<Command> {
 fn rabbitmq(place: &Place) -> Vec<Command> {
     let [distribution_port, mapper_port] = place.further_ports;
     let file = |name: &str| place.directory.join(name);
+    if let Some(Secured { port, certificate, key }) = &place.tls {
+        let (certificate, key) = (certificate.display(), key.display());
+        let text = format!(
+            "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n\
+             ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n\
+             ssl_options.verify = verify_none\nssl_options.fail_if_no_peer_cert = false\n"
+        );
+        // Where this fails nobody listens on the port.
+        drop(std::fs::write(file("rabbitmq.conf"), text));
+    }
     let mut mapper = Command::new("epmd");
     mapper.args(["-address", "127.0.0.1", "-port"]).arg(mapper_port.to_string());
     let mut server = Command::new(&place.program);
@@ -167,7 +222,7 @@ fn rabbitmq(place: &Place) -> Vec<Command> {
         .env("RABBITMQ_SCHEMA_DIR", file("schema"))
         .env("RABBITMQ_PID_FILE", file("pid"))
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins"))
-        // None of these exists, so that none of the machine's own are read.
+        // None of these exists but for TLS, so that none of the machine's own are read.
         .env("RABBITMQ_CONF_ENV_FILE", file("rabbitmq-env.conf"))
         .env("RABBITMQ_CONFIG_FILE", file("rabbitmq"))
         .env("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced"));

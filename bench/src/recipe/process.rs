@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Greeting, Place, Recipe, greeting};
+use super::{Greeting, Place, Recipe, Secured, greeting};
 use crate::url::Url;
 
 /// How long a broker may take until it greets.
@@ -96,12 +96,19 @@ impl Running {
             tried += 1;
             let system = |error| StartError::System(format!("{name} cannot be started"), error);
             let directory = TempDir::with_prefix("fulmar-bench-").map_err(system)?;
-            let [port, one, two] = free_ports().map_err(system)?;
+            let [port, one, two, three] = free_ports().map_err(system)?;
+            let tls = match recipe.tls {
+                true => Some(Secured::make(directory.path(), three).map_err(|error| {
+                    StartError::System(format!("{name} has no certificate: openssl"), error)
+                })?),
+                false => None,
+            };
             let place = Place {
                 program: program.clone(),
                 directory: directory.path().to_path_buf(),
                 port,
                 further_ports: [one, two],
+                tls,
             };
             match launch(recipe, commands(&place), &place, directory) {
                 Err(StartError::Ended { .. }) if tried < TRIES => (),
@@ -156,7 +163,10 @@ fn launch(
             Err(_) => std::thread::sleep(STEP),
         }
     };
-    let url = Url { protocol, port: place.port, ..Url::default() };
+    let tls = place.tls.as_ref();
+    let port = tls.map_or(place.port, |secured| secured.port);
+    let tls = tls.map(|secured| Box::new(secured.client()));
+    let url = Url { protocol, port, tls, ..Url::default() };
     Ok(Running { greeting, url, options, broker, needed: started, directory })
 }
 
@@ -166,7 +176,8 @@ fn told_options(command: Option<&Command>, place: &Place) -> String {
         command.into_iter().flat_map(Command::get_args).map(|word| word.to_string_lossy().into_owned());
     let mut text = words.collect::<Vec<_>>().join(" ");
     text = text.replace(&*place.directory.to_string_lossy(), "DIRECTORY");
-    for port in place.further_ports.into_iter().chain([place.port]) {
+    let secured = place.tls.as_ref().map(|secured| secured.port);
+    for port in place.further_ports.into_iter().chain([place.port]).chain(secured) {
         text = text.replace(&port.to_string(), "PORT");
     }
     text
@@ -180,11 +191,11 @@ fn end_of(log: &Path) -> String {
 }
 
 /// Ports on loopback that nobody has now. Who comes first has them in the end.
-fn free_ports() -> io::Result<[u16; 3]> {
+fn free_ports() -> io::Result<[u16; 4]> {
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held = [listen()?, listen()?, listen()?];
+    let held = [listen()?, listen()?, listen()?, listen()?];
     let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-    Ok([port(&held[0])?, port(&held[1])?, port(&held[2])?])
+    Ok([port(&held[0])?, port(&held[1])?, port(&held[2])?, port(&held[3])?])
 }
 
 /// A process that ends when this is dropped, in order if it can.

@@ -21,6 +21,7 @@ static NEVER: Recipe = Recipe {
     programs: &["/bin/sh"],
     install: "",
     protocol: Protocol::Amqp091,
+    tls: false,
     start: Start::Commands(no_broker),
 };
 
@@ -38,6 +39,7 @@ fn what_is_not_installed_says_how_to_get_it() {
         programs: &["/nowhere/missing", "fulmar-has-no-such-program"],
         install: "build it",
         protocol: Protocol::Amqp091,
+        tls: false,
         start: Start::Commands(no_broker),
     };
     assert_eq!(Running::start(&MISSING).unwrap_err().to_string(), "missing is not installed: build it");
@@ -61,6 +63,7 @@ fn every_recipe_has_a_name_of_its_own_and_keeps_to_loopback_and_its_directory() 
             directory: directory.path().into(),
             port: 40_001,
             further_ports: [40_002, 40_003],
+            tls: recipe.tls.then(|| Secured::make(directory.path(), 40_004).unwrap()),
         };
         let commands = commands(&place);
         let files = std::fs::read_dir(directory.path()).unwrap().flatten();
@@ -69,6 +72,10 @@ fn every_recipe_has_a_name_of_its_own_and_keeps_to_loopback_and_its_directory() 
         assert!(all.contains("127.0.0.1") && all.contains("40001"), "{all}");
         assert!(all.contains(&*directory.path().to_string_lossy()), "{all}");
         assert!(!all.contains("5672"), "{all}");
+        assert_eq!(all.contains("40004"), recipe.tls, "{all}");
+        for file in std::fs::read_dir(directory.path()).unwrap().flatten() {
+            std::fs::remove_file(file.path()).unwrap();
+        }
     }
 }
 
@@ -122,6 +129,7 @@ static GREETER: Recipe = Recipe {
     programs: &["/bin/sh"],
     install: "",
     protocol: Protocol::Amqp091,
+    tls: false,
     start: Start::Commands(greeter),
 };
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::certificates::Office;
-use fulmar_client::{Connection, Error, Options, Protocol, Publish, QueueOptions};
+use fulmar_client::{Connection, Error, Mechanism, Options, Protocol, Publish, QueueOptions};
 use fulmar_server::broker::Running;
 use fulmar_tls::{ClientCertificates, ClientOptions, Trust};
 use fulmar_transport::IoChoice;
@@ -243,4 +243,24 @@ fn the_tools_speak_tls_and_say_why_when_they_cannot() {
     let plain = format!("send -u amqp://localhost:{} -q q x", broker.addr().port());
     let (code, said) = tool(&plain, &[("--ca-file", &office.ca())]);
     assert!(code == Some(2) && said.contains("amqps://"), "{said}");
+}
+
+#[test]
+fn who_a_certificate_names_logs_in_by_it() {
+    let office = Office::new("issuer");
+    let asking = fulmar_tls::Options {
+        client_certificates: ClientCertificates::Want,
+        client_issuers: vec![office.ca()],
+        ..office.broker()
+    };
+    let broker = start(asking);
+    for protocol in PROTOCOLS {
+        let by_certificate = |certificate: Option<_>| Options {
+            mechanism: Some(Mechanism::External),
+            ..options(protocol, tls_port(&broker), ClientOptions { certificate, ..office.client() })
+        };
+        run(carries_messages(by_certificate(Some(office.issue("guest", 2)))));
+        let error = refused(by_certificate(None));
+        assert!(matches!(&error, Error::Login { .. }) && error.to_string().contains("EXTERNAL"), "{error}");
+    }
 }
