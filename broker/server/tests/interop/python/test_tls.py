@@ -65,7 +65,7 @@ class Pika:
     """pika."""
 
     @staticmethod
-    def connect(port, ca, certificate, host):
+    def connect(port, ca, certificate, host, **options):
         """A connection over TLS."""
         context = ssl.create_default_context(cafile=str(ca))
         if certificate:
@@ -77,6 +77,7 @@ class Pika:
                 ssl_options=pika.SSLOptions(context, host),
                 socket_timeout=WAIT_S,
                 blocked_connection_timeout=WAIT_S,
+                **options,
             )
         )
 
@@ -245,6 +246,14 @@ def test_certificates_of_clients(start, client, office, tmp_path):
         broker.refuses("issued by nobody who is trusted here", certificate=stranger, client=client)
     required.refuses("it showed no certificate, which is required here", client=client)
     carries_messages(wanted.connect(client=client), client)
+
+
+def test_who_a_certificate_names_logs_in_by_it(start, office):
+    broker = start("--tls-client-ca", office.ca, "--tls-client-certs", "want")
+    options = {"credentials": pika.credentials.ExternalCredentials()}
+    carries_messages(Pika.connect(broker.tls_port, office.ca, office.issue("guest", "/CN=guest"), "localhost", **options))
+    with pytest.raises(pika.exceptions.AMQPError):
+        Pika.connect(broker.tls_port, office.ca, None, "localhost", **options)
 
 
 def test_new_files_are_taken_on_a_signal_and_bad_ones_are_not(start, office):
