@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use argon2::password_hash::rand_core::{OsRng, RngCore};
 use blake2::Blake2sMac256;
 use blake2::digest::{FixedOutput, KeyInit, Update};
+use fulmar_gssapi::{self as gssapi, Layer};
 use subtle::ConstantTimeEq;
 
 use crate::mechanism::{Mechanism, Offer};
@@ -26,6 +27,8 @@ const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9i$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// Who has no name.
 pub const ANONYMOUS: &str = "anonymous";
+/// What clients call a broker's service in Kerberos, unless told otherwise.
+pub const SERVICE: &str = "qpidd";
 /// Passwords remembered.
 const MAX_REMEMBERED: usize = 10_000;
 
@@ -47,6 +50,9 @@ pub enum Denied {
     /// The password is wrong.
     #[error("wrong password for user '{0}'")]
     Password(String),
+    /// Its ticket, or what it says after it, is not accepted.
+    #[error("GSSAPI: {0}")]
+    Ticket(gssapi::Failure),
     /// Nothing is kept of the password for this mechanism.
     #[error(
         "user '{0}' has no keys for {1}; `fulmar user passwd` makes some (with --md5 for CRAM-MD5 and DIGEST-MD5)"
@@ -76,6 +82,8 @@ pub enum Round {
     Challenge(Vec<u8>, Exchange),
     /// It is logged in, and goes by this name.
     Accepted(String),
+    /// The same; what comes and goes is in a security layer once the connection is open.
+    Protected(String, Box<Layer>),
 }
 
 /// A login between two rounds.
@@ -92,6 +100,8 @@ enum State {
     Cram(Vec<u8>),
     /// The same by DIGEST-MD5.
     Digest(digest_md5::Exchange),
+    /// It has shown a ticket.
+    Gssapi(Box<gssapi::Exchange>),
     /// It is this user, and has been told so; nothing is to follow.
     Proven(String, Mechanism),
 }
@@ -106,6 +116,7 @@ pub struct Authority {
     stamp: Stamp,
     offer: Offer,
     realm: String,
+    service: String,
     key: [u8; 32],
     remembered: HashMap<String, [u8; 32]>,
     /// What is kept of the password that guest has without being added; made when it is needed.
@@ -122,7 +133,13 @@ impl Authority {
         let users = UserFile::load(&users_file)?;
         let mut key = [0; 32];
         OsRng.fill_bytes(&mut key);
-        Ok(Authority { users, stamp, offer, realm, key, remembered: HashMap::new(), guest: None })
+        let service = SERVICE.to_owned();
+        Ok(Authority { users, stamp, offer, realm, service, key, remembered: HashMap::new(), guest: None })
+    }
+
+    /// What the broker's service is called in Kerberos, instead of [`SERVICE`].
+    pub fn set_service(&mut self, service: &str) {
+        service.clone_into(&mut self.service);
     }
 
     /// What is offered to whom.
@@ -182,9 +199,10 @@ impl Authority {
             }
             (mechanism, None) => Ok(challenge(Vec::new(), State::Named(mechanism))),
             // Clients of AMQP 0-9-1 cannot say that they say nothing yet.
-            (mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256), Some(b"")) => {
-                Ok(challenge(Vec::new(), State::Named(mechanism)))
-            }
+            (
+                mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256 | Mechanism::Gssapi),
+                Some(b""),
+            ) => Ok(challenge(Vec::new(), State::Named(mechanism))),
             (mechanism, Some(response)) => self.respond(peer, mechanism, response),
         }
     }
@@ -199,6 +217,9 @@ impl Authority {
             State::Scram(user, hash, exchange) => self.finish_scram(peer, user, hash, exchange, response),
             State::Cram(challenge) => self.finish_cram(peer, &challenge, response),
             State::Digest(exchange) => self.finish_digest(peer, &exchange, response),
+            State::Gssapi(exchange) => {
+                self.conclude(exchange.go_on(&self.service, response, takes_layer(peer)))
+            }
             State::Proven(user, _) if response.is_empty() => Ok(Round::Accepted(user)),
             State::Proven(_, mechanism) => Err(Denied::Malformed(mechanism)),
         }
@@ -217,12 +238,37 @@ impl Authority {
                 let user = peer.identity.certificate.clone().ok_or(Denied::Mechanism)?;
                 let wanted = std::str::from_utf8(response).map_err(|_| malformed)?;
                 is_himself(&user, wanted)?;
+                self.is_unlocked(&user)?;
                 Ok(Round::Accepted(user))
+            }
+            Mechanism::Gssapi => {
+                self.conclude(gssapi::Exchange::begin(&self.service, response, takes_layer(peer)))
             }
             Mechanism::ScramSha1 => self.begin_scram(Hash::Sha1, response),
             Mechanism::ScramSha256 => self.begin_scram(Hash::Sha256, response),
             Mechanism::Anonymous | Mechanism::CramMd5 | Mechanism::DigestMd5 => Err(malformed),
         }
+    }
+
+    /// What a round of GSSAPI comes to.
+    fn conclude(&self, round: Result<gssapi::Round, gssapi::Failure>) -> Result<Round, Denied> {
+        match round.map_err(Denied::Ticket)? {
+            gssapi::Round::Challenge(asked, exchange) => Ok(challenge(asked, State::Gssapi(exchange))),
+            gssapi::Round::Accepted { user, authorize_as, layer } => {
+                is_himself(&user, &authorize_as)?;
+                self.is_unlocked(&user)?;
+                Ok(match layer {
+                    None => Round::Accepted(user),
+                    Some(layer) => Round::Protected(user, layer),
+                })
+            }
+        }
+    }
+
+    /// Somebody whom others vouch for may be locked here all the same.
+    fn is_unlocked(&self, user: &str) -> Result<(), Denied> {
+        let is_locked = self.users.account(user) == Account::Locked;
+        if is_locked { Err(Denied::Locked(user.to_owned())) } else { Ok(()) }
     }
 
     fn begin_scram(&mut self, hash: Hash, response: &[u8]) -> Result<Round, Denied> {
@@ -378,6 +424,11 @@ fn scram_mechanism(hash: Hash) -> Mechanism {
     }
 }
 
+/// Whether a security layer would protect what nothing else does.
+fn takes_layer(peer: &Peer) -> bool {
+    peer.takes_layer && !peer.identity.encrypted
+}
+
 /// Nobody acts for others.
 fn is_himself(user: &str, wanted: &str) -> Result<(), Denied> {
     let is = wanted.is_empty() || wanted == user;
@@ -421,7 +472,8 @@ mod tests {
     }
 
     fn offer() -> Offer {
-        let mechanisms = crate::mechanism::EVERY.into_iter().filter(|m| *m != Mechanism::Anonymous).collect();
+        let mechanisms = crate::mechanism::EVERY;
+        let mechanisms = mechanisms.into_iter().filter(|m| *m != Mechanism::Anonymous).collect();
         Offer { mechanisms, plain_anywhere: true, ..Offer::default() }
     }
 
@@ -442,7 +494,7 @@ mod tests {
         let peer = Peer::new(from.into(), PeerIdentity::default());
         match authority.begin(&peer, mechanism, Some(response.as_bytes()))? {
             Round::Accepted(user) => Ok(user),
-            Round::Challenge(..) => panic!("a second round"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -527,6 +579,7 @@ mod tests {
             let (asked, exchange) = match round {
                 Round::Accepted(user) => return Ok(user),
                 Round::Challenge(asked, exchange) => (String::from_utf8(asked).unwrap(), exchange),
+                Round::Protected(..) => panic!("a layer that nobody has asked for"),
             };
             let answer = client.answer(mechanism, &asked);
             round = authority.go_on(&peer, exchange, answer.as_bytes())?;
@@ -641,7 +694,7 @@ mod tests {
         let peer = Peer::new(ELSEWHERE.into(), identity);
         let mut external = |response: &[u8]| match authority.begin(&peer, "EXTERNAL", Some(response)) {
             Ok(Round::Accepted(user)) => Ok(user),
-            Ok(Round::Challenge(..)) => panic!("a second round"),
+            Ok(other) => panic!("{other:?}"),
             Err(denied) => Err(denied),
         };
         assert_eq!(external(b""), Ok("ann@example.org".into()));

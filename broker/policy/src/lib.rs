@@ -1,7 +1,7 @@
 //! Fulmar's users, password store and SASL mechanisms.
 //!
 //! * [`users`]: the file of users, and what is kept of their passwords ([`secrets`]).
-//! * [`authority`]: decides on logins, by [`mechanism`]s that [`sasl`] knows.
+//! * [`authority`]: decides on logins, by [`mechanism`]s that [`sasl`] and [`fulmar_gssapi`] know.
 //! * [`census`] and [`patience`]: limits of connections, and of guessing.
 //! * [`acl`]: access control lists; [`rules`]: those in force, and who asks.
 

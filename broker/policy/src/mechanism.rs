@@ -11,6 +11,8 @@ use crate::sasl::scram::Hash;
 pub enum Mechanism {
     /// RFC 4422, appendix A: the peer is who its certificate says.
     External,
+    /// RFC 4752: Kerberos, by the system's library.
+    Gssapi,
     /// RFC 7677.
     ScramSha256,
     /// RFC 5802.
@@ -28,8 +30,9 @@ pub enum Mechanism {
 }
 
 /// All, in order of preference.
-pub const EVERY: [Mechanism; 8] = [
+pub const EVERY: [Mechanism; 9] = [
     Mechanism::External,
+    Mechanism::Gssapi,
     Mechanism::ScramSha256,
     Mechanism::ScramSha1,
     Mechanism::DigestMd5,
@@ -44,6 +47,7 @@ impl Mechanism {
     pub fn name(self) -> &'static str {
         match self {
             Mechanism::External => "EXTERNAL",
+            Mechanism::Gssapi => "GSSAPI",
             Mechanism::ScramSha256 => Hash::Sha256.mechanism(),
             Mechanism::ScramSha1 => Hash::Sha1.mechanism(),
             Mechanism::DigestMd5 => "DIGEST-MD5",

@@ -20,12 +20,14 @@ pub struct Peer {
     pub address: IpAddr,
     /// What the transport found out about it.
     pub identity: PeerIdentity,
+    /// Whether its protocol and its transport leave room for a security layer.
+    pub takes_layer: bool,
 }
 
 impl Peer {
     /// A peer at an address, in canonical form: an IPv4 address that came in an IPv6 one is the former.
     pub fn new(address: IpAddr, identity: PeerIdentity) -> Self {
-        Peer { address: address.to_canonical(), identity }
+        Peer { address: address.to_canonical(), identity, takes_layer: false }
     }
 
     /// Whether it is on this host.

@@ -58,6 +58,9 @@ pub enum StartError {
     /// The access control list, or the file of permissions.
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// Kerberos.
+    #[error("GSSAPI: {0}; it is asked for by --sasl-mechanisms")]
+    Gssapi(fulmar_gssapi::Failure),
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -109,7 +112,7 @@ impl Broker {
     pub fn start(settings: &Settings) -> Result<Running, StartError> {
         // A second broker in one process hashes as the first one does.
         let _ = fulmar_core::seed_tables(random_seed());
-        let authority = Authority::new(settings.users_path(), settings.offer(), settings.realm.clone())?;
+        let authority = login::authority(settings)?;
         let rules = Arc::new(Rules::new(rule_sources(settings))?);
         let census = Arc::new(Census::default());
         let tls = acceptor(settings)?;

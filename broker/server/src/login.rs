@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use fulmar_policy::census::{Census, Party};
 use fulmar_policy::patience::Patience;
 use fulmar_policy::rules::{Guard, Rules};
-use fulmar_policy::{Authority, Denied, Peer, Round};
+use fulmar_policy::{Authority, Denied, Mechanism, Peer, Round};
 use fulmar_protocol::{Accepted, Config as ProtocolConfig, Login, LoginAnswer};
 use fulmar_transport::{ConnId, Waker};
 
+use crate::broker::StartError;
+use crate::settings::Settings;
 use crate::worker::{Authenticator, Note};
 
 /// How long a changed file may go unnoticed while nobody logs in.
@@ -77,6 +79,21 @@ impl Mailbox {
             self.waker.wake();
         }
     }
+}
+
+/// What logins are checked by, as the settings have it.
+///
+/// # Errors
+/// The file of users cannot be read; what GSSAPI takes is not there.
+pub fn authority(settings: &Settings) -> Result<Authority, StartError> {
+    let mut authority = Authority::new(settings.users_path(), settings.offer(), settings.realm.clone())?;
+    let service = &settings.sasl_service_name;
+    authority.set_service(service);
+    if authority.offer().mechanisms.contains(&Mechanism::Gssapi) {
+        fulmar_gssapi::is_available(service).map_err(StartError::Gssapi)?;
+        log::info!("GSSAPI: tickets for the service '{service}' are accepted");
+    }
+    Ok(authority)
 }
 
 /// What the thread decides by.
@@ -240,7 +257,7 @@ impl Desk {
     }
 
     fn look_at(&mut self, peer: &Peer, login: Login) -> Result<LoginAnswer, Denied> {
-        let Login { mechanism, response, exchange } = login;
+        let Login { mechanism, response, exchange, takes_layer: _ } = login;
         let authority = &mut self.checks.authority;
         let round = match exchange.map(|exchange| exchange.downcast()) {
             None => authority.begin(peer, &mechanism, response.as_deref()),
@@ -252,6 +269,11 @@ impl Desk {
                 Ok(LoginAnswer::Challenge(challenge, Box::new(exchange)))
             }
             Round::Accepted(user) => self.seat(peer, user).map(LoginAnswer::Accepted),
+            Round::Protected(user, layer) => {
+                let accepted = self.seat(peer, user)?;
+                log::debug!("{}: {} is in {layer:?}", peer.address, accepted.user);
+                Ok(LoginAnswer::Accepted(Accepted { layer: Some(layer), ..accepted }))
+            }
         }
     }
 
@@ -273,7 +295,7 @@ impl Desk {
             return Err(Denied::TooManyConnections(user, most));
         };
         let guard = Guard::new(rules.clone(), user.clone(), identity);
-        Ok(Accepted { user, permission: Some(Box::new(guard)), seat: Some(Box::new(place)) })
+        Ok(Accepted { user, permission: Some(Box::new(guard)), seat: Some(Box::new(place)), layer: None })
     }
 
     fn look_at_files(&mut self) {

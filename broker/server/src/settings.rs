@@ -60,6 +60,10 @@ pub struct Settings {
     pub sasl_mechanisms: Vec<Mechanism>,
     /// Whether those that show the password are offered to peers elsewhere that do not encrypt.
     pub plain_without_tls: bool,
+    /// Whether who comes by TLS is offered nothing that a dictionary helps against.
+    pub no_dictionary: bool,
+    /// What the broker's service is called in Kerberos.
+    pub sasl_service_name: String,
     /// Where users without a realm are from.
     pub realm: String,
     /// The access control list.
@@ -268,7 +272,7 @@ const SPECS: &[Spec] = &[
         "sasl-mechanisms",
         "NAMES",
         "EXTERNAL,SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN",
-        "Ways to log in, separated by commas; there are DIGEST-MD5 and CRAM-MD5 too, which are weak",
+        "Ways to log in, separated by commas; there are GSSAPI too, and DIGEST-MD5 and CRAM-MD5, which are weak",
         |s, text| {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             s.sasl_mechanisms = names.map(str::parse).collect::<Result<_, _>>()?;
@@ -281,6 +285,20 @@ const SPECS: &[Spec] = &[
         "false",
         "Offer PLAIN and AMQPLAIN to clients elsewhere without TLS too: their passwords can be listened to",
         |s, text| set(&mut s.plain_without_tls, text),
+    ),
+    spec(
+        "ssl-sasl-no-dict",
+        "",
+        "false",
+        "Offer to clients that come by TLS no way to log in that a dictionary of passwords helps against",
+        |s, text| set(&mut s.no_dictionary, text),
+    ),
+    spec(
+        "sasl-service-name",
+        "NAME",
+        fulmar_policy::authority::SERVICE,
+        "What the broker's service is called in Kerberos: its keys are those of NAME/HOST in the keytab",
+        |s, text| set(&mut s.sasl_service_name, text),
     ),
     spec(
         "realm",
@@ -614,7 +632,12 @@ impl Settings {
         if self.anonymous {
             mechanisms.push(Mechanism::Anonymous);
         }
-        Offer { mechanisms, plain_anywhere: self.plain_without_tls, ..Offer::default() }
+        Offer {
+            mechanisms,
+            plain_anywhere: self.plain_without_tls,
+            no_dictionary: self.no_dictionary,
+            encryption_required: self.require_encryption,
+        }
     }
 
     /// The file of users.

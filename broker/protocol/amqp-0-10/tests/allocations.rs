@@ -280,7 +280,7 @@ impl Relay {
         while let Some(action) = connection.next_action() {
             match action {
                 Action::Authenticate(_) => connection.authenticated(&mut cx, LoginAnswer::accepted("guest")),
-                Action::Close { reason, .. } => panic!("{reason}"),
+                other => panic!("{other:?}"),
             }
         }
         while cx.shard.turn() || cx.shard.has_work() {

@@ -6,11 +6,13 @@ mod login;
 mod switch;
 pub mod testing;
 
+use std::fmt;
+
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard};
 
 pub use counters::{Counters, Faults};
-pub use login::{Accepted, Exchange, Login, LoginAnswer, MAX_LOGIN_ROUNDS, Seat};
+pub use login::{Accepted, Exchange, Layer, Login, LoginAnswer, MAX_LOGIN_ROUNDS, Seat};
 pub use switch::Switch;
 
 /// `connection-forced`: what a broker that stops tells the clients of every version of AMQP before 1.0.
@@ -58,10 +60,12 @@ pub struct Config {
 }
 
 /// What a connection wants its caller to do.
-#[derive(Debug)]
 pub enum Action {
     /// Check a round of a login.
     Authenticate(Box<Login>),
+    /// Put a layer between the connection and its socket. It is for what is written from now on, and for all input that the
+    /// connection has not taken; it takes none before it is asked for what comes next.
+    Protect(Layer),
     /// Close the socket once the output is sent. The reason is for the log; `error` says whether it is a fault.
     Close {
         /// One line.
@@ -69,6 +73,17 @@ pub enum Action {
         /// A fault of the peer, rather than an orderly end.
         error: bool,
     },
+}
+
+impl fmt::Debug for Action {
+    /// Without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Authenticate(login) => write!(f, "Authenticate({login:?})"),
+            Action::Protect(_) => f.write_str("Protect"),
+            Action::Close { reason, error } => write!(f, "Close {{ reason: {reason:?}, error: {error} }}"),
+        }
+    }
 }
 
 /// The server side of one connection, after its protocol was recognised.

@@ -15,6 +15,12 @@ pub type Exchange = Box<dyn Any + Send>;
 /// A place among those that a limit leaves; dropping it gives it back.
 pub type Seat = Box<dyn Any + Send>;
 
+/// What lies between a connection and its socket once it is open ([`Action::Protect`]); it is made by who checks logins, and
+/// used by who has the socket.
+///
+/// [`Action::Protect`]: crate::Action::Protect
+pub type Layer = Box<dyn Any + Send>;
+
 /// One round of a login, for the connection's caller, who answers with [`Connection::authenticated`]; that may take long,
 /// so it is not done by the connection.
 ///
@@ -26,6 +32,8 @@ pub struct Login {
     pub response: Option<Vec<u8>>,
     /// What [`LoginAnswer::Challenge`] brought, in later rounds.
     pub exchange: Option<Exchange>,
+    /// Whether the protocol has a place for a security layer.
+    pub takes_layer: bool,
 }
 
 /// The answer to a round of a login.
@@ -48,12 +56,14 @@ pub struct Accepted {
     pub permission: Option<Box<dyn Permission>>,
     /// Held for as long as the connection is there.
     pub seat: Option<Seat>,
+    /// What is to lie between the connection and its socket; only if the protocol has a place for it.
+    pub layer: Option<Layer>,
 }
 
 impl LoginAnswer {
     /// Somebody who may do everything.
     pub fn accepted(user: &str) -> Self {
-        LoginAnswer::Accepted(Accepted { user: user.to_owned(), permission: None, seat: None })
+        LoginAnswer::Accepted(Accepted { user: user.to_owned(), permission: None, seat: None, layer: None })
     }
 }
 

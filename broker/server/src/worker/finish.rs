@@ -103,6 +103,8 @@ impl<T: Transport> Worker<T> {
         self.regulate(index);
         if self.slots[index].secure.is_some() {
             self.seal(index);
+        } else if self.slots[index].layer.is_some() {
+            self.wrap(index);
         }
     }
 
@@ -110,11 +112,14 @@ impl<T: Transport> Worker<T> {
         let Slot { conn, peer, .. } = self.slots[index];
         match action {
             Action::Authenticate(login) => {
-                let peer = Peer::new(peer.ip(), self.slots[index].identity.clone());
+                let mut peer = Peer::new(peer.ip(), self.slots[index].identity.clone());
+                // What is wrapped is longer than what a transport of messages may take.
+                peer.takes_layer = login.takes_layer && self.transport.largest_frame_bytes(conn).is_none();
                 if let Some(answer) = self.authenticator.check(conn, &peer, login) {
                     self.logged_in(conn, answer);
                 }
             }
+            Action::Protect(layer) => self.protect(index, layer),
             Action::Close { reason, error } => {
                 if error {
                     self.counters.faults.add(1);
@@ -136,8 +141,11 @@ impl<T: Transport> Worker<T> {
         }
         slot.carry.clear(&mut self.pool);
         let conn = slot.conn;
-        if slot.secure.is_some() && how == Close::Flush {
+        let is_secure = slot.secure.is_some();
+        if is_secure && how == Close::Flush {
             self.seal_end(index);
+        } else if how == Close::Flush {
+            self.wrap(index);
         }
         self.transport.close(conn, how);
     }
@@ -145,9 +153,9 @@ impl<T: Transport> Worker<T> {
     /// Decides whether the connection can take deliveries, and whether its peer is read.
     fn regulate(&mut self, index: usize) {
         let slot = &mut self.slots[index];
+        let plain_bytes = slot.plain_bytes();
         let State::Speaking(connection) = &mut slot.state else { return };
-        let unsealed_bytes = slot.secure.as_ref().map_or(0, |secure| secure.unsealed_bytes());
-        let pending_bytes = self.transport.pending_bytes(slot.conn) + unsealed_bytes;
+        let pending_bytes = self.transport.pending_bytes(slot.conn) + plain_bytes;
         if pending_bytes > self.config.high_water_bytes && !slot.unwritable {
             slot.unwritable = true;
             connection.set_writable(&mut self.shard, false);

@@ -18,6 +18,8 @@ impl<T: Transport> Worker<T> {
         if let Some(slot) = self.slots.get(index).filter(|slot| slot.conn == conn) {
             if slot.secure.is_some() {
                 self.received_secure(index, &buf);
+            } else if slot.layer.is_some() {
+                self.received_layered(index, &buf);
             } else if matches!(slot.state, State::Detecting { .. }) {
                 self.detect(index, &buf);
             } else {

@@ -15,6 +15,7 @@ mod faults;
 mod finish;
 mod input;
 mod journal;
+mod layer;
 mod secure;
 mod slot;
 mod stop;
@@ -365,15 +366,17 @@ impl<T: Transport> Worker<T> {
             | Output::ConsumerCancelled { owner, .. } => *owner,
         };
         let index = owner as usize;
-        let Some(Slot { conn, secure, state: State::Speaking(connection), .. }) = self.slots.get_mut(index)
+        let Some(Slot { conn, secure, layer, state: State::Speaking(connection), .. }) =
+            self.slots.get_mut(index)
         else {
             debug_assert!(false, "the shard told something to a connection that is closed");
             return;
         };
-        let out = match secure {
+        let out = match (secure, layer) {
             // What is written for a socket that is about to go is lost.
-            None => self.transport.output(*conn).unwrap_or(&mut self.scratch),
-            Some(secure) => secure.plain(),
+            (None, None) => self.transport.output(*conn).unwrap_or(&mut self.scratch),
+            (Some(secure), _) => secure.plain(),
+            (None, Some(layered)) => layered.plain(),
         };
         let mut cx = Context { shard: &mut self.shard, out, now_ns: self.now_ns };
         match output {
@@ -407,8 +410,8 @@ impl<T: Transport> Worker<T> {
         if self.scratch.is_empty() {
             return;
         }
-        if let Some(Slot { secure: Some(secure), .. }) = self.slots.get_mut(conn.index as usize) {
-            secure.plain().extend_from_slice(&self.scratch);
+        if let Some(plain) = self.slots.get_mut(conn.index as usize).and_then(Slot::plain) {
+            plain.extend_from_slice(&self.scratch);
             self.scratch.clear();
             return;
         }

@@ -8,6 +8,7 @@ use fulmar_protocol::Connection;
 use fulmar_transport::ConnId;
 
 use super::carry::Carry;
+use super::layer::Layered;
 use super::secure::Secure;
 use crate::detect::MAX_HEADER_BYTES;
 
@@ -30,6 +31,8 @@ pub struct Slot {
     pub state: State,
     /// TLS between the socket and the rest, from the first byte of its handshake on.
     pub secure: Option<Box<Secure>>,
+    /// A security layer of SASL in its place, from when the connection is open.
+    pub layer: Option<Box<Layered>>,
     /// It may not go on without TLS.
     pub needs_tls: bool,
     /// Input not taken yet.
@@ -89,6 +92,7 @@ impl Slot {
             place: None,
             state: State::Detecting { seen: [0; MAX_HEADER_BYTES], len: 0 },
             secure: None,
+            layer: None,
             needs_tls,
             carry: Carry::default(),
             armed_ns: NEVER,
@@ -102,6 +106,22 @@ impl Slot {
             refused: false,
         }
     }
+    /// Where to write what is not sent as it is.
+    #[inline]
+    pub fn plain(&mut self) -> Option<&mut Vec<u8>> {
+        match (&mut self.secure, &mut self.layer) {
+            (None, None) => None,
+            (Some(secure), _) => Some(secure.plain()),
+            (None, Some(layered)) => Some(layered.plain()),
+        }
+    }
+
+    /// Bytes written there since the turn began.
+    pub fn plain_bytes(&self) -> usize {
+        let secure = self.secure.as_ref().map_or(0, |secure| secure.unsealed_bytes());
+        secure + self.layer.as_ref().map_or(0, |layered| layered.unwrapped_bytes())
+    }
+
     /// Whether it speaks, and has published.
     pub fn is_publisher(&self) -> bool {
         matches!(&self.state, State::Speaking(connection) if connection.is_publisher())

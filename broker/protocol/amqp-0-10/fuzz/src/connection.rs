@@ -227,6 +227,7 @@ impl Peer {
                 Action::Authenticate(login) => {
                     self.connection.authenticated(cx, answer_to(&login));
                 }
+                Action::Protect(_) => unreachable!("no login brings a layer"),
                 Action::Close { .. } => self.closed = true,
             }
         }

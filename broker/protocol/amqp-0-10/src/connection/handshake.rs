@@ -133,7 +133,12 @@ impl Connection {
         }
         let (mechanism, exchange) = (state.mechanism.clone(), state.exchange.take());
         self.phase = Phase::Authenticating;
-        self.actions.push_back(Action::Authenticate(Box::new(Login { mechanism, response, exchange })));
+        self.actions.push_back(Action::Authenticate(Box::new(Login {
+            mechanism,
+            response,
+            exchange,
+            takes_layer: true,
+        })));
         Ok(())
     }
 
@@ -150,10 +155,11 @@ impl Connection {
                 self.phase = Phase::Securing;
                 self.write(cx, ConnectionSecure { challenge: Some(&challenge) });
             }
-            LoginAnswer::Accepted(Accepted { user, permission, seat }) => {
+            LoginAnswer::Accepted(Accepted { user, permission, seat, layer }) => {
                 self.login = None;
                 self.link.user = user;
                 self.seat = seat;
+                self.layer = layer;
                 if let Some(permission) = permission {
                     cx.shard.set_permission(self.link.id, permission);
                 }
@@ -205,6 +211,14 @@ impl Connection {
         self.close(cx.shard, text, true);
     }
 
+    /// What follows is in the layer that the login has brought, if it has.
+    fn protect(&mut self) {
+        if let Some(layer) = self.layer.take() {
+            self.is_protecting = true;
+            self.actions.push_back(Action::Protect(layer));
+        }
+    }
+
     fn open(&mut self, cx: &mut Context<'_>, virtual_host: &[u8]) {
         let name = if virtual_host.is_empty() { b"/" } else { virtual_host };
         let text = String::from_utf8_lossy(name).into_owned();
@@ -222,5 +236,6 @@ impl Connection {
         let known = self.link.config.known_hosts.iter().map(|url| Value::Str16(url.as_bytes()));
         encode_array(code::STR16, known, &mut hosts);
         self.write(cx, ConnectionOpenOk { known_hosts: Some(ArrayRef::new(&hosts)) });
+        self.protect();
     }
 }

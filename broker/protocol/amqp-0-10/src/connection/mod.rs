@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
-use fulmar_protocol::{Action, Config, Context, Counters, LoginAnswer, Seat};
+use fulmar_protocol::{Action, Config, Context, Counters, Layer, LoginAnswer, Seat};
 
 use crate::codec::Control;
 use crate::codec::frame::MAX_FRAME_BYTES;
@@ -121,6 +121,10 @@ pub struct Connection {
     login: Option<Box<LoginState>>,
     /// What is held for as long as the connection is there.
     seat: Option<Seat>,
+    /// What is to lie between the connection and its socket once it is open.
+    layer: Option<Layer>,
+    /// The caller is to put it there before there is any more input.
+    is_protecting: bool,
     actions: VecDeque<Action>,
     /// `peer -> local`.
     name: String,
@@ -159,6 +163,8 @@ impl Connection {
             transfer_begins: None,
             login: None,
             seat: None,
+            layer: None,
+            is_protecting: false,
             actions: VecDeque::new(),
             name,
             close_reason: None,
@@ -242,6 +248,7 @@ impl Connection {
         self.parked = None;
         self.login = None;
         self.seat = None;
+        self.layer = None;
         if std::mem::replace(&mut self.released, true) {
             return;
         }
@@ -294,7 +301,7 @@ impl fulmar_protocol::Connection for Connection {
     }
 
     fn is_parked(&self) -> bool {
-        self.parked.is_some() || self.phase == Phase::Authenticating
+        self.parked.is_some() || self.phase == Phase::Authenticating || self.is_protecting
     }
 
     fn set_writable(&mut self, shard: &mut Shard, writable: bool) {
@@ -410,7 +417,11 @@ impl fulmar_protocol::Connection for Connection {
     }
 
     fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if let Some(Action::Protect(_)) = action {
+            self.is_protecting = false;
+        }
+        action
     }
 
     fn closed(&mut self, shard: &mut Shard) {

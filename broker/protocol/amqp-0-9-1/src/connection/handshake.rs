@@ -172,6 +172,7 @@ impl Connection {
             return Err(Exception::new(code::SYNTAX_ERROR, "the login takes too many rounds"));
         }
         let login = Login {
+            takes_layer: false,
             mechanism: state.mechanism.clone(),
             response: Some(response),
             exchange: state.exchange.take(),
@@ -194,7 +195,7 @@ impl Connection {
                 self.phase = Phase::Securing;
                 Method::ConnectionSecure { challenge: &challenge }.encode(0, cx.out);
             }
-            LoginAnswer::Accepted(Accepted { user, permission, seat }) => {
+            LoginAnswer::Accepted(Accepted { user, permission, seat, layer: _ }) => {
                 self.login = None;
                 self.link.user = user;
                 self.seat = seat;

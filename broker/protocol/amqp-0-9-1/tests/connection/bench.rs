@@ -584,6 +584,7 @@ impl World {
                         connection.authenticated(&mut cx, answer);
                     }
                 }
+                Action::Protect(_) => unreachable!("no login brings a layer"),
                 Action::Close { reason, error } => {
                     assert!(slot.closed.is_none(), "closed twice");
                     slot.closed = Some((reason, error));
