@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::request::Account;
 use crate::topology::{ExchangeEntry, QueueEntry};
 use crate::{Refusal, Request};
 
@@ -24,6 +25,12 @@ pub trait Permission: Send {
     /// # Errors
     /// [`Refusal::Denied`]: not.
     fn request(&mut self, request: &Request, known: &Known) -> Result<(), Refusal>;
+
+    /// On whose account queues are that the connection declares, and how many that user may have. `None`: they are not
+    /// counted.
+    fn account(&mut self) -> Option<Account> {
+        None
+    }
 
     /// Whether a message may be published to an exchange with a routing key.
     ///

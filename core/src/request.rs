@@ -4,7 +4,8 @@ mod arguments;
 mod queue;
 
 pub use queue::{
-    AlertThresholds, FlowThresholds, HeaderFilter, Lifetime, MoveTo, Overflow, QueueEvents, QueueOptions,
+    Account, AlertThresholds, FlowThresholds, HeaderFilter, Lifetime, MoveTo, Overflow, QueueEvents,
+    QueueOptions,
 };
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@
 //! 2. A plan is applied by the control shard before it plans again.
 //! 3. Removing something costs what hangs on it, whatever else exists.
 
+mod accounts;
 mod bindings;
 mod cache;
 mod plan;
@@ -30,6 +31,7 @@ use crate::message::Encoding;
 use crate::request::{DestinationKind, ExchangeOptions, QueueOptions, Rules};
 use crate::{ConnectionId, Limits, Name, QueueId, Refusal, ShardId, Table, VhostId};
 
+use accounts::Accounts;
 use bindings::{Bindings, Bound};
 pub use cache::RouteCache;
 pub(crate) use route::Marks;
@@ -164,6 +166,7 @@ pub struct Topology {
     homes: Vec<Home>,
     bindings: Bindings,
     alternates: Alternates,
+    accounts: Accounts,
     scratch: RefCell<route::Scratch>,
 }
 
@@ -317,6 +320,7 @@ impl Topology {
             homes: (0..shards).map(|_| Home::default()).collect(),
             bindings: Bindings::default(),
             alternates: Alternates::default(),
+            accounts: Accounts::default(),
             scratch: RefCell::default(),
         };
         for (index, name) in vhosts.iter().enumerate() {
@@ -538,6 +542,7 @@ impl Topology {
         let slot =
             self.queues.insert(Queue { receiver: entry.id, entry: entry.clone(), is_source: false }) as u32;
         self.alternates.insert(entry.vhost, entry.options.alternate.as_ref());
+        self.accounts.add(&entry.options);
         self.homes[entry.id.home.index()].take(entry.id, slot);
         if let Some(key) = entry.store_key {
             self.stored.next = self.stored.next.max(key.0 + 1);
@@ -585,6 +590,7 @@ impl Topology {
         self.remove_bindings_to(Destination::Queue(slot));
         self.homes[id.home.index()].give_back(id);
         let Queue { entry, .. } = self.queues.remove(slot as usize);
+        self.accounts.remove(&entry.options);
         if let Some(key) = entry.store_key {
             self.stored.by_key.remove(&key);
             if entry.options.alternate.is_some() {

@@ -179,7 +179,9 @@ impl Layer {
         let most_bytes = most_bytes.min(MAX_WRAPPED_BYTES);
         let longest = context.longest_plain_bytes(confidential, most_bytes)?;
         if longest < MIN_PLAIN_BYTES {
-            return Err(Failure(format!("messages of {most_bytes} bytes are too short for a security layer")));
+            return Err(Failure(format!(
+                "messages of {most_bytes} bytes are too short for a security layer"
+            )));
         }
         Ok(Layer { context, confidential, longest_plain_bytes: longest as usize, begun: Vec::new() })
     }

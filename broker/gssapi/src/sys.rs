@@ -353,7 +353,12 @@ impl Context {
     }
 
     /// Appends a message in the form in which only the other party can have made it, or can read it.
-    pub(super) fn wrap(&mut self, confidential: bool, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+    pub(super) fn wrap(
+        &mut self,
+        confidential: bool,
+        plain: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
         let mut wrapped = Given::new(self.library);
         let (mut minor, mut is_confidential) = (0, 0);
         // SAFETY: an accepted context, and pointers to values that outlive the call.
@@ -377,7 +382,11 @@ impl Context {
     }
 
     /// Gives `take` the message in a token, and whether it was encrypted. It is the other party's, in its place.
-    pub(super) fn unwrap<R>(&mut self, token: &[u8], take: impl FnOnce(&[u8], bool) -> R) -> Result<R, Failure> {
+    pub(super) fn unwrap<R>(
+        &mut self,
+        token: &[u8],
+        take: impl FnOnce(&[u8], bool) -> R,
+    ) -> Result<R, Failure> {
         let mut plain = Given::new(self.library);
         let (mut minor, mut is_confidential, mut quality) = (0, 0, 0);
         // SAFETY: an accepted context, and pointers to values that outlive the call.
@@ -401,7 +410,11 @@ impl Context {
     }
 
     /// The longest message that is no longer than `most_bytes` when it is wrapped.
-    pub(super) fn longest_plain_bytes(&mut self, confidential: bool, most_bytes: u32) -> Result<u32, Failure> {
+    pub(super) fn longest_plain_bytes(
+        &mut self,
+        confidential: bool,
+        most_bytes: u32,
+    ) -> Result<u32, Failure> {
         let (mut minor, mut longest) = (0, 0);
         // SAFETY: an accepted context, and pointers to values that outlive the call.
         let status = unsafe {

@@ -199,10 +199,9 @@ impl Authority {
             }
             (mechanism, None) => Ok(challenge(Vec::new(), State::Named(mechanism))),
             // Clients of AMQP 0-9-1 cannot say that they say nothing yet.
-            (
-                mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256 | Mechanism::Gssapi),
-                Some(b""),
-            ) => Ok(challenge(Vec::new(), State::Named(mechanism))),
+            (mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256 | Mechanism::Gssapi), Some(b"")) => {
+                Ok(challenge(Vec::new(), State::Named(mechanism)))
+            }
             (mechanism, Some(response)) => self.respond(peer, mechanism, response),
         }
     }

@@ -449,7 +449,11 @@ fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cp
 }
 
 fn rule_sources(settings: &Settings) -> Sources {
-    Sources { acl_file: settings.acl_file.clone(), permit_file: PermitFile::beside(&settings.users_path()) }
+    Sources {
+        acl_file: settings.acl_file.clone(),
+        permit_file: PermitFile::beside(&settings.users_path()),
+        queues_per_user: settings.queues_per_user,
+    }
 }
 
 fn log_rules(rules: &Rules) {

@@ -70,6 +70,8 @@ pub struct Settings {
     pub acl_file: Option<PathBuf>,
     /// Most connections of a user; 0: any number.
     pub connections_per_user: u32,
+    /// Most queues of a user; 0: any number.
+    pub queues_per_user: u32,
     /// Most connections from an address; 0: any number.
     pub connections_per_address: u32,
     /// Where else clients of AMQP 0-10 find a broker, told to them as they come.
@@ -323,6 +325,13 @@ const SPECS: &[Spec] = &[
         "0",
         "Most connections of a user for whom the access control list has no quota; 0 for any number",
         |s, text| set(&mut s.connections_per_user, text),
+    ),
+    spec(
+        "max-queues-per-user",
+        "N",
+        "0",
+        "Most queues that a user has declared since the broker was started, for whom the access control list has no quota; 0 for any number",
+        |s, text| set(&mut s.queues_per_user, text),
     ),
     spec(
         "connection-limit-per-ip",

@@ -78,8 +78,20 @@ pub struct QueueOptions {
     pub holds_back: bool,
     /// Home shard asked for (`x-fulmar-shard`); otherwise the broker chooses.
     pub home: Option<u8>,
+    /// On whose account it is, and how many may be. Not recorded: what a run before has left counts for nobody.
+    #[serde(skip)]
+    pub account: Option<Account>,
     /// Arguments as declared.
     pub arguments: Table,
+}
+
+/// A user who may have so many queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Who it is.
+    pub user: Name,
+    /// How many; counted where queues are declared, for the whole broker.
+    pub most: u32,
 }
 
 /// What a full queue does, and what makes it full.

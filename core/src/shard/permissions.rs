@@ -28,13 +28,16 @@ impl Shard {
 
     /// Carries out what a client asks for, if it may. `None`: the answer comes as
     /// [`Output::Reply`](super::Output::Reply), and the session waits until then.
-    pub fn request(&mut self, id: SessionId, request: Request) -> Option<Result<Reply, Refusal>> {
+    pub fn request(&mut self, id: SessionId, mut request: Request) -> Option<Result<Reply, Refusal>> {
         let connection = self.sessions.get(id.index, id.generation)?.connection;
         if self.permission(connection).is_some() {
             let known = self.known_of(&request);
             let permission = self.permission(connection)?;
             if let Err(refusal) = permission.request(&request, &known) {
                 return Some(Err(refusal));
+            }
+            if let Request::DeclareQueue { passive: false, options, .. } = &mut request {
+                options.account = permission.account();
             }
         }
         self.request_unasked(id, request)

@@ -216,6 +216,7 @@ impl Topology {
         if !is_generated {
             refuse_reserved("queue", name, asker.rules)?;
         }
+        self.accounts.check(options)?;
         let home = match options.home {
             Some(home) if home >= self.shards => {
                 return Err(Refusal::InvalidArgument {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fulmar_core::permission::{Known, Permission};
-use fulmar_core::{Refusal, Request};
+use fulmar_core::request::Account;
+use fulmar_core::{Name, Refusal, Request};
 
 use super::permits::{Access, Permit};
 use super::questions::{Kind, Question, needs, question};
@@ -176,6 +177,16 @@ impl Permission for Guard {
             Some(acl) => question(request, known).map_or(Ok(()), |question| self.ask(acl, &question)),
             None => Ok(()),
         }
+    }
+
+    fn account(&mut self) -> Option<Account> {
+        let quota = self.current.acl.as_ref().and_then(|acl| acl.queue_quota(&self.identity));
+        let most = match (quota, self.rules.sources().queues_per_user) {
+            (Some(most), _) => most.into(),
+            (None, 0) => u32::MAX,
+            (None, most) => most,
+        };
+        Some(Account { user: Name::from(&self.identity[..]), most })
     }
 
     fn publish(&mut self, exchange: &[u8], routing_key: &[u8]) -> Result<(), Refusal> {

@@ -49,6 +49,8 @@ pub struct Sources {
     pub acl_file: Option<PathBuf>,
     /// The file of permissions.
     pub permit_file: PathBuf,
+    /// Most queues of a user for whom the list has no quota; 0: any number.
+    pub queues_per_user: u32,
 }
 
 /// What holds until it is replaced.

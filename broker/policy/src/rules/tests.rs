@@ -22,6 +22,7 @@ impl World {
         let sources = Sources {
             acl_file: acl.map(|_| directory.path().join("acl")),
             permit_file: directory.path().join("permissions"),
+            queues_per_user: 7,
         };
         fs::write(&sources.permit_file, permits).unwrap();
         if let (Some(path), Some(text)) = (&sources.acl_file, acl) {
@@ -141,6 +142,17 @@ fn permissions_hold_for_whom_something_is_said() {
     let text = denied(ann.publish(b"", b"ann-q"));
     assert_eq!(text, "write access to exchange 'amq.default' in vhost '/' refused for user 'ann'");
     assert_eq!(denied(ann.open("other")), "access to vhost 'other' refused for user 'ann'");
+}
+
+#[test]
+fn queues_are_on_the_account_of_who_declares_them() {
+    let most =
+        |world: &World| world.guard("ann").account().map(|account| (account.user.to_string(), account.most));
+    let ann = |most| Some(("ann@QPID".to_owned(), most));
+    assert_eq!(most(&World::new(None, "")), ann(7));
+    assert_eq!(most(&World::new(Some("acl allow all all\n"), "")), ann(7));
+    assert_eq!(most(&World::new(Some("quota queues 3 all\nacl allow all all\n"), "")), ann(3));
+    assert_eq!(most(&World::new(Some("quota queues 3 bob@QPID\nacl allow all all\n"), "")), ann(0));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::permission::{Known, Permission};
+use crate::request::Account;
 
 /// Denies names that begin with `no`, and writes down what it was asked.
 struct Strict(Arc<Mutex<Vec<String>>>);
@@ -28,6 +29,10 @@ impl Permission for Strict {
             Request::DeclareQueue { name, .. } => self.judge(format!("declare {name}"), name.as_bytes()),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn account(&mut self) -> Option<Account> {
+        Some(Account { user: "ann".into(), most: 2 })
     }
 
     fn publish(&mut self, exchange: &[u8], routing_key: &[u8]) -> Result<(), Refusal> {
@@ -79,6 +84,32 @@ fn requests_are_asked_for_with_what_is_known() {
         let other = broker.client(0);
         broker.declare(other, "no", QueueOptions::default());
         assert!(taken(&asked).is_empty(), "others are not held to it");
+    }
+}
+
+#[test]
+fn queues_of_a_user_are_counted_for_the_whole_broker() {
+    for shards in [1, 3] {
+        let mut broker = Broker::new(shards);
+        let clients = [broker.client(usize::from(shards) - 1), broker.client(0)];
+        clients.iter().for_each(|&client| drop(strict(&mut broker, client)));
+        let declare = |name: &str| Request::DeclareQueue {
+            vhost: VHOST,
+            name: name.into(),
+            passive: false,
+            options: Box::default(),
+        };
+        for (client, name) in [(0, "a"), (1, "b"), (1, "a")] {
+            assert!(broker.ask(clients[client], declare(name)).is_ok(), "{name}");
+        }
+        assert!(matches!(broker.ask(clients[1], declare("c")), Err(Refusal::Denied(_))));
+        let delete =
+            Request::DeleteQueue { vhost: VHOST, name: "a".into(), if_unused: false, if_empty: false };
+        assert!(broker.ask(clients[1], delete).is_ok());
+        assert!(broker.ask(clients[0], declare("c")).is_ok());
+        assert!(matches!(broker.ask(clients[0], declare("d")), Err(Refusal::Denied(_))));
+        let other = broker.client(0);
+        assert!(broker.ask(other, declare("d")).is_ok(), "nobody counts what is on no account");
     }
 }
 
