@@ -88,8 +88,8 @@ book: ## Build the book in docs/book (compiles mdBook the first time)
 	@scripts/install book
 	.cache/bin/mdbook build docs
 
-interop: ## Run RabbitMQ's clients in Python and JavaScript against the broker, on both kinds of I/O
-	@scripts/install build python node
+interop: ## Run RabbitMQ's clients in Python and JavaScript against the broker, on both kinds of I/O, and log in by everything
+	@scripts/install build python node kerberos
 	cargo build --profile checked --bin fulmar
 	@$(PYTHON) -m pytest -q -p no:cacheprovider --timeout 60 broker/server/tests/interop/python
 	@NODE_PATH=.cache/node/node_modules node --test --test-timeout=60000 broker/server/tests/interop/node/
