@@ -160,6 +160,7 @@ pub trait Connection {
     /// What the caller has to do next, if anything. To be asked after every call.
     fn next_action(&mut self) -> Option<Action>;
 
-    /// The socket is gone: gives back everything (unsettled messages to their queues, sessions, exclusive queues).
-    fn closed(&mut self, shard: &mut Shard);
+    /// The socket is gone: gives back everything (unsettled messages to their queues, sessions, exclusive queues). Returns
+    /// the fault for which the peer had been told to go, if it went without an answer.
+    fn closed(&mut self, shard: &mut Shard) -> Option<String>;
 }

@@ -154,9 +154,14 @@ impl<T: Transport> Worker<T> {
                 .warn(self.now_ns, format_args!("{peer}: TLS failed: it hung up during the handshake"));
         }
         if let State::Speaking(mut connection) = state {
-            log::debug!("{peer}: connection lost without a close: {reason:?}");
             self.counters.add_connection(connection.counters());
-            connection.closed(&mut self.shard);
+            match connection.closed(&mut self.shard) {
+                Some(fault) => {
+                    self.counters.faults.add(1);
+                    self.faults.warn(self.now_ns, format_args!("{peer}: closed: {fault}"));
+                }
+                None => log::debug!("{peer}: connection lost without a close: {reason:?}"),
+            }
         }
     }
 }

@@ -424,9 +424,10 @@ impl fulmar_protocol::Connection for Connection {
         action
     }
 
-    fn closed(&mut self, shard: &mut Shard) {
+    fn closed(&mut self, shard: &mut Shard) -> Option<String> {
         self.phase = Phase::Closed;
         self.release(shard);
+        self.close_reason.take().and_then(|(reason, error)| error.then_some(reason))
     }
 }
 

@@ -336,9 +336,10 @@ impl fulmar_protocol::Connection for Connection {
         self.actions.pop_front()
     }
 
-    fn closed(&mut self, shard: &mut Shard) {
+    fn closed(&mut self, shard: &mut Shard) -> Option<String> {
         self.phase = Phase::Closed;
         self.release(shard);
+        self.close_reason.take().and_then(|(reason, error)| error.then_some(reason))
     }
 }
 
