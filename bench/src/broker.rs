@@ -38,7 +38,7 @@ pub struct BrokerOptions {
     pub cert: Option<PathBuf>,
     /// Its key, if that is not in the same file.
     #[arg(long, value_name = "FILE", requires = "cert")]
-    pub key: Option<PathBuf>,
+    pub cert_key: Option<PathBuf>,
     /// Start a broker of this program on a free port instead, with these options of `fulmar serve`. Of --url only the
     /// protocol counts then.
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
@@ -87,7 +87,7 @@ impl BrokerOptions {
         } else if let Some(path) = &self.ca_file {
             command.arg("--ca-file").arg(path);
         }
-        for (name, path) in [("--cert", &self.cert), ("--key", &self.key)] {
+        for (name, path) in [("--cert", &self.cert), ("--cert-key", &self.cert_key)] {
             if let Some(path) = path {
                 command.arg(name).arg(path);
             }
@@ -117,7 +117,7 @@ impl BrokerOptions {
             **tls = ClientOptions {
                 trust,
                 certificate: self.cert.clone(),
-                key: self.key.clone(),
+                key: self.cert_key.clone(),
                 ..ClientOptions::clone(tls)
             };
         }
