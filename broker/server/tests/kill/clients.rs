@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use fulmar_client::{
     Channel, Connection, ConsumeOptions, Error, MessageProperties, Options, Protocol, Publish, QueueOptions,
-    Table,
+    Table, Value,
 };
 use fulmar_transport::sim::Random;
 
 use crate::ledger::{Ledger, Place, Stage, body};
 use crate::raw::{Fault, Raw};
-use crate::{EXCHANGE, FANOUT, GARDEN, QUEUES};
+use crate::{EXCHANGE, FANOUT, GARDEN, LATER, QUEUES};
 
 /// Unconfirmed publishes of a publisher.
 const WINDOW: usize = 50;
 /// Messages in all queues above which publishers rest.
 const ENOUGH: usize = 2_000;
 const REST: Duration = Duration::from_millis(5);
+/// For which a message is held back.
+const LONGEST_DELAY_MS: usize = 1_500;
 
 /// What all clients share.
 #[derive(Clone)]
@@ -97,6 +99,31 @@ async fn publish(world: &World, random: &mut Random) -> Result<(), Error> {
             confirmation.await?;
             world.ledger().confirmed(&queues, id);
         }
+    }
+}
+
+/// Publishes messages that are held back for a while, with confirms.
+pub async fn delayer(world: World, mut random: Random) {
+    if let Err(error) = delay(&world, &mut random).await {
+        world.end("delayer", &error);
+    }
+}
+
+async fn delay(world: &World, random: &mut Random) -> Result<(), Error> {
+    let (_connection, channel) = world.open(any_protocol(random)).await?;
+    channel.enable_confirms().await?;
+    loop {
+        if world.ledger().len() > ENOUGH {
+            tokio::time::sleep(REST).await;
+        }
+        let delay_ms = random.below(LONGEST_DELAY_MS);
+        let queue = random.below(QUEUES.len());
+        let properties = MessageProperties::persistent().header("x-delay", Value::I64(delay_ms as i64));
+        let id = world.ledger().sends_delayed(&[queue], Duration::from_millis(delay_ms as u64));
+        let body = body(id);
+        let publish = Publish::new(LATER, QUEUES[queue], &body).properties(&properties);
+        channel.publish_confirmed(&publish).await?.await?;
+        world.ledger().confirmed(&[queue], id);
     }
 }
 

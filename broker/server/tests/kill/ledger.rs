@@ -5,10 +5,18 @@
 //! 2. What was settled may come back only if the broker had not said that it is settled, and then marked redelivered.
 //! 3. What was once absent after a restart never comes back.
 //! 4. Of a transaction everything has happened or nothing; a prepared one waits.
+//! 5. A message that is held back comes when it is due: not before, and whatever happened meanwhile. If its queue is on
+//!    another shard, a kill at that moment may make two of it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use crate::raw::Arrived;
+
+/// How long after it is due a message may still be held back, on a machine that has much else to do.
+const LATE: Duration = Duration::from_secs(3);
+/// The broker goes by the wall clock, which may be set while it runs.
+const EARLY: Duration = Duration::from_millis(20);
 
 /// A queue's number and a message's.
 pub type Place = (usize, u64);
@@ -35,6 +43,18 @@ struct Copy {
     enters: Option<u64>,
     /// Goes with this one.
     leaves: Option<u64>,
+    /// Held back until then, unless it was seen.
+    due: Option<Instant>,
+    /// It was held back over a restart.
+    held_over: bool,
+}
+
+impl Copy {
+    /// It is in its queue. Whether that is too early, and whether it was held back over a restart.
+    fn comes(&mut self) -> (bool, bool) {
+        let is_early = self.due.take().is_some_and(|due| Instant::now() + EARLY < due);
+        (is_early, std::mem::take(&mut self.held_over))
+    }
 }
 
 /// How far a transaction has come.
@@ -90,6 +110,10 @@ pub struct Sums {
     pub cut: [u64; 2],
     /// Prepared branches that were there after a restart.
     pub recovered: u64,
+    /// Messages that were held back over a restart and came.
+    pub held: u64,
+    /// Messages that were held back and of which there were two.
+    pub doubled: u64,
 }
 
 /// See the module.
@@ -98,6 +122,8 @@ pub struct Ledger {
     last: u64,
     copies: BTreeMap<Place, Copy>,
     gone: HashSet<Place>,
+    /// Messages that are held back at first.
+    delayed: HashSet<u64>,
     /// The broker was asked to stop: what clients settle may not be heard, and is given to others, even before who had it
     /// first has looked at it.
     pub is_stopping: bool,
@@ -145,6 +171,29 @@ impl Ledger {
 
     /// A message is about to be sent to some queues.
     pub fn sends(&mut self, publisher: u64, queues: &[usize], transaction: Option<u64>) -> u64 {
+        self.records(publisher, queues, transaction, None)
+    }
+
+    /// A message is about to be sent that is held back for some time, and keeps no order with others.
+    pub fn sends_delayed(&mut self, queues: &[usize], delay: Duration) -> u64 {
+        let publisher = self.number();
+        let id = self.records(publisher, queues, None, Some(Instant::now() + delay));
+        self.delayed.insert(id);
+        id
+    }
+
+    /// When all that is held back must have come.
+    pub fn all_due(&self) -> Option<Instant> {
+        self.copies.values().filter_map(|copy| copy.due).max().map(|due| due + LATE)
+    }
+
+    fn records(
+        &mut self,
+        publisher: u64,
+        queues: &[usize],
+        transaction: Option<u64>,
+        due: Option<Instant>,
+    ) -> u64 {
         let id = self.number();
         self.sums.sent += 1;
         for &queue in queues {
@@ -155,6 +204,8 @@ impl Ledger {
                 delivered: None,
                 enters: transaction,
                 leaves: None,
+                due,
+                held_over: false,
             };
             self.copies.insert((queue, id), copy);
         }
@@ -186,13 +237,26 @@ impl Ledger {
             return None;
         };
         let place = (queue, id);
+        let is_delayed = self.delayed.contains(&id);
         let Some(copy) = self.copies.get_mut(&place) else {
+            if is_delayed && self.gone.contains(&place) {
+                self.sums.doubled += 1;
+                return Some(place);
+            }
             let what = if self.gone.contains(&place) { "had gone" } else { "was never sent" };
             self.fault(format!("{place:?} was delivered, and {what}"));
             return None;
         };
         let before = copy.clone();
         copy.delivered = Some(to);
+        let (is_early, held_over) = copy.comes();
+        self.sums.held += u64::from(held_over);
+        if is_early {
+            self.fault(format!("{place:?} was delivered before it was due: {before:?}"));
+        }
+        if is_delayed && before.delivered.is_some() {
+            return Some(place);
+        }
         if before.left == Left::Maybe && !self.is_stopping {
             self.fault(format!("{place:?} was delivered again after it was settled: {before:?}"));
         }
@@ -306,7 +370,8 @@ impl Ledger {
             self.compare(place, present.get(&place).copied());
         }
         for place in present.keys() {
-            if !self.copies.contains_key(place) {
+            let is_second = self.delayed.contains(&place.1) && self.gone.contains(place);
+            if !self.copies.contains_key(place) && !is_second {
                 let what = if self.gone.contains(place) { "had gone" } else { "was never sent" };
                 self.fault(format!("{place:?} is there after the restart, and {what}"));
             }
@@ -320,7 +385,10 @@ impl Ledger {
                 self.fault(format!("a message in queue {queue} is not as it was sent"));
                 continue;
             };
-            if present.insert((queue, id), message.redelivered).is_some() {
+            let is_first = present.insert((queue, id), message.redelivered).is_none();
+            if !is_first && self.delayed.contains(&id) {
+                self.sums.doubled += 1;
+            } else if !is_first {
                 self.fault(format!("({queue}, {id}) is there twice after the restart"));
             }
             if let Some(copy) = self.copies.get(&(queue, id))
@@ -367,7 +435,9 @@ impl Ledger {
     /// What the queues say of a transaction whose commit was not answered.
     fn evidence(&mut self, id: u64, present: &HashMap<Place, bool>) -> Fate {
         let (mut committed, mut rolled_back) = (Vec::new(), Vec::new());
-        for (&place, copy) in &self.copies {
+        // Of what was held back there may be a second one.
+        let is_single = |(place, _): &(&Place, &Copy)| !self.delayed.contains(&place.1);
+        for (&place, copy) in self.copies.iter().filter(is_single) {
             let is_there = present.contains_key(&place);
             if copy.enters == Some(id) {
                 // Somebody may have taken it since.
@@ -413,6 +483,11 @@ impl Ledger {
             return;
         }
         let Some(redelivered) = found else {
+            if before.due.is_some_and(|due| Instant::now() < due + LATE) {
+                // Held back, or never heard of: it will tell.
+                copy.held_over = true;
+                return;
+            }
             if before.confirmed && before.left == Left::No {
                 self.fault(format!("{place:?} is missing: {before:?}"));
             }
@@ -421,9 +496,14 @@ impl Ledger {
         };
         copy.confirmed = true;
         copy.left = Left::No;
+        let (is_early, held_over) = copy.comes();
+        self.sums.held += u64::from(held_over);
+        if is_early {
+            self.fault(format!("{place:?} is there before it is due: {before:?}"));
+        }
         self.sums.unheard[0] += u64::from(!before.confirmed);
         self.sums.returned += u64::from(before.left == Left::Maybe);
-        if before.delivered.is_some() && !redelivered {
+        if before.delivered.is_some() && !redelivered && !self.delayed.contains(&place.1) {
             self.fault(format!("{place:?} was delivered before, and is not marked so: {before:?}"));
         }
     }

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fulmar_client::{Connection, ExchangeOptions, Options, QueueOptions, Table};
+use fulmar_client::{Connection, ExchangeOptions, Options, QueueOptions, Table, Value};
 use fulmar_transport::sim::Random;
 
 use clients::{Garden, Plant, World};
@@ -34,6 +34,8 @@ const QUEUES: [&str; 4] = ["k0", "k1", "k2", "k3"];
 /// Bound to the first `FANOUT` of them.
 const EXCHANGE: &str = "kill.fan";
 const FANOUT: usize = 3;
+/// Holds messages back; each of the queues is bound to it by its name.
+const LATER: &str = "kill.later";
 /// What queues that come and go are bound to.
 const GARDEN: &str = "kill.garden";
 
@@ -237,6 +239,10 @@ impl House {
             clients::decide(&world, &mut raw, transaction, &branch, true).expect("it can be committed");
         }
         drop(raw);
+        let all_due = self.ledger.lock().unwrap().all_due();
+        if let Some(all_due) = all_due {
+            std::thread::sleep(all_due.saturating_duration_since(Instant::now()));
+        }
         host.stop();
         for _ in 0..2 {
             let host = self.start(&[]);
@@ -276,8 +282,12 @@ async fn declare(addr: SocketAddr) {
     let channel = connection.channel().await.unwrap();
     channel.declare_exchange(EXCHANGE, ExchangeOptions::new("fanout").durable()).await.unwrap();
     channel.declare_exchange(GARDEN, ExchangeOptions::new("direct").durable()).await.unwrap();
+    let mut later = ExchangeOptions::new("x-delayed-message").durable();
+    later.arguments = Table(vec![("x-delayed-type".into(), Value::Text("direct".into()))]);
+    channel.declare_exchange(LATER, later).await.unwrap();
     for (number, queue) in QUEUES.iter().enumerate() {
         channel.declare_queue(queue, QueueOptions::durable()).await.unwrap();
+        channel.bind_queue(queue, LATER, queue, Table::default()).await.unwrap();
         if number < FANOUT {
             channel.bind_queue(queue, EXCHANGE, "", Table::default()).await.unwrap();
         }
@@ -303,6 +313,7 @@ fn work_on(world: &World, seed: u64) {
         for _ in 0..2 {
             clients.spawn(clients::dealer(world.clone(), any()));
         }
+        clients.spawn(clients::delayer(world.clone(), any()));
         clients.spawn(clients::gardener(world.clone(), any()));
         let all = async { while clients.join_next().await.is_some_and(|ended| ended.is_ok()) {} };
         if tokio::time::timeout(PATIENCE, all).await.is_err() {
