@@ -24,6 +24,9 @@ impl Hosts {
         if first.is_ipv4() != last.is_ipv4() {
             return Err(format!("host '{text}' has addresses of two kinds"));
         }
+        if first > last {
+            return Err(format!("host '{text}' ends before it begins"));
+        }
         Ok(Hosts::Range(first, last))
     }
 

@@ -219,6 +219,7 @@ fn what_is_wrong_is_named_by_line() {
         ("acl allow all create connection\n", "needs host="),
         ("acl allow all create connection name=x host=all\n", "has no name"),
         ("acl allow all create connection host=1.1.1.1,::1\n", "addresses of two kinds"),
+        ("acl allow all create connection host=1.1.1.2,1.1.1.1\n", "ends before it begins"),
         (
             "acl allow all create connection host=all\nacl deny all create connection host=all\n",
             "2: line 1 says already",
