@@ -12,6 +12,8 @@ use crate::codec::{Control, Frame};
 
 /// Longest control, command or content header, in bytes.
 const MAX_SEGMENT_BYTES: usize = 1 << 20;
+/// The same of a peer that has not opened the connection: there is one at a time, on channel 0.
+const MAX_HANDSHAKE_SEGMENT_BYTES: usize = 64 << 10;
 /// Code of class `connection`.
 const CONNECTION: u8 = 1;
 
@@ -117,7 +119,7 @@ impl Connection {
     }
 
     fn control_frame(&mut self, cx: &mut Context<'_>, frame: Frame<'_>) -> Result<(), Fault> {
-        let number = frame.channel;
+        let (number, was_open) = (frame.channel, self.phase == Phase::Open);
         // While a peer closes what it has, its channels are gone already.
         let mut assembler = match self.released {
             true => None,
@@ -129,8 +131,10 @@ impl Connection {
             Ok(_) => Ok(()),
             Err(error) => Err(Fault::framing(error.to_string())),
         };
+        let has_opened = !was_open && self.phase == Phase::Open;
         if let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) {
-            channel.controls = Some(assembler);
+            // The next one is made with other limits.
+            channel.controls = Some(assembler).filter(|_| !has_opened);
         }
         result
     }
@@ -180,6 +184,10 @@ impl Connection {
     }
 
     fn limits(&self) -> Limits {
-        Limits { segment_bytes: MAX_SEGMENT_BYTES, body_bytes: self.link.config.max_message_bytes }
+        let segment_bytes = match self.phase {
+            Phase::Open | Phase::Closing | Phase::Closed => MAX_SEGMENT_BYTES,
+            _ => MAX_HANDSHAKE_SEGMENT_BYTES,
+        };
+        Limits { segment_bytes, body_bytes: self.link.config.max_message_bytes }
     }
 }

@@ -171,7 +171,8 @@ impl Connection {
             deadline_ns: Some(
                 cx.now_ns.saturating_add(config.handshake_timeout_ms.saturating_mul(1_000_000)),
             ),
-            channel_max: config.channel_max,
+            // Others come with tuning.
+            channel_max: 0,
             heartbeat_ns: 0,
             next_heartbeat_ns: 0,
             last_heard_ns: cx.now_ns,

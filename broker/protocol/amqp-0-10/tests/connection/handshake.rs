@@ -119,3 +119,35 @@ fn a_frame_larger_than_agreed_ends_the_connection() {
         assert!(world.closed(client).unwrap().1);
     });
 }
+
+/// A frame of a control, with zeroes in it.
+fn frame(channel: u8, is_first: bool, payload_bytes: u16) -> Vec<u8> {
+    let flags = if is_first { 0x0e } else { 0x0c };
+    let [high, low] = (12 + payload_bytes).to_be_bytes();
+    let mut bytes = vec![flags, 0, high, low, 0, 0, 0, channel, 0, 0, 0, 0];
+    bytes.resize(12 + usize::from(payload_bytes), 0);
+    bytes
+}
+
+#[test]
+fn who_has_not_logged_in_is_kept_short() {
+    each(|world| {
+        let client = world.dial();
+        world.expect_control(client, "connection.start");
+        world.send_bytes(client, &frame(1, true, 10));
+        assert_eq!(world.expect_close(client).0, CloseCode::FramingError, "another channel");
+
+        let client = world.dial();
+        world.expect_control(client, "connection.start");
+        for number in 0..2 {
+            world.send_bytes(client, &frame(0, number == 0, 40_000));
+        }
+        assert_eq!(world.expect_close(client).0, CloseCode::FramingError, "a long segment");
+
+        let client = world.connect();
+        for number in 0..3 {
+            world.send_bytes(client, &frame(0, number == 0, 40_000));
+        }
+        assert!(world.connection(client).is_open(), "later it may be longer");
+    });
+}
