@@ -25,8 +25,8 @@ def control(channel, of_class, code, flags, fields=b""):
 class Peer:
     """The client's side of a connection."""
 
-    def __init__(self, port):
-        self.socket = socket.create_connection(("localhost", port), timeout=WAIT_S)
+    def __init__(self, port, source="127.0.0.1"):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S, source_address=(source, 0))
         self.layer = None
         self.bytes = b""
         self.socket.sendall(b"AMQP\1\1\0\x0a")

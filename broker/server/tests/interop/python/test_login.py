@@ -1,6 +1,7 @@
 """Logging in by every mechanism with libraries that are not ours: Cyrus SASL, which Qpid's own clients use, and scramp; over
 pika's codec and over frames of AMQP 0-10."""
 
+import itertools
 import socket
 import struct
 import subprocess
@@ -16,14 +17,15 @@ import kerberos
 from conftest import PROGRAM, RUNNING, WAIT_S, Process
 
 REALM = "QPID"
+NUMBERS = itertools.count(1)
 EVERY = "SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN,DIGEST-MD5,CRAM-MD5"
 
 
 class Login:
     """The client's side of a login by AMQP 0-9-1: frames on a plain socket."""
 
-    def __init__(self, port):
-        self.socket = socket.create_connection(("localhost", port), timeout=WAIT_S)
+    def __init__(self, port, source="127.0.0.1"):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S, source_address=(source, 0))
         self.bytes = b""
         self.socket.sendall(b"AMQP\0\0\x09\x01")
         self.start = self.receive()
@@ -147,10 +149,29 @@ class TestCyrus:
     def test_it_stays_out(self, open_port, mechanism, user, password):
         if mechanism == "ANONYMOUS":
             return
-        with amqp010.Peer(open_port) as peer:
+        # Nobody waits for what others have failed at.
+        with amqp010.Peer(open_port, source=f"127.0.1.{next(NUMBERS)}") as peer:
             client = cyrus.Client(user=user, password=password)
             assert peer.log_in(mechanism, client) == amqp010.CLOSE
             client.close()
+
+
+def test_who_guesses_waits_and_others_do_not():
+    if RUNNING:
+        pytest.skip("a broker that runs already may have more patience")
+    process, port = serve("--handshake-timeout", 2)
+    guesses = [Login(port) for _ in range(40)]
+    for guess in guesses:
+        guess.send(spec.Connection.StartOk({}, "PLAIN", b"\0guest\0wrong", "en_US"))
+    with Login(port, source="127.0.0.2") as login:
+        assert isinstance(login.begin("PLAIN", b"\0guest\0guest"), spec.Connection.Tune)
+    # Those whose turn would come too late are not looked at.
+    process.expect("PLAIN login refused: too many failed logins from 127.0.0.1")
+    looked_at = sum("wrong password for user" in line for line in process.lines)
+    assert 5 <= looked_at < len(guesses)
+    for guess in guesses:
+        guess.socket.close()
+    assert process.stop() == 0
 
 
 def test_amqplain(open_port):
