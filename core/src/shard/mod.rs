@@ -451,6 +451,11 @@ impl Shard {
         self.topology.add_exchange_types(types);
     }
 
+    /// Its number.
+    pub fn id(&self) -> ShardId {
+        self.config.id
+    }
+
     /// Tells the time. Once a turn, before anything else.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;

@@ -245,6 +245,8 @@ impl Relay {
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
             known_hosts: Vec::new(),
+            whereabouts: Default::default(),
+            can_move: true,
         });
         let mut out = Vec::with_capacity(1 << 20);
         let mut cx = Context { shard: &mut shard, out: &mut out, now_ns: 1 };

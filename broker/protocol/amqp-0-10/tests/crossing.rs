@@ -55,6 +55,8 @@ impl World {
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
             known_hosts: Vec::new(),
+            whereabouts: Default::default(),
+            can_move: true,
         });
         let mut out = [Vec::new(), Vec::new()];
         let [new, old] = &mut out;

@@ -80,6 +80,8 @@ impl Relay {
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
             known_hosts: Vec::new(),
+            whereabouts: Default::default(),
+            can_move: true,
         });
         let mut out = Vec::new();
         let connections = [0, 1].map(|owner| {

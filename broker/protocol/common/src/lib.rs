@@ -5,15 +5,17 @@ mod counters;
 mod login;
 mod switch;
 pub mod testing;
+mod whereabouts;
 
 use std::fmt;
 
 use fulmar_core::shard::Delivery;
-use fulmar_core::{ConnectionId, Output, Shard};
+use fulmar_core::{ConnectionId, Output, Shard, ShardId};
 
 pub use counters::{Counters, Faults};
 pub use login::{Accepted, Exchange, Layer, Login, LoginAnswer, MAX_LOGIN_ROUNDS, Seat};
 pub use switch::Switch;
+pub use whereabouts::{Entry, Whereabouts};
 
 /// `connection-forced`: what a broker that stops tells the clients of every version of AMQP before 1.0.
 pub const CONNECTION_FORCED: u16 = 320;
@@ -57,6 +59,10 @@ pub struct Config {
     pub timestamps: Switch,
     /// Where else clients of AMQP 0-10 find this broker or another of its kind, as URLs (`amqp:tcp:host:port`).
     pub known_hosts: Vec<String>,
+    /// Where the sessions of AMQP 0-10 live that outlive their connections; one for all shards of a broker.
+    pub whereabouts: Whereabouts,
+    /// Whether connections can go on on another shard.
+    pub can_move: bool,
 }
 
 /// What a connection wants its caller to do.
@@ -73,6 +79,12 @@ pub enum Action {
         /// A fault of the peer, rather than an orderly end.
         error: bool,
     },
+    /// Go on on another shard: let the connection leave with [`Connection::leave`], take it there with the socket, what
+    /// was not sent and the input that was not taken, and let it arrive with [`Traveller::arrive`].
+    Move {
+        /// Where to.
+        shard: ShardId,
+    },
 }
 
 impl fmt::Debug for Action {
@@ -82,8 +94,15 @@ impl fmt::Debug for Action {
             Action::Authenticate(login) => write!(f, "Authenticate({login:?})"),
             Action::Protect(_) => f.write_str("Protect"),
             Action::Close { reason, error } => write!(f, "Close {{ reason: {reason:?}, error: {error} }}"),
+            Action::Move { shard } => write!(f, "Move {{ shard: {shard:?} }}"),
         }
     }
+}
+
+/// A connection on its way to another shard.
+pub trait Traveller: Send {
+    /// Goes on on the shard of the context, with `owner` in its outputs. It may have something to send.
+    fn arrive(self: Box<Self>, cx: &mut Context<'_>, owner: u32) -> Box<dyn Connection>;
 }
 
 /// The server side of one connection, after its protocol was recognised.
@@ -159,6 +178,11 @@ pub trait Connection {
 
     /// What the caller has to do next, if anything. To be asked after every call.
     fn next_action(&mut self) -> Option<Action>;
+
+    /// Leaves its shard, having asked for [`Action::Move`]: gives back everything there. `None`: it has not asked.
+    fn leave(self: Box<Self>, _shard: &mut Shard) -> Option<Box<dyn Traveller>> {
+        None
+    }
 
     /// The socket is gone: gives back everything (unsettled messages to their queues, sessions, exclusive queues). Returns
     /// the fault for which the peer had been told to go, if it went without an answer.

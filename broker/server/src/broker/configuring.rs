@@ -83,6 +83,8 @@ pub(super) fn protocol_config(settings: &Settings) -> ProtocolConfig {
         max_message_bytes: settings.max_message_bytes,
         timestamps: Switch::new(settings.enable_timestamp),
         known_hosts: settings.known_hosts_url.clone(),
+        whereabouts: Default::default(),
+        can_move: true,
     }
 }
 

@@ -64,6 +64,8 @@ impl House {
                 max_message_bytes: settings.max_message_bytes,
                 timestamps: fulmar_protocol::Switch::default(),
                 known_hosts: Vec::new(),
+                whereabouts: Default::default(),
+                can_move: true,
             }),
             high_water_bytes: TransportConfig::default().high_water_bytes,
             memory_bytes,

@@ -236,5 +236,7 @@ fn amqp(max_message_bytes: u64) -> ProtocolConfig {
         max_message_bytes,
         timestamps: Default::default(),
         known_hosts: Vec::new(),
+        whereabouts: Default::default(),
+        can_move: true,
     }
 }

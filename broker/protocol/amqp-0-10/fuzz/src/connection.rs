@@ -158,6 +158,8 @@ impl Broker {
             max_message_bytes: MAX_BODY_BYTES,
             timestamps: fulmar_protocol::Switch::default(),
             known_hosts: Vec::new(),
+            whereabouts: Default::default(),
+            can_move: true,
         });
         let mut cx = Context { shard: &mut self.shard, out: &mut out, now_ns: self.clock.monotonic_ns };
         let connection = Connection::new(config, &mut cx, owner, format!("peer {owner}"));

@@ -40,6 +40,11 @@ impl Channel {
         self.session.as_ref().is_some_and(|session| !session.failed)
     }
 
+    /// Whether there is one, failed or not.
+    pub fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// Whether a command can come next.
     #[inline]
     pub fn expects_command(&self) -> bool {
@@ -138,7 +143,7 @@ impl Channel {
                 Ok(())
             }
             Control::SessionRequestTimeout(request) => {
-                let timeout = Some(session.set_timeout(request.timeout.unwrap_or(0)));
+                let timeout = Some(session.set_timeout(env, request.timeout.unwrap_or(0)));
                 env.control(number, SessionTimeout { timeout });
                 Ok(())
             }
@@ -183,7 +188,7 @@ impl Channel {
             None => {}
         }
         self.commands = None;
-        let key = super::resume::key(env, name);
+        let key = super::resume::key(env.link, name);
         let Some(claim) = env.shard.claim_name(&key, attach.force) else {
             return Err(Fault::Detach(DetachCode::SessionBusy));
         };

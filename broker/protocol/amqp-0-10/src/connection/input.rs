@@ -110,7 +110,7 @@ impl Connection {
         }
     }
 
-    fn channel(&mut self, number: u16) -> &mut Channel {
+    pub(super) fn channel(&mut self, number: u16) -> &mut Channel {
         let index = usize::from(number);
         if self.channels.len() <= index {
             self.channels.resize_with(index + 1, || None);
@@ -153,8 +153,26 @@ impl Connection {
             Phase::Closing => return Ok(()),
             _ => return Err(Fault::framing(format!("{} before the connection is open", control.name()))),
         }
+        if let Control::SessionAttach(attach) = control {
+            return self.attach(cx, number, attach);
+        }
+        let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) else { return Ok(()) };
+        channel.control(&mut Env { shard: cx.shard, out: cx.out, link: &mut self.link }, number, control)
+    }
+
+    /// The peer attaches a session, which may be somewhere else.
+    pub(super) fn attach(
+        &mut self,
+        cx: &mut Context<'_>,
+        number: u16,
+        attach: SessionAttach<'_>,
+    ) -> Result<(), Fault> {
+        if let Some(shard) = self.lives_elsewhere(cx.shard, number, &attach) {
+            self.attach_elsewhere(cx, number, &attach, shard);
+            return Ok(());
+        }
         let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
-        if let Control::SessionAttach(SessionAttach { name: Some(name), force: true }) = control {
+        if let SessionAttach { name: Some(name), force: true } = attach {
             let others =
                 self.channels.iter_mut().enumerate().filter(|(other, _)| *other != usize::from(number));
             others
@@ -162,7 +180,7 @@ impl Connection {
                 .for_each(|channel| channel.move_out(&mut env, name));
         }
         let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) else { return Ok(()) };
-        channel.control(&mut env, number, control)
+        channel.control(&mut env, number, attach.into())
     }
 
     fn command_frame(&mut self, cx: &mut Context<'_>, frame: Frame<'_>) {

@@ -16,6 +16,7 @@ mod exchange;
 mod handshake;
 mod incoming;
 mod input;
+mod moving;
 mod outgoing;
 mod queue;
 mod quick;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 
 use fulmar_core::shard::Delivery;
 use fulmar_core::{ConnectionId, Output, Shard, VhostId};
-use fulmar_protocol::{Action, Config, Context, Counters, Layer, LoginAnswer, Seat};
+use fulmar_protocol::{Action, Config, Context, Counters, Layer, LoginAnswer, Seat, Traveller};
 
 use crate::codec::Control;
 use crate::codec::frame::MAX_FRAME_BYTES;
@@ -42,6 +43,7 @@ use crate::codec::table::{CloseCode, ConnectionClose};
 use channel::Channel;
 use errors::{Fault, short};
 use handshake::LoginState;
+use moving::Errand;
 use quick::LastTransfer;
 use session::Flow;
 
@@ -57,6 +59,8 @@ enum Phase {
     Securing,
     /// The caller checks a login.
     Authenticating,
+    /// The caller takes it to another shard.
+    Moving,
     /// `connection.tune` is sent.
     Tuning,
     /// Waits for `connection.open`.
@@ -146,6 +150,10 @@ pub struct Connection {
     released: bool,
     /// How often names of sessions had been lost on the shard when it was last looked at.
     evictions: u64,
+    /// For what it goes to another shard.
+    errand: Option<Box<Errand>>,
+    /// How often it has gone to another shard.
+    moves: u8,
 }
 
 impl Connection {
@@ -155,8 +163,29 @@ impl Connection {
     pub fn new(config: Arc<Config>, cx: &mut Context<'_>, owner: u32, name: String) -> Self {
         handshake::start(&config, cx.out);
         let frame_max = u16::try_from(config.frame_max_bytes).unwrap_or(MAX_FRAME_BYTES);
+        let timeout_ns = config.handshake_timeout_ms.saturating_mul(1_000_000);
+        let link = Link {
+            owner,
+            id: cx.shard.open_connection(owner),
+            vhost: VhostId::default(),
+            vhost_name: String::new(),
+            user: String::new(),
+            frame_max: if frame_max == 0 { MAX_FRAME_BYTES } else { frame_max },
+            counters: Counters::default(),
+            scratch: Vec::new(),
+            writable: true,
+            config,
+        };
         Connection {
-            phase: Phase::Starting,
+            deadline_ns: Some(cx.now_ns.saturating_add(timeout_ns)),
+            ..Connection::over(link, name, Phase::Starting, cx)
+        }
+    }
+
+    /// One in this phase, without anything attached to it.
+    fn over(link: Link, name: String, phase: Phase, cx: &Context<'_>) -> Self {
+        Connection {
+            phase,
             channels: Vec::new(),
             parked: None,
             last_transfer: None,
@@ -168,9 +197,7 @@ impl Connection {
             actions: VecDeque::new(),
             name,
             close_reason: None,
-            deadline_ns: Some(
-                cx.now_ns.saturating_add(config.handshake_timeout_ms.saturating_mul(1_000_000)),
-            ),
+            deadline_ns: None,
             // Others come with tuning.
             channel_max: 0,
             heartbeat_ns: 0,
@@ -180,18 +207,9 @@ impl Connection {
             blocked: false,
             released: false,
             evictions: cx.shard.evictions(),
-            link: Link {
-                owner,
-                id: cx.shard.open_connection(owner),
-                vhost: VhostId::default(),
-                vhost_name: String::new(),
-                user: String::new(),
-                frame_max: if frame_max == 0 { MAX_FRAME_BYTES } else { frame_max },
-                counters: Counters::default(),
-                scratch: Vec::new(),
-                writable: true,
-                config,
-            },
+            errand: None,
+            moves: 0,
+            link,
         }
     }
 
@@ -250,6 +268,7 @@ impl Connection {
         self.login = None;
         self.seat = None;
         self.layer = None;
+        self.errand = None;
         if std::mem::replace(&mut self.released, true) {
             return;
         }
@@ -302,7 +321,9 @@ impl fulmar_protocol::Connection for Connection {
     }
 
     fn is_parked(&self) -> bool {
-        self.parked.is_some() || self.phase == Phase::Authenticating || self.is_protecting
+        self.parked.is_some()
+            || matches!(self.phase, Phase::Authenticating | Phase::Moving)
+            || self.is_protecting
     }
 
     fn set_writable(&mut self, shard: &mut Shard, writable: bool) {
@@ -425,6 +446,10 @@ impl fulmar_protocol::Connection for Connection {
         action
     }
 
+    fn leave(self: Box<Self>, shard: &mut Shard) -> Option<Box<dyn Traveller>> {
+        self.set_out(shard)
+    }
+
     fn closed(&mut self, shard: &mut Shard) -> Option<String> {
         self.phase = Phase::Closed;
         self.release(shard);
@@ -440,6 +465,7 @@ impl Phase {
             Phase::Securing | Phase::Authenticating => "securing",
             Phase::Tuning => "tuning",
             Phase::Opening => "opening",
+            Phase::Moving => "moving",
             Phase::Open => "open",
             Phase::Closing => "closing",
             Phase::Closed => "closed",

@@ -1,15 +1,15 @@
-//! Sessions that outlive their connection: kept for a client that comes back on the same shard, and gone on with.
+//! Sessions that outlive their connection: kept for a client that comes back, and gone on with.
 
 use std::any::Any;
 
 use fulmar_core::shard::Resumable;
 use fulmar_core::{Name, Shard};
 
-use super::Env;
 use super::errors::Fault;
 use super::incoming::CommandId;
 use super::replay::Replay;
 use super::session::Session;
+use super::{Env, Link};
 use crate::codec::table::{ErrorCode, SessionCommandPoint, SessionFlush};
 use crate::codec::{SequenceNo, SequenceSet};
 
@@ -17,15 +17,21 @@ use crate::codec::{SequenceNo, SequenceSet};
 const MOST_S: u32 = 3600;
 
 /// What a session is known by on its shard: names are of one user in one virtual host.
-pub(super) fn key(env: &Env<'_>, name: &[u8]) -> Name {
-    let parts = [env.link.vhost_name.as_bytes(), env.link.user.as_bytes(), name];
+pub(super) fn key(link: &Link, name: &[u8]) -> Name {
+    let parts = [link.vhost_name.as_bytes(), link.user.as_bytes(), name];
     Name::from(&parts.join(&0)[..])
 }
 
 impl Session {
-    /// `session.request-timeout`: how long the session stays when it is detached. Returns what it gets.
-    pub fn set_timeout(&mut self, timeout_s: u32) -> u32 {
-        self.timeout_s = timeout_s.min(MOST_S);
+    /// `session.request-timeout`: how long the session stays when it is detached. Returns what it gets: nothing where one
+    /// of its name stays on another shard.
+    pub fn set_timeout(&mut self, env: &Env<'_>, timeout_s: u32) -> u32 {
+        if timeout_s == 0 {
+            self.entry = None;
+        } else if self.entry.is_none() {
+            self.entry = env.link.config.whereabouts.enter(&self.key, env.shard.id());
+        }
+        self.timeout_s = if self.entry.is_some() { timeout_s.min(MOST_S) } else { 0 };
         match self.timeout_s {
             0 => self.replay = None,
             _ => {
@@ -43,7 +49,7 @@ impl Session {
         let ask = replay.record(&env.out[start..]);
         if replay.is_full() {
             // The peer reads without ever telling what it has read.
-            (self.replay, self.timeout_s) = (None, 0);
+            (self.replay, self.timeout_s, self.entry) = (None, 0, None);
         } else if ask {
             env.control(self.number, SessionFlush { expected: false, confirmed: true, completed: true });
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use fulmar_core::request::Rules;
 use fulmar_core::shard::Settlement;
 use fulmar_core::{ConnectionId, Name, SessionId, Shard, VhostId};
+use fulmar_protocol::Entry;
 use slab::Slab;
 
 use super::Env;
@@ -60,6 +61,8 @@ pub(super) struct Session {
     pub replay: Option<Box<Replay>>,
     /// How long it stays when it is detached without a word, in seconds.
     pub timeout_s: u32,
+    /// Tells other shards that it is here; only if it stays.
+    pub entry: Option<Entry>,
     pub incoming: Incoming,
     pub outgoing: Outgoing,
     /// The command that came last.
@@ -102,6 +105,7 @@ impl Session {
             claim,
             replay: None,
             timeout_s: 0,
+            entry: None,
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             current: Current::default(),
@@ -131,6 +135,7 @@ impl Session {
     /// Gives everything back to the shard.
     pub fn release(&mut self, shard: &mut Shard) {
         self.pending = None;
+        self.entry = None;
         shard.give_up_name(&self.key, self.claim);
         self.arriving.release(shard);
         // Newest first: each goes back to its place at the head of its queue without a search.

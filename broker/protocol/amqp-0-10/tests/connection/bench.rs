@@ -13,12 +13,11 @@ use fulmar_amqp_0_10::codec::value::encode_map;
 use fulmar_amqp_0_10::codec::{
     Command, ContentHeader, Control, Frame, MapRef, SequenceNo, SequenceSet, Struct, StructRef, Value,
 };
-use fulmar_amqp_0_10::connection::Connection;
 use fulmar_core::mesh::Wake;
 use fulmar_core::shard::mesh_for;
 use fulmar_core::{Clock, Limits, Name, Output, Shard, ShardConfig, ShardId};
 use fulmar_protocol::testing::answer_to;
-use fulmar_protocol::{Action, Config, Connection as _, Context, Login};
+use fulmar_protocol::{Action, Config, Connection, Context, Login};
 
 /// Where things live, and how input arrives.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +89,7 @@ pub struct Book {
 
 struct Slot {
     shard: usize,
-    connection: Option<Connection>,
+    connection: Option<Box<dyn Connection>>,
     /// Sent by the client, not taken yet.
     input: VecDeque<u8>,
     /// Bytes that the connection has been given and has not taken.
@@ -153,6 +152,8 @@ impl World {
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
             known_hosts: Vec::new(),
+            whereabouts: Default::default(),
+            can_move: true,
         };
         World { setup, config, shards, now_ns: 1, slots: Vec::new(), answer_logins: true }
     }
@@ -164,10 +165,11 @@ impl World {
         let mut output = Vec::new();
         let mut cx = Context { shard: &mut self.shards[shard], out: &mut output, now_ns: self.now_ns };
         let name = "127.0.0.1:1 -> 127.0.0.1:5672".to_owned();
-        let connection = Connection::new(Arc::new(self.config.clone()), &mut cx, owner, name);
+        let config = Arc::new(self.config.clone());
+        let connection = fulmar_amqp_0_10::connection::Connection::new(config, &mut cx, owner, name);
         self.slots.push(Slot {
             shard,
-            connection: Some(connection),
+            connection: Some(Box::new(connection)),
             input: VecDeque::new(),
             carry: Vec::new(),
             output,
@@ -241,20 +243,20 @@ impl World {
         &self.slots[client.0].logins
     }
 
-    pub fn connection(&mut self, client: Client) -> &mut Connection {
-        self.slots[client.0].connection.as_mut().expect("the socket is gone")
+    pub fn connection(&mut self, client: Client) -> &mut dyn Connection {
+        self.slots[client.0].connection.as_deref_mut().expect("the socket is gone")
     }
 
     /// Calls the connection as its caller does.
     pub fn with<R>(
         &mut self,
         client: Client,
-        call: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
+        call: impl FnOnce(&mut dyn Connection, &mut Context<'_>) -> R,
     ) -> R {
         let slot = &mut self.slots[client.0];
         let mut cx =
             Context { shard: &mut self.shards[slot.shard], out: &mut slot.output, now_ns: self.now_ns };
-        let result = call(slot.connection.as_mut().expect("the socket is gone"), &mut cx);
+        let result = call(slot.connection.as_deref_mut().expect("the socket is gone"), &mut cx);
         self.run();
         result
     }
@@ -367,7 +369,7 @@ impl World {
         let mut cx =
             Context { shard: &mut self.shards[slot.shard], out: &mut slot.output, now_ns: self.now_ns };
         connection.end_of_turn(&mut cx);
-        let mut busy = false;
+        let (mut busy, mut goes) = (false, None);
         while let Some(action) = connection.next_action() {
             busy = true;
             match action {
@@ -383,9 +385,29 @@ impl World {
                     assert!(slot.closed.is_none(), "closed twice");
                     slot.closed = Some((reason, error));
                 }
+                Action::Move { shard } => goes = Some(usize::from(shard.0)),
             }
         }
-        busy | slot.parse()
+        if let Some(there) = goes {
+            self.take_along(index, there);
+        }
+        busy | self.slots[index].parse()
+    }
+
+    /// A connection goes to another shard.
+    fn take_along(&mut self, index: usize, there: usize) {
+        let slot = &mut self.slots[index];
+        let connection = slot.connection.take().expect("it has just asked for it");
+        let traveller = connection.leave(&mut self.shards[slot.shard]).expect("it has asked for it");
+        assert_ne!(there, slot.shard, "it goes where it was");
+        slot.shard = there;
+        let mut cx = Context { shard: &mut self.shards[there], out: &mut slot.output, now_ns: self.now_ns };
+        slot.connection = Some(traveller.arrive(&mut cx, index as u32));
+    }
+
+    /// Where a client's connection is.
+    pub fn shard_of(&self, client: Client) -> usize {
+        self.slots[client.0].shard
     }
 
     /// Everybody leaves; the broker goes on.
@@ -399,6 +421,7 @@ impl World {
             let stats = shard.stats();
             assert_eq!((stats.connections, stats.sessions, stats.unsettled), (0, 0, 0), "{:?}", self.setup);
         }
+        assert!(self.config.whereabouts.is_empty(), "{:?}: {:?}", self.setup, self.config.whereabouts);
         let cleaner = self.client();
         assert!(self.slots[cleaner.0].closed.is_none());
     }

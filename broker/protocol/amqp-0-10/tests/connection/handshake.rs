@@ -2,7 +2,6 @@
 
 use fulmar_amqp_0_10::codec::table::*;
 use fulmar_amqp_0_10::codec::{Control, Value};
-use fulmar_protocol::Connection as _;
 
 use super::bench::each;
 

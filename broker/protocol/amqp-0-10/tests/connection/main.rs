@@ -3,6 +3,7 @@
 
 mod bench;
 mod handshake;
+mod moving;
 mod receiving;
 mod sending;
 mod sessions;

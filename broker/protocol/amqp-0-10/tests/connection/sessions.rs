@@ -6,7 +6,7 @@ use fulmar_amqp_0_10::codec::{Control, SequenceNo, SequenceSet};
 
 use super::bench::{Book, Client, World, each, set};
 
-fn attach(world: &mut World, client: Client, channel: u16, name: &str, force: bool) {
+pub fn attach(world: &mut World, client: Client, channel: u16, name: &str, force: bool) {
     world.control(client, channel, SessionAttach { name: Some(name.as_bytes()), force });
 }
 
@@ -64,7 +64,7 @@ fn a_session_that_is_attached_by_force_leaves_where_it_was() {
 }
 
 /// Tells the broker what the client expects, and where its own commands go on.
-fn resume(world: &mut World, client: Client, channel: u16, expected: SequenceNo, next: SequenceNo) {
+pub fn resume(world: &mut World, client: Client, channel: u16, expected: SequenceNo, next: SequenceNo) {
     let ranges = set(&[(expected, expected)]);
     let commands = Some(SequenceSet::new(&ranges).unwrap());
     world.control(client, channel, SessionExpected { commands, fragments: None });
@@ -76,7 +76,7 @@ fn resume(world: &mut World, client: Client, channel: u16, expected: SequenceNo,
 }
 
 /// A session that stays for ten seconds, and that has sent three messages of five.
-fn lost(world: &mut World) -> (Client, Vec<SequenceNo>) {
+pub fn lost(world: &mut World) -> (Client, Vec<SequenceNo>) {
     let client = world.client();
     world.control(client, 1, SessionRequestTimeout { timeout: Some(10) });
     let granted = world.expect_control(client, "session.timeout");

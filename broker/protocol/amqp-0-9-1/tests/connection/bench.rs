@@ -137,6 +137,8 @@ impl World {
             max_message_bytes: 1 << 20,
             timestamps: fulmar_protocol::Switch::default(),
             known_hosts: Vec::new(),
+            whereabouts: Default::default(),
+            can_move: true,
         };
         World { setup, config, shards, now_ns: 1, slots: Vec::new(), answer_logins: true }
     }
