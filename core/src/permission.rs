@@ -37,6 +37,9 @@ pub trait Permission: Send {
     /// # Errors
     /// [`Refusal::Denied`]: not.
     fn publish(&mut self, exchange: &[u8], routing_key: &[u8]) -> Result<(), Refusal>;
+
+    /// The same for another connection of the client.
+    fn another(&self) -> Box<dyn Permission>;
 }
 
 /// What there is of what a request is about.

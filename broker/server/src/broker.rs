@@ -183,6 +183,7 @@ impl Broker {
                 desk: desks.next(),
                 store: stores.next().map(Box::new),
                 outlook: shard.outlook.clone(),
+                neighbours: mailboxes(),
             });
         }
         starting.iter().try_for_each(Starting::restored)?;

@@ -13,6 +13,19 @@ impl Shard {
         }
     }
 
+    /// Takes what a connection may do away from it, for where it goes on.
+    pub fn take_permission(&mut self, id: ConnectionId) -> Option<Box<dyn Permission>> {
+        self.connections.get_mut(id.index, id.generation)?.permission.take()
+    }
+
+    /// From now on a connection may do what another of the same client may.
+    pub fn share_permission(&mut self, from: ConnectionId, to: ConnectionId) {
+        let another = self.permission(from).map(|permission| permission.another());
+        if let Some(connection) = self.connections.get_mut(to.index, to.generation) {
+            connection.permission = another;
+        }
+    }
+
     /// Rules have changed: whatever was allowed is asked for again.
     pub fn forget_permissions(&mut self) {
         self.sessions.values_mut().for_each(|session| session.last_route.forget());

@@ -154,6 +154,13 @@ impl Guard {
 }
 
 impl Permission for Guard {
+    fn another(&self) -> Box<dyn Permission> {
+        let mut another = Guard::new(self.rules.clone(), self.user.clone(), self.identity.clone());
+        self.vhost.clone_into(&mut another.vhost);
+        another.find_permit();
+        Box::new(another)
+    }
+
     fn open(&mut self, vhost: &str) -> Result<(), Refusal> {
         self.refresh();
         vhost.clone_into(&mut self.vhost);

@@ -17,7 +17,7 @@ use fulmar_transport::{
 use super::{StartError, configuring, rdma};
 use crate::affinity;
 use crate::handshake::Desk;
-use crate::login::Asker;
+use crate::login::{Asker, Mailbox};
 use crate::settings::Settings;
 use crate::store::ShardStore;
 use crate::worker::{Counters, Note, Outlook, Worker, WorkerConfig};
@@ -42,6 +42,7 @@ pub(super) enum ToShard {
         desk: Option<Desk>,
         store: Option<Box<ShardStore>>,
         outlook: Arc<Outlook>,
+        neighbours: Vec<Mailbox>,
     },
     Listen(SocketAddr, Port),
     Run,
@@ -233,7 +234,9 @@ impl Seat {
         outbox: &Sender<FromShard>,
     ) -> io::Result<()> {
         let _ = outbox.send(FromShard::Opened { waker: transport.waker(), io, name: transport.name() });
-        let Ok(ToShard::Start { mesh, asker, desk, store, outlook }) = inbox.recv() else { return Ok(()) };
+        let Ok(ToShard::Start { mesh, asker, desk, store, outlook, neighbours }) = inbox.recv() else {
+            return Ok(());
+        };
         let mut shard = Shard::new(self.shard, mesh);
         shard.add_exchange_types(&[&fulmar_xml_exchange::XML]);
         shard.set_default_group(self.default_group);
@@ -249,6 +252,7 @@ impl Seat {
         let mut worker =
             Worker::new(transport, shard, self.worker, Box::new(asker), self.notes, self.counters);
         listeners.into_iter().for_each(|listener| worker.add_listener(listener));
+        worker.set_neighbours(neighbours);
         if let Some(log) = log {
             worker.set_log(log, outlook);
         }

@@ -21,42 +21,58 @@ impl<T: Transport> Worker<T> {
         peer: SocketAddr,
         local: SocketAddr,
     ) {
+        let needs_tls = self.config.require_encryption || self.secure_listeners.contains(&listener);
+        self.counters.accepted.add(1);
+        let Some(index) = self.take_in(Slot::accepted(conn, peer, local, needs_tls)) else { return };
+        if self.count_address(index) {
+            self.arm(index, self.now_ns + self.config.protocol.handshake_timeout_ms * MS);
+        }
+    }
+
+    /// Counts a new connection among those from its address; `false`: there are too many, and it is closed.
+    fn count_address(&mut self, index: usize) -> bool {
+        let Slot { conn, peer, .. } = self.slots[index];
+        let Some((census, most)) = &self.config.addresses else { return true };
+        let address = peer.ip().to_canonical();
+        let place = census.enter(Party::Address(address), *most);
+        let is_let_in = place.is_some();
+        self.slots[index].place = place;
+        if !is_let_in {
+            self.counters.refused_full.add(1);
+            let text =
+                format_args!("{peer}: refused, there are {most} connections from that address already");
+            self.faults.warn(self.now_ns, text);
+            self.slots[index].state = State::Closing;
+            self.transport.close(conn, Close::Abort);
+        }
+        is_let_in
+    }
+
+    /// Gives a socket its place, unless there is none: it is closed then.
+    pub(super) fn take_in(&mut self, newcomer: Slot) -> Option<usize> {
+        let Slot { conn, peer, .. } = newcomer;
         let index = conn.index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, Slot::free);
         }
         let slot = &mut self.slots[index];
         assert!(matches!(slot.state, State::Free), "a socket's slot was used twice");
-        let needs_tls = self.config.require_encryption || self.secure_listeners.contains(&listener);
-        *slot = Slot::accepted(conn, peer, local, needs_tls);
+        *slot = newcomer;
         self.open += 1;
-        self.counters.accepted.add(1);
         self.counters.open.set(self.open);
-        if self.stop.is_some() {
-            self.slots[index].state = State::Closing;
-            return self.transport.close(conn, Close::Abort);
-        }
-        if self.open > self.config.max_connections {
+        let is_full = self.open > self.config.max_connections;
+        if is_full && self.stop.is_none() {
             self.counters.refused_full.add(1);
             let limit = self.config.max_connections;
             let text = format_args!("{peer}: refused, there are {limit} connections on this shard already");
             self.faults.warn(self.now_ns, text);
+        }
+        if is_full || self.stop.is_some() {
             self.slots[index].state = State::Closing;
-            return self.transport.close(conn, Close::Abort);
+            self.transport.close(conn, Close::Abort);
+            return None;
         }
-        if let Some((census, most)) = &self.config.addresses {
-            let address = peer.ip().to_canonical();
-            let Some(place) = census.enter(Party::Address(address), *most) else {
-                self.counters.refused_full.add(1);
-                let text =
-                    format_args!("{peer}: refused, there are {most} connections from that address already");
-                self.faults.warn(self.now_ns, text);
-                self.slots[index].state = State::Closing;
-                return self.transport.close(conn, Close::Abort);
-            };
-            self.slots[index].place = Some(place);
-        }
-        self.arm(index, self.now_ns + self.config.protocol.handshake_timeout_ms * MS);
+        Some(index)
     }
 
     /// Looks at the first bytes of a connection.
@@ -168,12 +184,10 @@ impl<T: Transport> Worker<T> {
 
 /// What a connection is offered on which no frame may be longer than this.
 fn protocol_config(config: &Arc<ProtocolConfig>, largest_frame_bytes: Option<u32>) -> Arc<ProtocolConfig> {
-    match largest_frame_bytes {
-        Some(bytes) if bytes < config.frame_max_bytes => {
-            Arc::new(ProtocolConfig { frame_max_bytes: bytes, ..ProtocolConfig::clone(config) })
-        }
-        _ => config.clone(),
-    }
+    let Some(bytes) = largest_frame_bytes else { return config.clone() };
+    let frame_max_bytes = bytes.min(config.frame_max_bytes);
+    // What carries no stream belongs to a device, and that to this shard.
+    Arc::new(ProtocolConfig { frame_max_bytes, can_move: false, ..ProtocolConfig::clone(config) })
 }
 
 /// The beginning of some bytes.

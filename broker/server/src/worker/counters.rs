@@ -57,6 +57,8 @@ counters! {
     closed,
     /// Connections open now.
     open,
+    /// Connections that came from another shard, where they were accepted.
+    moved,
     /// Connections refused because there were too many.
     refused_full,
     /// Connections refused because they spoke a protocol that is not spoken here.

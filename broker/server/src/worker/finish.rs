@@ -50,7 +50,7 @@ impl<T: Transport> Worker<T> {
                     self.transport.close(slot.conn, Close::Abort);
                     self.faults.warn(self.now_ns, format_args!("{peer}: {what}"));
                 }
-                State::Free | State::Closing => {}
+                State::Free | State::Leaving { .. } | State::Closing => {}
             }
         }
     }
@@ -129,6 +129,7 @@ impl<T: Transport> Worker<T> {
                 }
                 self.end(index, Close::Flush);
             }
+            Action::Move { shard } => self.set_out(index, shard),
         }
     }
 

@@ -40,8 +40,8 @@ impl<T: Transport> Worker<T> {
         self.fed(index);
     }
 
-    /// Gives a connection input that came encrypted.
-    pub(super) fn feed_decrypted(&mut self, index: usize, input: &[u8]) {
+    /// Gives a connection input that is in no buffer of the transport's.
+    pub(super) fn feed_bytes(&mut self, index: usize, input: &[u8]) {
         let slot = &mut self.slots[index];
         let State::Speaking(connection) = &mut slot.state else { return };
         let out = &mut self.scratch;

@@ -54,6 +54,11 @@ impl<T: Transport> Worker<T> {
         self.unwrap(index, |layer, take| layer.unwrap(&input, take));
     }
 
+    /// Bytes in a layer that arrived while their connection was between shards.
+    pub(super) fn layered_on_the_way(&mut self, index: usize, bytes: &[u8]) {
+        self.unwrap(index, |layer, take| layer.unwrap(bytes, take));
+    }
+
     fn unwrap(
         &mut self,
         index: usize,
@@ -61,7 +66,7 @@ impl<T: Transport> Worker<T> {
     ) {
         let Some(layered) = &mut self.slots[index].layer else { return };
         let Some(mut layer) = layered.layer.take() else { return };
-        let result = unwrap(&mut layer, &mut |plain| self.feed_decrypted(index, plain));
+        let result = unwrap(&mut layer, &mut |plain| self.feed_bytes(index, plain));
         if let Some(layered) = &mut self.slots[index].layer {
             layered.layer = Some(layer);
         }

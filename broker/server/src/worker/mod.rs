@@ -16,6 +16,7 @@ mod finish;
 mod input;
 mod journal;
 mod layer;
+mod moving;
 mod secure;
 mod slot;
 mod stop;
@@ -38,9 +39,11 @@ use fulmar_transport::{ConnId, Event, Idle, IdleStrategy, ListenerId, Transport,
 
 pub use counters::{Counter, Counters, Stats};
 pub use journal::{Outlook, Shown};
+pub use moving::Newcomer;
 pub use secure::Handshake;
 pub use stop::StopGate;
 
+use crate::login::Mailbox;
 use carry::CarryPool;
 use faults::FaultLog;
 use journal::Store;
@@ -117,6 +120,8 @@ pub enum Note {
     Handshake(Handshake),
     /// The rules of who may do what have changed.
     Rules,
+    /// A connection that goes on here.
+    Arrived(Box<Newcomer>),
     /// Stop: no new connections, what was accepted is finished, clients are told, all within the limit.
     Stop {
         /// The limit, in milliseconds.
@@ -140,6 +145,7 @@ pub struct Worker<T: Transport> {
     config: WorkerConfig,
     authenticator: Box<dyn Authenticator>,
     handshaker: Box<dyn Handshaker>,
+    neighbours: Vec<Mailbox>,
     inbox: Receiver<Note>,
     counters: Arc<Counters>,
     listeners: Vec<ListenerId>,
@@ -183,6 +189,7 @@ impl<T: Transport> Worker<T> {
             config,
             authenticator,
             handshaker: Box::new(AtOnce),
+            neighbours: Vec::new(),
             inbox,
             counters,
             listeners: Vec::new(),
@@ -331,7 +338,9 @@ impl<T: Transport> Worker<T> {
             Event::Closed { conn, reason } => self.closed(conn, &reason),
             Event::File(done) => self.file_done(done),
             // Nothing here connects; a wake-up is seen by the caller.
-            Event::Connected { .. } | Event::Detached { .. } | Event::Woken | Event::Ready => {}
+            Event::Detached { conn, detached } => self.detached(conn, *detached),
+            // Nothing here connects; a wake-up is seen by the caller.
+            Event::Connected { .. } | Event::Woken | Event::Ready => {}
         }
     }
 
@@ -341,6 +350,7 @@ impl<T: Transport> Worker<T> {
                 Note::Login { conn, answer } => self.logged_in(conn, answer),
                 Note::Handshake(handshake) => self.shook_hands(handshake),
                 Note::Rules => self.shard.forget_permissions(),
+                Note::Arrived(newcomer) => self.arrived(*newcomer),
                 Note::Stop { within_ms } => self.start_stop(within_ms),
             }
         }

@@ -103,6 +103,14 @@ impl<T: Transport> Worker<T> {
         self.continue_handshake(index, can_go_on);
     }
 
+    /// Encrypted bytes that arrived while their connection was between shards.
+    pub(super) fn received_on_the_way(&mut self, index: usize, bytes: &[u8]) {
+        if let Some(secure) = &mut self.slots[index].secure {
+            secure.arrived.extend_from_slice(bytes);
+        }
+        self.decrypt(index, None);
+    }
+
     fn continue_handshake(&mut self, index: usize, can_go_on: Result<bool, Failure>) {
         let slot = &mut self.slots[index];
         match can_go_on {
@@ -199,10 +207,10 @@ impl<T: Transport> Worker<T> {
 
     fn take_decrypted(&mut self, index: usize, input: &[u8]) {
         if !matches!(self.slots[index].state, State::Detecting { .. }) {
-            return self.feed_decrypted(index, input);
+            return self.feed_bytes(index, input);
         }
         if let Recognised::Speaks { skip } = self.recognise(index, Head::of(input)) {
-            self.feed_decrypted(index, &input[skip..]);
+            self.feed_bytes(index, &input[skip..]);
         }
     }
 

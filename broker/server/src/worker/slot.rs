@@ -2,9 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use fulmar_core::ShardId;
 use fulmar_policy::PeerIdentity;
 use fulmar_policy::census::Place;
-use fulmar_protocol::Connection;
+use fulmar_protocol::{Connection, Traveller};
 use fulmar_transport::ConnId;
 
 use super::carry::Carry;
@@ -70,6 +71,13 @@ pub enum State {
     },
     /// It speaks a protocol.
     Speaking(Box<dyn Connection>),
+    /// It goes on on another shard, once its socket has left.
+    Leaving {
+        /// Where to.
+        shard: ShardId,
+        /// What spoke here.
+        traveller: Box<dyn Traveller>,
+    },
     /// It is being closed from this side; nothing is left but the socket.
     Closing,
 }

@@ -85,7 +85,7 @@ impl<T: Transport> Worker<T> {
             self.slots[index].held = false;
             match self.slots[index].state {
                 State::Speaking(_) => self.touch(index),
-                State::Detecting { .. } => self.end(index, Close::Abort),
+                State::Detecting { .. } | State::Leaving { .. } => self.end(index, Close::Abort),
                 State::Free | State::Closing => {}
             }
         }

@@ -39,6 +39,10 @@ impl Permission for Strict {
         let [exchange, key] = [exchange, routing_key].map(String::from_utf8_lossy);
         self.judge(format!("publish {exchange}/{key}"), routing_key)
     }
+
+    fn another(&self) -> Box<dyn Permission> {
+        Box::new(Strict(self.0.clone()))
+    }
 }
 
 fn strict(broker: &mut Broker, client: Client) -> Arc<Mutex<Vec<String>>> {

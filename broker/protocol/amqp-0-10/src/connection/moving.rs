@@ -4,8 +4,9 @@
 //!    it has arrived, where the attach is carried out as if it had come there.
 //! 2. Which cannot move is told that the session is busy, and nothing is lost.
 
+use fulmar_core::permission::Permission;
 use fulmar_core::{Name, Shard, ShardId};
-use fulmar_protocol::{Action, Context, Counters, Traveller};
+use fulmar_protocol::{Action, Context, Counters, Seat, Traveller};
 
 use super::channel::Channel;
 use super::errors::Fault;
@@ -31,6 +32,8 @@ struct Journey {
     heartbeat_ns: u64,
     moves: u8,
     errand: Box<Errand>,
+    seat: Option<Seat>,
+    permission: Option<Box<dyn Permission>>,
 }
 
 impl Connection {
@@ -72,17 +75,22 @@ impl Connection {
 
     /// Gives everything back here and sets out.
     pub(super) fn set_out(mut self: Box<Self>, shard: &mut Shard) -> Option<Box<dyn Traveller>> {
-        let errand = self.errand.take();
+        let (errand, seat) = (self.errand.take(), self.seat.take());
+        let permission = shard.take_permission(self.link.id);
         self.release(shard);
         let Connection { link, name, channel_max, heartbeat_ns, moves, .. } = *self;
-        Some(Box::new(Journey { link, name, channel_max, heartbeat_ns, moves, errand: errand? }))
+        let errand = errand?;
+        Some(Box::new(Journey { link, name, channel_max, heartbeat_ns, moves, errand, seat, permission }))
     }
 }
 
 impl Traveller for Journey {
     fn arrive(self: Box<Self>, cx: &mut Context<'_>, owner: u32) -> Box<dyn fulmar_protocol::Connection> {
-        let Journey { link, name, channel_max, heartbeat_ns, moves, errand } = *self;
+        let Journey { link, name, channel_max, heartbeat_ns, moves, errand, seat, permission } = *self;
         let id = cx.shard.open_connection(owner);
+        if let Some(permission) = permission {
+            cx.shard.set_permission(id, permission);
+        }
         // What was counted before was counted there.
         let link = Link { owner, id, counters: Counters::default(), writable: true, ..link };
         let mut connection = Connection {
@@ -90,6 +98,7 @@ impl Traveller for Journey {
             heartbeat_ns,
             next_heartbeat_ns: cx.now_ns + heartbeat_ns / 2,
             moves: moves + 1,
+            seat,
             ..Connection::over(link, name, Phase::Open, cx)
         };
         connection.carry_out(cx, &errand);

@@ -98,6 +98,7 @@ impl Session {
         (session.number, session.claim) = (number, claim);
         session.subscriptions.iter_mut().for_each(|(_, subscription)| subscription.set_channel(number));
         session.set_writable(env.shard, env.link.writable);
+        env.shard.share_permission(env.link.id, session.connection);
         Some(session)
     }
 

@@ -86,6 +86,7 @@ pub(super) struct Session {
 impl Session {
     pub fn new(env: &mut Env<'_>, number: u16, name: Name, key: Name, claim: u64) -> Self {
         let connection = env.shard.open_connection(env.link.owner);
+        env.shard.share_permission(env.link.id, connection);
         if !env.link.writable {
             env.shard.set_writable(connection, false);
         }

@@ -4,6 +4,7 @@
 mod bench;
 mod handshake;
 mod moving;
+mod permissions;
 mod receiving;
 mod sending;
 mod sessions;

@@ -132,6 +132,7 @@ fn a_session_in_use_on_another_shard_is_busy_and_can_be_taken() {
         let client = connect_at(world, there);
         attach(world, client, 1, &name, true);
         world.expect_control(client, "session.attached");
+        world.expect_control(client, "session.command-point");
         world.advance_ms(1);
         assert_eq!(world.book(owner, 1).detached.take(), Some(DetachCode::SessionBusy));
         assert_eq!(request_timeout(world, client), Some(10), "the name is free for who has taken it");

@@ -206,6 +206,7 @@ impl Peer {
                 }
                 Action::Protect(_) => unreachable!("no login brings a layer"),
                 Action::Close { .. } => self.closed = true,
+                Action::Move { .. } => unreachable!("no session lives elsewhere"),
             }
         }
         acted
