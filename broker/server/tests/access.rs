@@ -64,6 +64,30 @@ fn a_list_holds_and_is_read_again() {
 }
 
 #[test]
+fn it_holds_in_amqp_0_10_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("acl");
+    let rules = ["allow guest@QPID create queue name=a", "allow guest@QPID access queue", "deny all all"];
+    fs::write(&list, rules.map(|rule| format!("acl {rule}\n")).concat()).unwrap();
+    let program = Program::serve(&["--acl-file", text(&list)]);
+    let options = fulmar_client::Options {
+        protocol: fulmar_client::Protocol::Amqp010,
+        port: program.addr.port(),
+        reconnect: None,
+        ..fulmar_client::Options::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let connection = fulmar_client::Connection::open(options).await.unwrap();
+        for (queue, is_allowed) in [("a", true), ("b", false), ("a", true)] {
+            let channel = connection.channel().await.unwrap();
+            let declared = channel.declare_queue(queue, Default::default()).await;
+            assert_eq!(declared.is_ok(), is_allowed, "{queue}: {declared:?}");
+        }
+    });
+}
+
+#[test]
 fn a_wrong_list_is_no_start() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("acl");

@@ -141,6 +141,10 @@ fn permissions_hold_for_whom_something_is_said() {
     assert!(ann.publish(b"amq.topic", b"k").is_ok());
     let text = denied(ann.publish(b"", b"ann-q"));
     assert_eq!(text, "write access to exchange 'amq.default' in vhost '/' refused for user 'ann'");
+    // So they do on another connection of hers.
+    let mut again = ann.another();
+    assert!(again.publish(b"amq.topic", b"k").is_ok() && again.request(&mine, &known).is_ok());
+    denied(again.publish(b"", b"ann-q"));
     assert_eq!(denied(ann.open("other")), "access to vhost 'other' refused for user 'ann'");
 }
 

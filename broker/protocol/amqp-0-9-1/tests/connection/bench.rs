@@ -591,6 +591,7 @@ impl World {
                     assert!(slot.closed.is_none(), "closed twice");
                     slot.closed = Some((reason, error));
                 }
+                Action::Move { .. } => panic!("it has no sessions elsewhere"),
             }
         }
         busy | slot.parse()
