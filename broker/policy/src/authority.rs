@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 
 use crate::mechanism::{Mechanism, Offer};
 use crate::replace::{Stamp, stamp};
+use crate::sasl::md5_keys::Kind;
 use crate::sasl::scram::{ClientFirst, Hash, Keys, Proof};
 use crate::sasl::{digest_md5, md5_keys, scram};
 use crate::secrets::{Recipe, Secrets, is_hashed};
@@ -96,8 +97,8 @@ enum State {
     Named(Mechanism),
     /// It has been asked to prove by SCRAM that it is this user.
     Scram(String, Hash, scram::Exchange),
-    /// It has been asked to prove something by CRAM-MD5.
-    Cram(Vec<u8>),
+    /// It has been asked to prove something by a mechanism of CRAM-MD5's kind.
+    Cram(Kind, Vec<u8>),
     /// The same by DIGEST-MD5.
     Digest(digest_md5::Exchange),
     /// It has shown a ticket.
@@ -189,9 +190,9 @@ impl Authority {
         match (mechanism, response) {
             (Mechanism::Anonymous, _) => Ok(Round::Accepted(ANONYMOUS.to_string())),
             // The broker speaks first.
-            (Mechanism::CramMd5, _) => {
+            (Mechanism::Cram(kind), _) => {
                 let asked = md5_keys::challenge();
-                Ok(challenge(asked.clone(), State::Cram(asked)))
+                Ok(challenge(asked.clone(), State::Cram(kind, asked)))
             }
             (Mechanism::DigestMd5, _) => {
                 let exchange = digest_md5::Exchange::new(&self.realm);
@@ -214,7 +215,7 @@ impl Authority {
         match exchange.0 {
             State::Named(mechanism) => self.respond(peer, mechanism, response),
             State::Scram(user, hash, exchange) => self.finish_scram(peer, user, hash, exchange, response),
-            State::Cram(challenge) => self.finish_cram(peer, &challenge, response),
+            State::Cram(kind, asked) => self.finish_cram(peer, kind, &asked, response),
             State::Digest(exchange) => self.finish_digest(peer, &exchange, response),
             State::Gssapi(exchange) => {
                 self.conclude(exchange.go_on(&self.service, response, takes_layer(peer)))
@@ -245,7 +246,7 @@ impl Authority {
             }
             Mechanism::ScramSha1 => self.begin_scram(Hash::Sha1, response),
             Mechanism::ScramSha256 => self.begin_scram(Hash::Sha256, response),
-            Mechanism::Anonymous | Mechanism::CramMd5 | Mechanism::DigestMd5 => Err(malformed),
+            Mechanism::Anonymous | Mechanism::Cram(_) | Mechanism::DigestMd5 => Err(malformed),
         }
     }
 
@@ -298,11 +299,18 @@ impl Authority {
         }
     }
 
-    fn finish_cram(&mut self, peer: &Peer, asked: &[u8], response: &[u8]) -> Result<Round, Denied> {
-        let mechanism = Mechanism::CramMd5;
+    fn finish_cram(
+        &mut self,
+        peer: &Peer,
+        kind: Kind,
+        asked: &[u8],
+        response: &[u8],
+    ) -> Result<Round, Denied> {
+        let mechanism = Mechanism::Cram(kind);
         let (user, answer) = md5_keys::read_answer(response).ok_or(Denied::Malformed(mechanism))?;
         let user = self.local(user).to_owned();
-        let right = self.secrets(&user).and_then(Secrets::cram).map(|keys| keys.is_answer(asked, answer));
+        let keys = self.secrets(&user).and_then(|secrets| secrets.cram(kind));
+        let right = keys.map(|keys| keys.is_answer(asked, answer));
         match right {
             Some(true) => self.admit(peer, &user).map(|()| Round::Accepted(user)),
             right => Err(self.refused(user, mechanism, right.is_some())),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Peer;
+use crate::sasl::md5_keys::Kind;
 use crate::sasl::scram::Hash;
 
 /// A SASL mechanism.
@@ -19,8 +20,8 @@ pub enum Mechanism {
     ScramSha1,
     /// RFC 2831.
     DigestMd5,
-    /// RFC 2195.
-    CramMd5,
+    /// RFC 2195, and those of its kind that old clients of Qpid for Java know.
+    Cram(Kind),
     /// RFC 4616.
     Plain,
     /// Name and password in a field table, as AMQP 0-9-1's older clients send them; here in the form of PLAIN.
@@ -30,13 +31,15 @@ pub enum Mechanism {
 }
 
 /// All, in order of preference.
-pub const EVERY: [Mechanism; 9] = [
+pub const EVERY: [Mechanism; 11] = [
     Mechanism::External,
     Mechanism::Gssapi,
     Mechanism::ScramSha256,
     Mechanism::ScramSha1,
     Mechanism::DigestMd5,
-    Mechanism::CramMd5,
+    Mechanism::Cram(Kind::Password),
+    Mechanism::Cram(Kind::Hex),
+    Mechanism::Cram(Kind::Hashed),
     Mechanism::Plain,
     Mechanism::AmqPlain,
     Mechanism::Anonymous,
@@ -51,7 +54,7 @@ impl Mechanism {
             Mechanism::ScramSha256 => Hash::Sha256.mechanism(),
             Mechanism::ScramSha1 => Hash::Sha1.mechanism(),
             Mechanism::DigestMd5 => "DIGEST-MD5",
-            Mechanism::CramMd5 => "CRAM-MD5",
+            Mechanism::Cram(kind) => kind.mechanism(),
             Mechanism::Plain => "PLAIN",
             Mechanism::AmqPlain => "AMQPLAIN",
             Mechanism::Anonymous => "ANONYMOUS",

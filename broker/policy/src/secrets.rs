@@ -8,13 +8,12 @@ use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, Salt
 use argon2::{Argon2, Params};
 
 use crate::UsersError;
-use crate::sasl::md5_keys::CramKeys;
+use crate::sasl::md5_keys::{CramKeys, Kind};
 use crate::sasl::scram::{self, Hash};
 use crate::sasl::{digest_md5, hex, unhex};
 
 /// What stands for the secrets of an account that nobody can log in to.
 pub(crate) const LOCKED: &str = "!";
-const CRAM: &str = "CRAM-MD5$";
 const DIGEST: &str = "DIGEST-MD5$";
 
 /// What is kept of a user's password.
@@ -23,7 +22,7 @@ pub struct Secrets {
     /// An argon2id PHC string.
     argon2: Option<String>,
     scram: Vec<scram::Keys>,
-    cram: Option<CramKeys>,
+    cram: Vec<(Kind, CramKeys)>,
     /// The realm, and what is kept for it.
     digest: Option<(String, [u8; 16])>,
 }
@@ -63,7 +62,7 @@ impl Secrets {
         Ok(Secrets {
             argon2: Some(hash.to_string()),
             scram: Hash::EVERY.into_iter().filter_map(scram).collect(),
-            cram: realm.map(|_| CramKeys::new(password)),
+            cram: realm.iter().flat_map(|_| Kind::EVERY.map(|kind| (kind, kind.keys(password)))).collect(),
             digest: realm.map(|realm| (realm.clone(), digest_md5::secret(user, realm, password))),
         })
     }
@@ -77,9 +76,9 @@ impl Secrets {
         for word in text.split_ascii_whitespace() {
             if word.starts_with("SCRAM-") {
                 secrets.scram.push(word.parse()?);
-            } else if let Some(keys) = word.strip_prefix(CRAM) {
-                secrets.cram =
-                    Some(CramKeys::read(keys).ok_or("the keys of CRAM-MD5 are 64 hexadecimal digits")?);
+            } else if let Some((kind, keys)) = cram_keys(word) {
+                let keys = CramKeys::read(keys).ok_or("the keys of CRAM-MD5 are 64 hexadecimal digits")?;
+                secrets.cram.push((kind, keys));
             } else if let Some(rest) = word.strip_prefix(DIGEST) {
                 const WRONG: &str =
                     "what is kept for DIGEST-MD5 is written as DIGEST-MD5$REALM$32 hexadecimal digits";
@@ -108,9 +107,9 @@ impl Secrets {
         self.scram.iter().find(|keys| keys.hash() == hash)
     }
 
-    /// The keys of CRAM-MD5.
-    pub(crate) fn cram(&self) -> Option<&CramKeys> {
-        self.cram.as_ref()
+    /// The keys of a mechanism of CRAM-MD5's kind.
+    pub(crate) fn cram(&self, kind: Kind) -> Option<&CramKeys> {
+        self.cram.iter().find(|(own, _)| *own == kind).map(|(_, keys)| keys)
     }
 
     /// What is kept for DIGEST-MD5 in a realm.
@@ -120,8 +119,14 @@ impl Secrets {
 
     /// Whether something is kept with which others could log in.
     pub fn has_md5(&self) -> bool {
-        self.cram.is_some() || self.digest.is_some()
+        !self.cram.is_empty() || self.digest.is_some()
     }
+}
+
+/// Keys that belong to a mechanism of CRAM-MD5's kind, and to which.
+fn cram_keys(word: &str) -> Option<(Kind, &str)> {
+    let (name, keys) = word.split_once('$')?;
+    Kind::EVERY.into_iter().find(|kind| kind.mechanism() == name).map(|kind| (kind, keys))
 }
 
 fn is_argon2(text: &str) -> bool {
@@ -138,7 +143,7 @@ impl fmt::Display for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words: Vec<String> = self.argon2.iter().cloned().collect();
         words.extend(self.scram.iter().map(ToString::to_string));
-        words.extend(self.cram.as_ref().map(|keys| format!("{CRAM}{keys}")));
+        words.extend(self.cram.iter().map(|(kind, keys)| format!("{}${keys}", kind.mechanism())));
         words.extend(self.digest.as_ref().map(|(realm, secret)| format!("{DIGEST}{realm}${}", hex(secret))));
         f.write_str(&words.join(" "))
     }

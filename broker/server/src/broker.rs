@@ -438,7 +438,7 @@ fn log_start(settings: &Settings, authority: &Authority, shards: &[Starting], cp
     if settings.anonymous {
         log::warn!("anyone may log in without a name (--anonymous)");
     }
-    let weak = |mechanism: &&Mechanism| matches!(mechanism, Mechanism::CramMd5 | Mechanism::DigestMd5);
+    let weak = |mechanism: &&Mechanism| matches!(mechanism, Mechanism::Cram(_) | Mechanism::DigestMd5);
     for mechanism in settings.sasl_mechanisms.iter().filter(weak) {
         log::warn!(
             "{mechanism} is weak, and takes keys as good as passwords, which `fulmar user passwd --md5` keeps"

@@ -274,7 +274,7 @@ const SPECS: &[Spec] = &[
         "sasl-mechanisms",
         "NAMES",
         "EXTERNAL,SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN",
-        "Ways to log in, separated by commas; there are GSSAPI too, and DIGEST-MD5 and CRAM-MD5, which are weak",
+        "Ways to log in, separated by commas; there are GSSAPI too, and DIGEST-MD5, CRAM-MD5, CRAM-MD5-HEX and CRAM-MD5-HASHED, which are weak",
         |s, text| {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             s.sasl_mechanisms = names.map(str::parse).collect::<Result<_, _>>()?;

@@ -1,4 +1,4 @@
-//! CRAM-MD5 (RFC 2195), for clients that know nothing better; what is kept of a password for it, and for DIGEST-MD5.
+//! CRAM-MD5 (RFC 2195) and two of its kind, for clients that know nothing better; what is kept of a password for them.
 //!
 //! Whoever has what is kept can log in by these mechanisms as the user: it is the password to them. So it is kept only
 //! of users who are to log in by them.
@@ -15,6 +15,46 @@ use super::{hex, unhex};
 const START: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 const BLOCK_BYTES: usize = 64;
 
+/// What the key of the HMAC is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The password, as the RFC has it.
+    Password,
+    /// Its MD5, as the clients of Qpid for Java have it that call the mechanism `CRAM-MD5-HASHED`: a character for each byte,
+    /// of which those from 0x80 on come out as U+FF80 to U+FFFF.
+    Hashed,
+    /// Its MD5 as hexadecimal digits: `CRAM-MD5-HEX`.
+    Hex,
+}
+
+impl Kind {
+    /// All.
+    pub const EVERY: [Kind; 3] = [Kind::Password, Kind::Hashed, Kind::Hex];
+
+    /// The name of the mechanism.
+    pub fn mechanism(self) -> &'static str {
+        match self {
+            Kind::Password => "CRAM-MD5",
+            Kind::Hashed => "CRAM-MD5-HASHED",
+            Kind::Hex => "CRAM-MD5-HEX",
+        }
+    }
+
+    /// What is kept of a password.
+    pub fn keys(self, password: &[u8]) -> CramKeys {
+        match self {
+            Kind::Password => CramKeys::new(password),
+            Kind::Hashed => {
+                let widened = |byte: u8| if byte < 0x80 { u32::from(byte) } else { 0xff00 | u32::from(byte) };
+                let characters = Md5::digest(password).into_iter().map(widened);
+                let key: String = characters.filter_map(char::from_u32).collect();
+                CramKeys::new(key.as_bytes())
+            }
+            Kind::Hex => CramKeys::new(hex(&Md5::digest(password)).as_bytes()),
+        }
+    }
+}
+
 /// HMAC-MD5 with a password, which is not kept: only what MD5 has made of it when the message begins.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CramKeys {
@@ -23,8 +63,7 @@ pub struct CramKeys {
 }
 
 impl CramKeys {
-    /// Of a password.
-    pub fn new(password: &[u8]) -> Self {
+    fn new(password: &[u8]) -> Self {
         let mut key = [0; BLOCK_BYTES];
         if password.len() > BLOCK_BYTES {
             key[..16].copy_from_slice(&Md5::digest(password));
@@ -119,6 +158,19 @@ mod tests {
         assert!(!CramKeys::new(b"other").is_answer(challenge, answer));
         assert_eq!(CramKeys::read(&keys.to_string()).as_ref(), Some(&keys));
         assert_eq!(CramKeys::read("12"), None);
+    }
+
+    /// What the CRAM-MD5 of Java's own SASL answers when it is given what Qpid's clients give it.
+    #[test]
+    fn the_answers_of_java_come_out() {
+        for (kind, answer) in [
+            (Kind::Password, "733ba87e64ed7e441f062c4ac6db0103"),
+            (Kind::Hashed, "e628e24f3fbe801728f0edae9c36708e"),
+            (Kind::Hex, "244911ffc79bb8020a5b037bea838890"),
+        ] {
+            let challenge = b"<1896.697170952@postoffice.reston.mci.net>";
+            assert!(kind.keys(b"secret").is_answer(challenge, answer.as_bytes()), "{kind:?}");
+        }
     }
 
     /// RFC 2202: a key and data longer than a block, and lengths around the end of one.

@@ -1,6 +1,8 @@
 """Logging in by every mechanism with libraries that are not ours: Cyrus SASL, which Qpid's own clients use, and scramp; over
 pika's codec and over frames of AMQP 0-10."""
 
+import hashlib
+import hmac
 import itertools
 import socket
 import struct
@@ -18,7 +20,7 @@ from conftest import PROGRAM, RUNNING, WAIT_S, Process
 
 REALM = "QPID"
 NUMBERS = itertools.count(1)
-EVERY = "SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN,DIGEST-MD5,CRAM-MD5"
+EVERY = "SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN,DIGEST-MD5,CRAM-MD5,CRAM-MD5-HEX,CRAM-MD5-HASHED"
 
 
 class Login:
@@ -172,6 +174,30 @@ def test_who_guesses_waits_and_others_do_not():
     for guess in guesses:
         guess.socket.close()
     assert process.stop() == 0
+
+
+class OldJava:
+    """What Qpid's old clients for Java do; the answers of Java itself are a test of the broker's code."""
+
+    def __init__(self, password):
+        self.digest = hashlib.md5(password.encode()).digest()
+
+    def start(self, mechanism):
+        if mechanism == "CRAM-MD5-HEX":
+            self.key = self.digest.hex().encode()
+        else:
+            self.key = "".join(chr(byte if byte < 0x80 else 0xFF00 | byte) for byte in self.digest).encode()
+
+    def step(self, challenge):
+        return b"ann " + hmac.new(self.key, challenge, "md5").hexdigest().encode()
+
+
+@pytest.mark.parametrize("mechanism", ["CRAM-MD5-HEX", "CRAM-MD5-HASHED"])
+def test_old_clients_for_java(open_port, mechanism):
+    with amqp010.Peer(open_port) as peer:
+        assert peer.log_in(mechanism, OldJava("secret")) == amqp010.TUNE
+    with amqp010.Peer(open_port) as peer:
+        assert peer.log_in(mechanism, OldJava("other")) == amqp010.CLOSE
 
 
 def test_amqplain(open_port):
