@@ -72,7 +72,7 @@ loom: ## Check the models of the rings and of the sleep protocol between shards
 	@scripts/install build
 	RUSTFLAGS='--cfg loom' cargo test --quiet --release --package fulmar-core --lib --target-dir target/loom loom_
 
-fuzz: ## Fuzz each target for half a minute from the kept corpus (SECONDS_EACH=… for another time)
+fuzz: ## Fuzz each target for 20 seconds from the kept corpus (SECONDS_EACH=… for another time)
 	@scripts/install build fuzz
 	@scripts/fuzz
 
