@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::raw::Arrived;
 
-/// How long after it is due a message may still be held back, on a machine that has much else to do.
+/// How long after it is due, or after the start, a message may still be held back, on a machine that has much else to do.
 const LATE: Duration = Duration::from_secs(3);
 /// The broker goes by the wall clock, which may be set while it runs.
 const EARLY: Duration = Duration::from_millis(20);
@@ -124,6 +124,8 @@ pub struct Ledger {
     gone: HashSet<Place>,
     /// Messages that are held back at first.
     delayed: HashSet<u64>,
+    /// Those that are held back have had their time.
+    all_came: bool,
     /// The broker was asked to stop: what clients settle may not be heard, and is given to others, even before who had it
     /// first has looked at it.
     pub is_stopping: bool,
@@ -182,9 +184,11 @@ impl Ledger {
         id
     }
 
-    /// When all that is held back must have come.
-    pub fn all_due(&self) -> Option<Instant> {
-        self.copies.values().filter_map(|copy| copy.due).max().map(|due| due + LATE)
+    /// When all that is held back must have come; whatever is missing after that has been lost.
+    pub fn all_due(&mut self) -> Instant {
+        self.all_came = true;
+        let last = self.copies.values().filter_map(|copy| copy.due).max();
+        last.unwrap_or_else(Instant::now).max(Instant::now()) + LATE
     }
 
     fn records(
@@ -470,6 +474,7 @@ impl Ledger {
 
     /// Holds what a queue has against what it must have.
     fn compare(&mut self, place: Place, found: Option<bool>) {
+        let is_delayed = self.delayed.contains(&place.1);
         let copy = self.copies.get_mut(&place).expect("it was there a moment ago");
         let before = copy.clone();
         if before.enters.is_some() {
@@ -483,8 +488,8 @@ impl Ledger {
             return;
         }
         let Some(redelivered) = found else {
-            if before.due.is_some_and(|due| Instant::now() < due + LATE) {
-                // Held back, or never heard of: it will tell.
+            if is_delayed && before.left == Left::No && !self.all_came {
+                // Held back, again too if it was on its way at the end, or never heard of: the last restart tells.
                 copy.held_over = true;
                 return;
             }
@@ -503,7 +508,7 @@ impl Ledger {
         }
         self.sums.unheard[0] += u64::from(!before.confirmed);
         self.sums.returned += u64::from(before.left == Left::Maybe);
-        if before.delivered.is_some() && !redelivered && !self.delayed.contains(&place.1) {
+        if before.delivered.is_some() && !redelivered && !is_delayed {
             self.fault(format!("{place:?} was delivered before, and is not marked so: {before:?}"));
         }
     }

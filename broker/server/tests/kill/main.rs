@@ -240,9 +240,7 @@ impl House {
         }
         drop(raw);
         let all_due = self.ledger.lock().unwrap().all_due();
-        if let Some(all_due) = all_due {
-            std::thread::sleep(all_due.saturating_duration_since(Instant::now()));
-        }
+        std::thread::sleep(all_due.saturating_duration_since(Instant::now()));
         host.stop();
         for _ in 0..2 {
             let host = self.start(&[]);
