@@ -266,3 +266,33 @@ impl fmt::Debug for Layer {
         f.write_str(if self.confidential { "Layer(confidentiality)" } else { "Layer(integrity)" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_and_sizes_are_written_as_the_rfc_has_it() {
+        assert_eq!(with_size(layer::NONE | layer::INTEGRITY, MAX_WRAPPED_BYTES), [3, 0, 0xff, 0xff]);
+        assert_eq!(with_size(layer::CONFIDENTIALITY, 0x0102_0304), [4, 2, 3, 4]);
+    }
+
+    #[test]
+    fn messages_are_as_long_as_was_agreed() {
+        assert_eq!(length(&[0, 0, 0, 1, 9]), Ok(1));
+        assert_eq!(length(&[0, 0, 0xff, 0xff]), Ok(65_535));
+        for wrong in [[0, 0, 0, 0], [0, 1, 0, 0], [0x0f, 1, 0, 0x14]] {
+            assert!(length(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// Whether the library is there or not: nobody has keys of this service.
+    #[test]
+    fn a_service_without_keys_is_named_and_so_is_a_missing_library() {
+        let text = is_available("fulmar-no-such-service").unwrap_err().to_string();
+        let is_named = text.starts_with("no keys of the service 'fulmar-no-such-service': ");
+        assert!(is_named || text.starts_with("libgssapi_krb5.so.2 cannot be loaded"), "{text}");
+        let rubbish = Exchange::begin("fulmar-no-such-service", b"rubbish", true);
+        assert!(rubbish.is_err());
+    }
+}
