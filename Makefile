@@ -23,7 +23,7 @@ ROUNDS ?= 10
 PEER ?=
 
 # What `make test` runs, in this order.
-STEPS := tidy lint unit doctest docs loom sim interop fuzz miri
+STEPS := tidy deps lint unit doctest docs loom sim interop fuzz miri
 
 .PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill hw-test clean
 
@@ -43,6 +43,10 @@ test: ## Run everything below, one after the other, and sum up
 tidy: ## Check the files themselves: sizes, leftovers
 	@scripts/install python
 	@$(PYTHON) scripts/tidy.py
+
+deps: ## Check the dependencies: where they come from, under which licences
+	@scripts/install build python
+	@$(PYTHON) scripts/check_dependencies.py
 
 lint: ## Check formatting, run clippy with warnings denied
 	@scripts/install build rustfmt clippy
