@@ -136,8 +136,8 @@ impl Broker {
         let (tell_ended, ended) = channel();
         let mut starting = Vec::new();
         let mut io = settings.io;
-        for (index, &cpu) in cpus.iter().enumerate() {
-            let shard = Starting::spawn(settings, index, cpu, io, worker.clone(), tell_ended.clone())?;
+        for (index, (&cpu, rdma)) in cpus.iter().zip(rdma::shares(settings)).enumerate() {
+            let shard = Starting::spawn(settings, index, cpu, io, rdma, worker.clone(), tell_ended.clone())?;
             // The others take what the first one found to work, so that a refusal is logged once.
             io = shard.io;
             starting.push(shard);

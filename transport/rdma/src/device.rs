@@ -162,15 +162,31 @@ pub enum DeviceEvent {
         /// Why; an error's number.
         error: i32,
     },
-    /// The other side has disconnected, or the device is gone.
+    /// The other side has disconnected.
     Disconnected {
         /// Which.
         endpoint: u32,
+    },
+    /// The device was removed beneath a connection, or has another address now.
+    Lost {
+        /// Which.
+        endpoint: u32,
+        /// Which of the two; an error's number.
+        error: i32,
+    },
+    /// The device was removed beneath a listener, which is gone.
+    ListenerLost {
+        /// Which.
+        listener: u32,
     },
 }
 
 /// RDMA hardware, or what passes for it. Used by one thread.
 pub trait Device {
+    /// Somebody who wants to connect and was not answered yet, on the way from one device to another, which may be another
+    /// thread's. Refused when it is dropped.
+    type Parcel;
+
     /// Takes connections at an address; port 0 picks one.
     ///
     /// # Errors
@@ -206,6 +222,15 @@ pub trait Device {
 
     /// Refuses a request, and releases its endpoint.
     fn reject(&mut self, endpoint: u32, private: &[u8]);
+
+    /// Gives a request away that was not answered; the number of its endpoint may be used again.
+    fn hand_over(&mut self, endpoint: u32) -> Self::Parcel;
+
+    /// Takes a request from another device of the same kind: its endpoint and its port here.
+    ///
+    /// # Errors
+    /// The other side has gone meanwhile, or the device has no room.
+    fn take_over(&mut self, parcel: Self::Parcel) -> io::Result<(u32, u8)>;
 
     /// Ends the connection: whatever is under way is flushed.
     fn disconnect(&mut self, endpoint: u32);
@@ -244,8 +269,9 @@ pub trait Device {
     /// The endpoint's queue is full or broken.
     unsafe fn post_receives(&mut self, endpoint: u32, receives: &[ReceiveRequest]) -> io::Result<()>;
 
-    /// Appends what has ended, a bounded number a call.
-    fn poll(&mut self, completions: &mut Vec<Completion>);
+    /// Appends what has ended, a bounded number a call. Gives a port that has failed, once: its completion queue tells
+    /// nothing any more, and new connections are of another port.
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> Option<u8>;
 
     /// Has the next completion make [`Device::descriptor`] readable. What ended before may not: poll once more.
     fn arm(&mut self);

@@ -15,7 +15,7 @@ use fulmar_transport::{
     Close, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
 };
 
-use crate::{Device, Side};
+use crate::{Device, Inbox, Side};
 
 /// Set in the numbers of listeners and buffers of the RDMA side.
 const MARK: u32 = 1 << 31;
@@ -27,6 +27,8 @@ pub struct Joined<T: Transport, D: Device> {
     side: Side<D>,
     /// The connection manager may have something to tell.
     is_told: bool,
+    /// Somebody may have been handed over.
+    is_woken: bool,
     /// The side has a descriptor that tells; a simulated one is asked each time.
     has_descriptor: bool,
     /// Events of the side, on their way.
@@ -41,7 +43,13 @@ impl<T: Transport, D: Device> Joined<T, D> {
     pub fn new(mut inner: T, side: Side<D>) -> io::Result<Self> {
         let descriptor = side.descriptor();
         descriptor.map(|fd| inner.watch(fd)).transpose()?;
-        Ok(Joined { inner, side, is_told: true, has_descriptor: descriptor.is_some(), events: Vec::new() })
+        let has_descriptor = descriptor.is_some();
+        Ok(Joined { inner, side, is_told: true, is_woken: true, has_descriptor, events: Vec::new() })
+    }
+
+    /// Takes its share of the connections that another thread listens for.
+    pub fn open_inbox(&mut self, inbox: Inbox<D>) {
+        self.side.open_inbox(inbox, self.inner.waker());
     }
 
     /// Takes connections over RDMA at an address; port 0 picks one.
@@ -64,6 +72,11 @@ impl<T: Transport, D: Device> Joined<T, D> {
     /// The device's.
     pub fn connect_rdma(&mut self, addr: SocketAddr) -> io::Result<ConnId> {
         self.side.connect(addr, self.inner.now_ns()).map(outer)
+    }
+
+    /// The other transport.
+    pub fn inner(&mut self) -> &mut T {
+        &mut self.inner
     }
 
     /// The RDMA connections.
@@ -89,6 +102,9 @@ impl<T: Transport, D: Device> Joined<T, D> {
 
     fn poll(&mut self) {
         self.side.poll(&mut self.events);
+        if mem::take(&mut self.is_woken) {
+            self.side.take_handed();
+        }
         if mem::take(&mut self.is_told) || !self.has_descriptor {
             self.side.poll_events(&mut self.events);
             // What a new connection has sent may have come just after it.
@@ -183,6 +199,7 @@ impl<T: Transport, D: Device> Transport for Joined<T, D> {
         let before = events.len();
         let turned = self.inner.turn(wait, events);
         for at in (before..events.len()).rev() {
+            self.is_woken |= matches!(events[at], Event::Woken);
             match translate(mem::replace(&mut events[at], Event::Ready)) {
                 Some(event) => events[at] = event,
                 None => {
@@ -191,7 +208,7 @@ impl<T: Transport, D: Device> Transport for Joined<T, D> {
                 }
             }
         }
-        if self.is_told {
+        if self.is_told || self.is_woken {
             self.poll();
         }
         self.hand_on(events);

@@ -14,11 +14,13 @@ mod conn;
 mod credit;
 mod join;
 mod life;
+mod listening;
 mod memory;
 mod receiving;
 mod sending;
 mod side;
 mod slots;
+mod spread;
 mod sys;
 mod token;
 mod verbs;
@@ -30,5 +32,6 @@ pub use side::{
     ACCEPT_CREDIT, CONNECT_CREDIT, Counts, DIRECT_BYTES, MESSAGE_BYTES, MOST_LOCKED_OUTPUT_BYTES, SEND_DEPTH,
     SIGNAL_EVERY, Side,
 };
+pub use spread::{Door, Inbox, door};
 pub use sys::Unavailable;
 pub use verbs::VerbsDevice;

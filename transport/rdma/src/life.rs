@@ -11,12 +11,7 @@ use crate::wire::{Cutter, Terms};
 impl<D: Device> Side<D> {
     pub(crate) fn tell(&mut self, event: DeviceEvent, events: &mut Vec<Event>) {
         match event {
-            DeviceEvent::Request { listener, endpoint, port, peer, local, private } => {
-                let mut conn = Conn::new(endpoint, State::Accepting, peer, local);
-                conn.port = port;
-                conn.listener = Some(listener);
-                self.requested(conn, &private);
-            }
+            DeviceEvent::Request { .. } => self.asked(event),
             DeviceEvent::Resolved { endpoint, port } => self.resolved(endpoint, port),
             DeviceEvent::Established { endpoint, private } => self.established(endpoint, &private, events),
             DeviceEvent::Rejected { endpoint, private } => {
@@ -28,6 +23,8 @@ impl<D: Device> Side<D> {
             }
             DeviceEvent::Failed { endpoint, error } => self.broken(endpoint, CloseReason::Error(error)),
             DeviceEvent::Disconnected { endpoint } => self.broken(endpoint, CloseReason::Peer),
+            DeviceEvent::Lost { endpoint, error } => self.broken(endpoint, CloseReason::Error(error)),
+            DeviceEvent::ListenerLost { listener } => self.listener_lost(listener),
         }
     }
 
@@ -36,8 +33,8 @@ impl<D: Device> Side<D> {
         (slot != NO_SLOT).then(|| self.conns.id_at(slot))
     }
 
-    /// Somebody wants to connect.
-    fn requested(&mut self, mut conn: Conn, private: &Private) {
+    /// Agrees with somebody who wants to connect, or refuses.
+    pub(crate) fn answer(&mut self, mut conn: Conn, private: &Private) {
         let (endpoint, peer) = (conn.endpoint, conn.peer);
         let ours = Terms { message_bytes: MESSAGE_BYTES, credit: ACCEPT_CREDIT, version: 1, native: true };
         let terms = match Terms::decode(private) {
@@ -167,6 +164,18 @@ impl<D: Device> Side<D> {
         }
         let hands_out = conn.is_known && conn.hands_out();
         self.disconnect(id.index, hands_out);
+    }
+
+    /// Nothing more is told of what is under way on a port.
+    pub(crate) fn port_failed(&mut self, port: u8) {
+        log::warn!("rdma: a completion queue has failed, with all connections that it is for");
+        for index in self.conns.indices() {
+            let Some(conn) = self.conns.at(index).filter(|conn| conn.is_opened && conn.port == port) else {
+                continue;
+            };
+            conn.receives_posted = 0;
+            self.fail(index, libc::EIO);
+        }
     }
 
     /// Sends the rest, then disconnects.

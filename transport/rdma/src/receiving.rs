@@ -50,7 +50,8 @@ impl<D: Device> Side<D> {
 
     fn received(&mut self, index: u32, unit: u32, result: Result<Completed, u32>, events: &mut Vec<Event>) {
         let Some(conn) = self.conns.at(index) else { return };
-        conn.receives_posted -= 1;
+        // One that was given up may yet be flushed.
+        conn.receives_posted = conn.receives_posted.saturating_sub(1);
         let Ok(Completed::Received { bytes, immediate }) = result else { return };
         let port = conn.port;
         self.counts.receives += 1;

@@ -14,12 +14,15 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-use fulmar_transport::{Close, CloseReason, Config, ConnId, Event, ListenerId, RecvBuf};
+use fulmar_transport::{Close, CloseReason, Config, ConnId, Event, RecvBuf};
+use slab::Slab;
 
 use crate::conn::{Conn, State};
 use crate::device::{Completion, Depth, Device, DeviceEvent, ReceiveRequest, SendRequest};
+use crate::listening::Listener;
 use crate::memory::{Block, Blocks, Pool};
 use crate::slots::Slots;
+use crate::spread::{Inbox, Spread};
 use crate::wire::{TRAILER_BYTES, Terms};
 
 /// Most bytes of data in a message, either way. A receive buffer has room for one and its trailer.
@@ -70,6 +73,8 @@ pub struct Counts {
     pub direct_bytes: u64,
     /// Connections refused: by what they asked for, or because there were too many.
     pub refused: u64,
+    /// Those who asked to connect here and were handed over to other threads.
+    pub handed_over: u64,
 }
 
 /// What a port's connections use.
@@ -121,6 +126,10 @@ pub struct Side<D: Device> {
     /// What is announced when connecting.
     pub(crate) offer: Terms,
     pub(crate) conns: Slots<Conn>,
+    pub(crate) listeners: Slab<Listener>,
+    /// Those who share in what is asked for here.
+    pub(crate) spread: Option<Spread<D>>,
+    pub(crate) inbox: Option<Inbox<D>>,
     /// The slot of each endpoint of the device.
     pub(crate) by_endpoint: Vec<u32>,
     pub(crate) turn: u32,
@@ -152,6 +161,9 @@ impl<D: Device> Side<D> {
             device,
             memory: Vec::new(),
             conns: Slots::new(config.max_connections),
+            listeners: Slab::new(),
+            spread: None,
+            inbox: None,
             config,
             offer: OFFER,
             by_endpoint: Vec::new(),
@@ -180,20 +192,6 @@ impl<D: Device> Side<D> {
         self.offer = Terms { version, native: false, ..OFFER };
     }
 
-    /// Takes connections at an address; port 0 picks one.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn listen(&mut self, addr: SocketAddr, backlog: u32) -> io::Result<(ListenerId, SocketAddr)> {
-        let (listener, local) = self.device.listen(addr, backlog)?;
-        Ok((ListenerId(listener), local))
-    }
-
-    /// Takes no more.
-    pub fn unlisten(&mut self, listener: ListenerId) {
-        self.device.unlisten(listener.0);
-    }
-
     /// Starts connecting; [`Event::Connected`] or [`Event::Closed`] follows.
     ///
     /// # Errors
@@ -220,17 +218,21 @@ impl<D: Device> Side<D> {
         if !self.timed.is_empty() {
             self.expire();
         }
+        self.listen_again();
     }
 
     /// Takes what has completed. Costs no system call.
     pub fn poll(&mut self, events: &mut Vec<Event>) {
         let mut completions = mem::take(&mut self.completions);
-        self.device.poll(&mut completions);
+        let failed = self.device.poll(&mut completions);
         self.counts.completions += completions.len() as u64;
         for completion in completions.drain(..) {
             self.complete(completion, events);
         }
         self.completions = completions;
+        if let Some(port) = failed {
+            self.port_failed(port);
+        }
     }
 
     /// Takes what the connection manager has to tell. Costs a system call; after the descriptor was readable.
@@ -261,7 +263,7 @@ impl<D: Device> Side<D> {
     /// When something has taken too long.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let deadline = |id: &ConnId| self.conns.get(*id)?.deadline_ns;
-        self.timed.iter().filter_map(deadline).min()
+        self.timed.iter().filter_map(deadline).chain(self.next_retry_ns()).min()
     }
 
     /// The bytes of a received buffer.

@@ -56,6 +56,11 @@ impl<T> Slots<T> {
         self.values.try_remove(index as usize)
     }
 
+    /// The slots in use.
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        self.values.iter().map(|(index, _)| index as u32).collect()
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.values.len()

@@ -268,6 +268,7 @@ library! {
     rdma_destroy_event_channel: fn(*mut EventChannel);
     rdma_create_id: fn(*mut EventChannel, *mut *mut CmId, Opaque, c_int) -> c_int;
     rdma_destroy_id: fn(*mut CmId) -> c_int;
+    rdma_migrate_id: fn(*mut CmId, *mut EventChannel) -> c_int;
     rdma_bind_addr: fn(*mut CmId, *mut libc::sockaddr) -> c_int;
     rdma_listen: fn(*mut CmId, c_int) -> c_int;
     rdma_resolve_addr: fn(*mut CmId, *mut libc::sockaddr, *mut libc::sockaddr, c_int) -> c_int;

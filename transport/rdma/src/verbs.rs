@@ -1,32 +1,39 @@
 //! The device of the real calls: libibverbs and the connection manager.
 //!
-//! 1. One protection domain and one completion queue for all endpoints of an opened device; the queue has room for
-//!    everything that can be under way, so that it never overruns.
+//! 1. One protection domain and one completion queue for all endpoints of an opened device, of this thread's.
 //! 2. Events of the connection manager are acknowledged as they are taken, so destroying never waits for them.
 //! 3. One descriptor becomes readable for everything: an epoll of the manager's channel and the completion channels.
 
 mod convert;
+mod manager;
+mod port;
 
 use std::ffi::c_int;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::Arc;
 
 use slab::Slab;
 
 use crate::device::{
     Completion, Depth, Device, DeviceEvent, PRIVATE_BYTES, ReceiveRequest, Registration, SendRequest,
 };
-use crate::sys::{self, CmEvent, CmId, Library, Opaque, Unavailable};
+use crate::sys::{self, CmEvent, CmId, Library, Unavailable};
 
-use convert::{error_number, private, raw_addr, raw_piece, read_completion, socket_addr};
+use convert::{error_number, private, raw_addr, raw_piece, socket_addr};
+pub use manager::VerbsParcel;
+use manager::{Channel, ON_ITS_WAY};
+use port::Port;
 
 /// How long the way to a peer is looked for, for the address and for the route.
 const RESOLVE_TIMEOUT_MS: c_int = 2_000;
 /// Completions and events taken a call at most.
 const TAKEN_AT_ONCE: usize = 128;
+/// Opened devices, and completion queues that have failed, at most.
+const MOST_PORTS: u8 = 128;
 /// Entries of a completion queue at first.
 const FIRST_ENTRIES: u32 = 1024;
 /// Sends posted at once at most, and pieces of each.
@@ -39,26 +46,17 @@ const RETRIES: u8 = 7;
 /// [`Device`] over libibverbs.
 pub struct VerbsDevice {
     library: &'static Library,
-    channel: *mut sys::EventChannel,
     ports: Vec<Port>,
+    channel: Arc<Channel>,
     listeners: Slab<*mut CmId>,
     endpoints: Slab<Endpoint>,
+    /// To be destroyed once their events are acknowledged.
+    doomed: Vec<*mut CmId>,
     epoll: OwnedFd,
 }
 
 // SAFETY: the libraries' objects are not tied to a thread, and this is used by one at a time.
 unsafe impl Send for VerbsDevice {}
-
-struct Port {
-    context: *mut sys::Context,
-    domain: Opaque,
-    channel: *mut sys::CompletionChannel,
-    queue: *mut sys::CompletionQueue,
-    /// Entries that endpoints may fill together.
-    promised: u32,
-    registrations: Slab<*mut sys::MemoryRegion>,
-    armed: bool,
-}
 
 struct Endpoint {
     id: *mut CmId,
@@ -91,22 +89,21 @@ impl VerbsDevice {
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        // SAFETY: no pointers; the result is checked.
-        let channel = unsafe { (library.rdma_create_event_channel)() };
-        if channel.is_null() {
+        let Some(channel) = Channel::new(library) else {
             return Err(failed("the connection manager cannot be used (/dev/infiniband/rdma_cm)"));
-        }
+        };
         let device = VerbsDevice {
             library,
-            channel,
+            channel: Arc::new(channel),
             ports: Vec::new(),
             listeners: Slab::new(),
             endpoints: Slab::new(),
+            doomed: Vec::new(),
             epoll,
         };
-        // SAFETY: the channel was just made.
-        let fd = unsafe { (*channel).fd };
-        device.watch(fd).map_err(|error| Unavailable(format!("no room for events: {error}")))?;
+        device
+            .watch(device.channel.descriptor())
+            .map_err(|error| Unavailable(format!("no room for events: {error}")))?;
         Ok(device)
     }
 
@@ -128,83 +125,22 @@ impl VerbsDevice {
         let context = ptr::without_provenance_mut(number);
         // SAFETY: a place for the result; the channel lives as long as `self`.
         check(unsafe {
-            (self.library.rdma_create_id)(self.channel, &raw mut id, context, sys::PORT_SPACE_TCP)
+            (self.library.rdma_create_id)(self.channel.raw, &raw mut id, context, sys::PORT_SPACE_TCP)
         })?;
         Ok(id)
     }
 
     /// The port of an opened device, made when it is first met.
     fn port(&mut self, context: *mut sys::Context) -> io::Result<u8> {
-        if let Some(at) = self.ports.iter().position(|port| port.context == context) {
+        if let Some(at) = self.ports.iter().position(|port| port.serves(context)) {
             return Ok(at as u8);
         }
-        assert!(self.ports.len() < 128, "more devices than there are numbers for");
-        let library = self.library;
-        let mut port = Port {
-            context,
-            domain: ptr::null_mut(),
-            channel: ptr::null_mut(),
-            queue: ptr::null_mut(),
-            promised: 0,
-            registrations: Slab::new(),
-            armed: false,
-        };
-        // SAFETY: an opened device, which the connection manager keeps open; results are checked in turn.
-        let made = unsafe {
-            port.domain = (library.ibv_alloc_pd)(context);
-            if !port.domain.is_null() {
-                port.channel = (library.ibv_create_comp_channel)(context);
-            }
-            if !port.channel.is_null() {
-                port.queue = (library.ibv_create_cq)(
-                    context,
-                    FIRST_ENTRIES as c_int,
-                    ptr::null_mut(),
-                    port.channel,
-                    0,
-                );
-            }
-            !port.queue.is_null()
-        };
-        let error = io::Error::last_os_error();
-        let watched = if made {
-            // SAFETY: the channel was just made.
-            self.watch(unsafe { (*port.channel).fd })
-        } else {
-            Err(error)
-        };
-        match watched {
-            Ok(()) => {
-                self.ports.push(port);
-                Ok(self.ports.len() as u8 - 1)
-            }
-            Err(error) => {
-                // SAFETY: nobody else knows what was made.
-                unsafe { port.destroy(library) };
-                Err(error)
-            }
-        }
-    }
-
-    /// Sets entries of a port's completion queue aside.
-    fn promise(&mut self, port: u8, entries: u32) -> io::Result<()> {
-        let library = self.library;
-        let port = &mut self.ports[usize::from(port)];
-        // SAFETY: the queue lives as long as the port.
-        let room = unsafe { (*port.queue).entries } as u32;
-        let needed = port.promised + entries;
-        if needed > room {
-            let more = needed.max(room.saturating_mul(2));
-            // SAFETY: as above.
-            let error = unsafe { (library.ibv_resize_cq)(port.queue, more as c_int) };
-            // A device that cannot double may yet have room for what is needed.
-            // SAFETY: as above.
-            if error != 0 && unsafe { (library.ibv_resize_cq)(port.queue, needed as c_int) } != 0 {
-                return Err(io::Error::from_raw_os_error(error.abs()));
-            }
-        }
-        port.promised = needed;
-        Ok(())
+        let number = u8::try_from(self.ports.len()).ok().filter(|number| *number < MOST_PORTS);
+        let Some(number) = number else { return Err(io::Error::other("too many devices")) };
+        let port = Port::new(self.library, context)?;
+        self.watch(port.descriptor())?;
+        self.ports.push(port);
+        Ok(number)
     }
 
     fn read_event(&mut self, event: &CmEvent) -> Option<DeviceEvent> {
@@ -214,6 +150,11 @@ impl VerbsDevice {
             return self.requested(event, number);
         }
         if number & LISTENER != 0 {
+            let is_lost = event.kind == sys::CM_DEVICE_REMOVAL;
+            return if is_lost { self.lost_listener(number & !LISTENER) } else { None };
+        }
+        if number & ON_ITS_WAY != 0 {
+            // Whoever gets it notices when it answers.
             return None;
         }
         let endpoint = number as u32;
@@ -243,11 +184,16 @@ impl VerbsDevice {
             sys::CM_CONNECT_ERROR => failed(error_number(event.status, libc::ECONNREFUSED)),
             sys::CM_REJECTED => Some(DeviceEvent::Rejected { endpoint, private: private(event) }),
             sys::CM_ESTABLISHED => Some(DeviceEvent::Established { endpoint, private: private(event) }),
-            sys::CM_DISCONNECTED | sys::CM_DEVICE_REMOVAL | sys::CM_ADDR_CHANGE => {
-                Some(DeviceEvent::Disconnected { endpoint })
-            }
+            sys::CM_DISCONNECTED => Some(DeviceEvent::Disconnected { endpoint }),
+            sys::CM_DEVICE_REMOVAL => Some(DeviceEvent::Lost { endpoint, error: libc::ENODEV }),
+            sys::CM_ADDR_CHANGE => Some(DeviceEvent::Lost { endpoint, error: libc::EADDRNOTAVAIL }),
             _ => None,
         }
+    }
+
+    fn lost_listener(&mut self, listener: usize) -> Option<DeviceEvent> {
+        self.doomed.push(self.listeners.try_remove(listener)?);
+        Some(DeviceEvent::ListenerLost { listener: listener as u32 })
     }
 
     fn requested(&mut self, event: &CmEvent, listener: usize) -> Option<DeviceEvent> {
@@ -258,9 +204,9 @@ impl VerbsDevice {
         };
         let port = self.port(context);
         let (Ok(port), Some(peer), Some(local)) = (port, peer, local) else {
-            // SAFETY: as above. An id may be destroyed once its event is acknowledged, so it is only refused here; the
-            // kernel forgets it with the channel.
+            // SAFETY: as above.
             unsafe { (self.library.rdma_reject)(event.id, ptr::null(), 0) };
+            self.doomed.push(event.id);
             return None;
         };
         let endpoint = self.endpoints.insert(Endpoint { id: event.id, port, entries: 0 });
@@ -274,6 +220,13 @@ impl VerbsDevice {
             local,
             private: private(event),
         })
+    }
+
+    fn destroy_doomed(&mut self) {
+        for id in self.doomed.drain(..) {
+            // SAFETY: ours, and all its events are acknowledged.
+            unsafe { (self.library.rdma_destroy_id)(id) };
+        }
     }
 
     fn parameters(private: &[u8]) -> sys::ConnectionParameters {
@@ -299,45 +252,10 @@ impl VerbsDevice {
     }
 }
 
-impl Port {
-    /// # Safety
-    /// Nothing that was made with it is in use any more.
-    unsafe fn destroy(&mut self, library: &Library) {
-        // SAFETY: the caller's promise; each was made and not destroyed yet.
-        unsafe {
-            for (_, region) in &self.registrations {
-                (library.ibv_dereg_mr)(*region);
-            }
-            if !self.queue.is_null() {
-                (library.ibv_destroy_cq)(self.queue);
-            }
-            if !self.channel.is_null() {
-                (library.ibv_destroy_comp_channel)(self.channel);
-            }
-            if !self.domain.is_null() {
-                (library.ibv_dealloc_pd)(self.domain);
-            }
-        }
-    }
-
-    /// Takes the notifications that are there; completions themselves stay.
-    fn drain_notifications(&self, library: &Library) {
-        for _ in 0..TAKEN_AT_ONCE {
-            let (mut queue, mut context) = (ptr::null_mut(), ptr::null_mut());
-            // SAFETY: places for the results; the channel lives as long as the port and does not block.
-            let got = unsafe { (library.ibv_get_cq_event)(self.channel, &raw mut queue, &raw mut context) };
-            if got != 0 {
-                return;
-            }
-            // SAFETY: one event of this queue was just taken.
-            unsafe { (library.ibv_ack_cq_events)(queue, 1) };
-        }
-    }
-}
-
 impl Drop for VerbsDevice {
     fn drop(&mut self) {
         let library = self.library;
+        self.destroy_doomed();
         for number in self.endpoints.iter().map(|(number, _)| number as u32).collect::<Vec<_>>() {
             self.release(number);
         }
@@ -345,16 +263,13 @@ impl Drop for VerbsDevice {
             // SAFETY: ours, and its events are acknowledged.
             unsafe { (library.rdma_destroy_id)(listener) };
         }
-        for port in &mut self.ports {
-            // SAFETY: the endpoints are gone. What memory was registered is not used by anybody any more.
-            unsafe { port.destroy(library) };
-        }
-        // SAFETY: nothing is left on it.
-        unsafe { (library.rdma_destroy_event_channel)(self.channel) };
+        // The ports go now, then the channel, with the last request that came over it.
     }
 }
 
 impl Device for VerbsDevice {
+    type Parcel = VerbsParcel;
+
     fn listen(&mut self, addr: SocketAddr, backlog: u32) -> io::Result<(u32, SocketAddr)> {
         let number = self.listeners.vacant_key();
         let id = self.create_id(LISTENER | number)?;
@@ -405,8 +320,8 @@ impl Device for VerbsDevice {
             (endpoint.id, endpoint.port)
         };
         let entries = depth.sends + depth.receives;
-        self.promise(port, entries)?;
-        let Port { domain, queue, .. } = self.ports[usize::from(port)];
+        self.ports[usize::from(port)].promise(entries)?;
+        let &Port { domain, queue, .. } = &self.ports[usize::from(port)];
         let mut last = io::Error::from_raw_os_error(libc::ENOMEM);
         for inline_bytes in INLINE_BYTES {
             let mut attributes = sys::QueuePairAttributes {
@@ -433,7 +348,7 @@ impl Device for VerbsDevice {
                 Err(error) => last = error,
             }
         }
-        self.ports[usize::from(port)].promised -= entries;
+        self.ports[usize::from(port)].forgive(entries);
         Err(last)
     }
 
@@ -458,6 +373,33 @@ impl Device for VerbsDevice {
         self.release(endpoint);
     }
 
+    fn hand_over(&mut self, endpoint: u32) -> VerbsParcel {
+        let gone = self.endpoints.remove(endpoint as usize);
+        debug_assert_eq!(gone.entries, 0, "it was not answered");
+        // SAFETY: live and ours until now; its event is acknowledged.
+        unsafe { VerbsParcel::new(self.library, gone.id, self.channel.clone()) }
+    }
+
+    fn take_over(&mut self, parcel: VerbsParcel) -> io::Result<(u32, u8)> {
+        let id = parcel.bring_to(&self.channel)?;
+        let endpoint = self.endpoints.insert(Endpoint { id, port: 0, entries: 0 });
+        // SAFETY: live, and nobody else's any more.
+        let context = unsafe {
+            (*id).context = ptr::without_provenance_mut(endpoint);
+            (*id).verbs
+        };
+        match self.port(context) {
+            Ok(port) => {
+                self.endpoints[endpoint].port = port;
+                Ok((endpoint as u32, port))
+            }
+            Err(error) => {
+                self.reject(endpoint as u32, &[]);
+                Err(error)
+            }
+        }
+    }
+
     fn disconnect(&mut self, endpoint: u32) {
         let id = self.endpoints[endpoint as usize].id;
         // SAFETY: live. It fails only where there is nothing to disconnect.
@@ -474,28 +416,17 @@ impl Device for VerbsDevice {
             (self.library.rdma_destroy_id)(gone.id);
         }
         if gone.entries > 0 {
-            self.ports[usize::from(gone.port)].promised -= gone.entries;
+            self.ports[usize::from(gone.port)].forgive(gone.entries);
         }
     }
 
     unsafe fn register(&mut self, port: u8, start: *mut u8, bytes: usize) -> io::Result<Registration> {
-        let library = self.library;
-        let port = &mut self.ports[usize::from(port)];
-        // SAFETY: the memory stays, by the caller's promise; the domain lives as long as the port.
-        let region =
-            unsafe { (library.ibv_reg_mr)(port.domain, start.cast(), bytes, sys::ACCESS_LOCAL_WRITE) };
-        if region.is_null() {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just made.
-        let key = unsafe { (*region).local_key };
-        Ok(Registration { id: port.registrations.insert(region) as u32, key })
+        // SAFETY: the caller's promise.
+        unsafe { self.ports[usize::from(port)].register(start, bytes) }
     }
 
     fn deregister(&mut self, port: u8, registration: Registration) {
-        let region = self.ports[usize::from(port)].registrations.remove(registration.id as usize);
-        // SAFETY: made by `register` and not deregistered since.
-        unsafe { (self.library.ibv_dereg_mr)(region) };
+        self.ports[usize::from(port)].deregister(registration);
     }
 
     unsafe fn post_sends(&mut self, endpoint: u32, sends: &[SendRequest]) -> io::Result<()> {
@@ -567,42 +498,25 @@ impl Device for VerbsDevice {
         Ok(())
     }
 
-    fn poll(&mut self, completions: &mut Vec<Completion>) {
-        for port in &mut self.ports {
-            if port.promised == 0 {
-                continue;
-            }
-            let mut taken = [const { MaybeUninit::<sys::WorkCompletion>::uninit() }; TAKEN_AT_ONCE];
-            // SAFETY: the queue lives as long as the port; room for as many as said.
-            let count = unsafe {
-                let poll = (*port.context).poll_cq.expect("every device can be polled");
-                poll(port.queue, TAKEN_AT_ONCE as c_int, taken.as_mut_ptr().cast())
-            };
-            for completion in &taken[..count.max(0) as usize] {
-                // SAFETY: the device has filled so many.
-                completions.push(read_completion(unsafe { completion.assume_init_ref() }));
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> Option<u8> {
+        let mut failed = None;
+        for (number, port) in self.ports.iter_mut().enumerate() {
+            if port.poll(completions) {
+                failed = Some(number as u8);
             }
         }
+        failed
     }
 
     fn arm(&mut self) {
-        for port in &mut self.ports {
-            if mem::replace(&mut port.armed, true) {
-                port.drain_notifications(self.library);
-            }
-            // SAFETY: the queue lives as long as the port.
-            unsafe {
-                let notify = (*port.context).req_notify_cq.expect("every device notifies");
-                notify(port.queue, 0);
-            }
-        }
+        self.ports.iter_mut().for_each(Port::arm);
     }
 
     fn events(&mut self, events: &mut Vec<DeviceEvent>) {
         for _ in 0..TAKEN_AT_ONCE {
             let mut event: *mut CmEvent = ptr::null_mut();
             // SAFETY: a place for the result; the channel does not block.
-            if unsafe { (self.library.rdma_get_cm_event)(self.channel, &raw mut event) } != 0 {
+            if unsafe { (self.library.rdma_get_cm_event)(self.channel.raw, &raw mut event) } != 0 {
                 return;
             }
             // SAFETY: just taken, and acknowledged once, after everything was read out of it.
@@ -610,6 +524,7 @@ impl Device for VerbsDevice {
             events.extend(told);
             // SAFETY: as above.
             unsafe { (self.library.rdma_ack_cm_event)(event) };
+            self.destroy_doomed();
         }
     }
 

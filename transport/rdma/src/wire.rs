@@ -131,6 +131,17 @@ pub(crate) fn open_message(
     Ok((data, word & CREDIT_MASK))
 }
 
+/// Takes the credit out of a message.
+pub(crate) fn forget_credit(version: u16, message: &mut [u8], immediate: &mut Option<u32>) {
+    if let Some(word) = immediate {
+        *word &= !CREDIT_MASK;
+    } else if version != 0
+        && let Some(trailer) = message.last_chunk_mut::<TRAILER_BYTES>()
+    {
+        *trailer = (u32::from_be_bytes(*trailer) & !CREDIT_MASK).to_be_bytes();
+    }
+}
+
 /// Finds where frames end in what is sent, so that messages carry whole ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Cutter {

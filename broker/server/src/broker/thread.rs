@@ -86,6 +86,7 @@ impl Starting {
         index: usize,
         cpu: Option<usize>,
         io: IoChoice,
+        rdma: Option<rdma::Share>,
         worker: WorkerConfig,
         ended: Sender<usize>,
     ) -> Result<Self, StartError> {
@@ -97,8 +98,7 @@ impl Starting {
             index,
             cpu,
             io,
-            // One shard takes them: an RDMA port has one listener.
-            rdma: if index == 0 { rdma::wanted(settings) } else { None },
+            rdma,
             transport: configuring::transport_config(settings),
             shard: configuring::shard_config(settings, index),
             default_group: Name::from(&settings.default_message_group[..]),
@@ -183,7 +183,7 @@ struct Seat {
     index: usize,
     cpu: Option<usize>,
     io: IoChoice,
-    rdma: Option<rdma::Wanted>,
+    rdma: Option<rdma::Share>,
     transport: TransportConfig,
     shard: ShardConfig,
     default_group: Name,
@@ -194,13 +194,13 @@ struct Seat {
 
 impl Seat {
     /// The shard's thread. Returns early when the starter has given up.
-    fn run(self, inbox: &Receiver<ToShard>, outbox: &Sender<FromShard>) -> io::Result<()> {
+    fn run(mut self, inbox: &Receiver<ToShard>, outbox: &Sender<FromShard>) -> io::Result<()> {
         if let Some(cpu) = self.cpu
             && let Err(error) = affinity::pin(cpu)
         {
             log::warn!("shard {} cannot be pinned to CPU {cpu}: {error}", self.index);
         }
-        let rdma = self.rdma.as_ref().and_then(|wanted| wanted.listen(&self.transport));
+        let rdma = self.rdma.take().and_then(|share| share.open(&self.transport));
         let opened = open(self.transport.clone(), self.io);
         let opened = match (opened, rdma) {
             (Ok(transport), Some(rdma)) => {
