@@ -81,10 +81,13 @@ impl RdmaStream {
             read: 0,
             closed: None,
         };
-        std::future::poll_fn(|cx| stream.poll_until(cx, |stream| stream.is_connected))
-            .await
-            .map_err(|error| explain(addr, &error))?;
-        Ok(stream)
+        match std::future::poll_fn(|cx| stream.poll_until(cx, |stream| stream.is_connected)).await {
+            Ok(()) => Ok(stream),
+            Err(error) => Err(match stream.side.refusal() {
+                Some(why) => io::Error::new(error.kind(), format!("{addr} refuses: {why}")),
+                None => explain(addr, &error),
+            }),
+        }
     }
 
     /// Moves everything on until this holds or the connection ends.

@@ -87,6 +87,8 @@ pub(crate) struct Conn {
     /// When whatever it waits for takes too long, in nanoseconds.
     pub(crate) deadline_ns: Option<u64>,
     pub(crate) paused: bool,
+    /// Output waits for credit.
+    pub(crate) is_stalled: bool,
     /// On the list of connections with something to post.
     pub(crate) dirty: bool,
     /// On the list of connections with more to hand out, or to be told as closed.
@@ -123,6 +125,7 @@ impl Conn {
             reason: None,
             deadline_ns: None,
             paused: false,
+            is_stalled: false,
             state,
             dirty: false,
             carried: false,

@@ -1,12 +1,14 @@
 //! How connections begin and end.
 
+use std::net::SocketAddr;
+
 use fulmar_transport::{CloseReason, ConnId, Event, ListenerId};
 
 use crate::conn::{Conn, Held, State};
 use crate::credit::Credit;
 use crate::device::{Device, DeviceEvent, Private};
 use crate::side::{ACCEPT_CREDIT, FLUSH_NS, HANDSHAKE_NS, MESSAGE_BYTES, NO_SLOT, Owner, Side};
-use crate::wire::{Cutter, Terms};
+use crate::wire::{self, Cutter, Terms};
 
 impl<D: Device> Side<D> {
     pub(crate) fn tell(&mut self, event: DeviceEvent, events: &mut Vec<Event>) {
@@ -15,10 +17,7 @@ impl<D: Device> Side<D> {
             DeviceEvent::Resolved { endpoint, port } => self.resolved(endpoint, port),
             DeviceEvent::Established { endpoint, private } => self.established(endpoint, &private, events),
             DeviceEvent::Rejected { endpoint, private } => {
-                if let (Some(id), Ok(terms)) = (self.conn_of(endpoint), Terms::decode(&private)) {
-                    let peer = self.conns.get(id).map(|conn| conn.peer);
-                    log::debug!("{peer:?}: refused, it offers {terms:?}");
-                }
+                self.refusal = wire::reason(&private);
                 self.broken(endpoint, CloseReason::Error(libc::ECONNREFUSED));
             }
             DeviceEvent::Failed { endpoint, error } => self.broken(endpoint, CloseReason::Error(error)),
@@ -36,10 +35,9 @@ impl<D: Device> Side<D> {
     /// Agrees with somebody who wants to connect, or refuses.
     pub(crate) fn answer(&mut self, mut conn: Conn, private: &Private) {
         let (endpoint, peer) = (conn.endpoint, conn.peer);
-        let ours = Terms { message_bytes: MESSAGE_BYTES, credit: ACCEPT_CREDIT, version: 1, native: true };
         let terms = match Terms::decode(private) {
             Ok(terms) => terms,
-            Err(what) => return self.refuse(endpoint, ours, format_args!("{peer}: refused: {what}")),
+            Err(what) => return self.refuse(endpoint, peer, &what),
         };
         let reply = Terms {
             message_bytes: terms.message_bytes.min(MESSAGE_BYTES),
@@ -52,30 +50,27 @@ impl<D: Device> Side<D> {
         conn.native = terms.native;
         conn.credit = Credit::new(terms.credit, reply.credit);
         let Ok(id) = self.conns.insert(conn) else {
-            return self.refuse(
-                endpoint,
-                ours,
-                format_args!("{peer}: refused: there are too many connections"),
-            );
+            return self.refuse(endpoint, peer, "there are too many connections");
         };
         self.bind(endpoint, id.index);
         let opened = self.open(id, reply.credit).and_then(|()| self.device.accept(endpoint, &reply.encode()));
         match opened {
             Ok(()) => self.set_deadline(id, HANDSHAKE_NS),
             Err(error) => {
-                let text = format_args!("{peer}: refused: an RDMA connection cannot be set up: {error}");
                 self.give_back(id);
-                self.refuse(endpoint, ours, text);
+                self.refuse(endpoint, peer, &format!("an RDMA connection cannot be set up: {error}"));
             }
         }
     }
 
-    fn refuse(&mut self, endpoint: u32, ours: Terms, text: std::fmt::Arguments<'_>) {
+    /// Says no, and why, to the log at a bounded rate.
+    fn refuse(&mut self, endpoint: u32, peer: SocketAddr, why: &str) {
         self.counts.refused += 1;
         if self.counts.refused.is_power_of_two() {
-            log::warn!("{text} ({} so far)", self.counts.refused);
+            log::warn!("{peer}: refused: {why} ({} so far)", self.counts.refused);
         }
-        self.device.reject(endpoint, &ours.encode());
+        let ours = Terms { message_bytes: MESSAGE_BYTES, credit: ACCEPT_CREDIT, version: 1, native: true };
+        self.device.reject(endpoint, &wire::refusal(&ours, why));
     }
 
     /// Makes the queues, and posts room for as many messages as the peer will have credit for.

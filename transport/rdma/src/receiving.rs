@@ -69,6 +69,7 @@ impl<D: Device> Side<D> {
                 return self.fail(index, libc::EPROTO);
             }
         };
+        self.counts.received_bytes += u64::from(data);
         if data == 0 {
             conn.fresh.push(unit);
         } else {

@@ -66,7 +66,12 @@ impl<D: Device> Side<D> {
             }
             let room =
                 conn.sends.posted - conn.sends.ended + (self.sends.len() as u64) < u64::from(SEND_DEPTH);
-            if !room || !conn.credit.may_send() {
+            if !room {
+                return Ok(());
+            }
+            if !conn.credit.may_send() {
+                let begins = conn.outbox.pending() > 0 && !std::mem::replace(&mut conn.is_stalled, true);
+                self.counts.credit_stalls += u64::from(begins);
                 return Ok(());
             }
             let bytes = conn.outbox.next();
@@ -93,6 +98,8 @@ impl<D: Device> Side<D> {
         let conn = self.conns.at(index).expect("it has output");
         let memory = &mut self.memory[usize::from(conn.port)];
         let credit = conn.credit.send();
+        conn.is_stalled &= len == 0;
+        self.counts.sent_bytes += len as u64;
         let trailer = wire::trailer(credit);
         let trailer_bytes = if conn.version == 0 { 0 } else { TRAILER_BYTES };
         self.trailers[at] = trailer;

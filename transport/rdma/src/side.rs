@@ -65,6 +65,12 @@ pub struct Counts {
     pub receives: u64,
     /// Times that receives were posted.
     pub receive_posts: u64,
+    /// Bytes of data sent, without what goes with each message.
+    pub sent_bytes: u64,
+    /// Bytes of data received, likewise.
+    pub received_bytes: u64,
+    /// Times that output had to wait for the peer's credit.
+    pub credit_stalls: u64,
     /// Completions taken.
     pub completions: u64,
     /// Bytes of output that were copied before they were sent.
@@ -148,6 +154,8 @@ pub struct Side<D: Device> {
     pub(crate) receives: Vec<ReceiveRequest>,
     pub(crate) trailers: Box<[[u8; TRAILER_BYTES]; SEND_DEPTH as usize]>,
     pub(crate) counts: Counts,
+    /// Why the last that was asked for was refused.
+    pub(crate) refusal: Option<String>,
 }
 
 /// No slot has this number.
@@ -180,6 +188,7 @@ impl<D: Device> Side<D> {
             receives: Vec::new(),
             trailers: Box::new([[0; TRAILER_BYTES]; SEND_DEPTH as usize]),
             counts: Counts::default(),
+            refusal: None,
         }
     }
 
@@ -368,6 +377,11 @@ impl<D: Device> Side<D> {
     /// The address of the other end.
     pub fn peer_addr(&self, id: ConnId) -> Option<SocketAddr> {
         self.conns.get(id).map(|conn| conn.peer)
+    }
+
+    /// Why the last connection that was refused was, if the other side has said so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// What was done so far.

@@ -97,6 +97,28 @@ impl Terms {
     }
 }
 
+/// Most bytes of the reason that goes with a refusal: the least that a connection manager carries is 148 in all.
+const MOST_REASON_BYTES: usize = 128;
+
+/// What goes with a refusal: the terms that would do, and for those who know native mode the reason, behind its length.
+pub(crate) fn refusal(terms: &Terms, reason: &str) -> Vec<u8> {
+    let mut bytes = terms.encode();
+    let fits = |at: &usize| reason.is_char_boundary(*at);
+    let most = (0..=reason.len().min(MOST_REASON_BYTES)).rev().find(fits).unwrap_or(0);
+    bytes.push(most as u8);
+    bytes.extend(&reason.as_bytes()[..most]);
+    bytes
+}
+
+/// The reason that came with a refusal, as far as it can be printed; `None` from a peer that gives none.
+pub(crate) fn reason(private: &Private) -> Option<String> {
+    let rest = private.as_slice().get(8..)?.strip_prefix(&NATIVE)?;
+    let (len, rest) = rest.split_first()?;
+    let text = String::from_utf8_lossy(rest.get(..usize::from(*len))?);
+    let text: String = text.chars().filter(|char| !char.is_control()).collect();
+    (!text.is_empty()).then_some(text)
+}
+
 /// What goes behind a message of version 1.
 pub(crate) fn trailer(credit: u32) -> [u8; TRAILER_BYTES] {
     (credit & CREDIT_MASK).to_be_bytes()
@@ -259,6 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_says_why_to_those_who_know_where_to_look() {
+        let ours = terms(8192, 32, 1, true);
+        let told = |text: &str| reason(&Private::new(&refusal(&ours, text)));
+        assert_eq!(told("there are too many").as_deref(), Some("there are too many"));
+        let long = told(&"é".repeat(200)).unwrap();
+        assert_eq!(long, "é".repeat(64), "cut between letters");
+        assert!(refusal(&ours, &long).len() <= 148, "what a refusal carries");
+        assert_eq!(told("a\nb\u{7}").as_deref(), Some("ab"));
+        assert_eq!(told(""), None);
+        assert_eq!(reason(&Private::new(&terms(8192, 32, 1, false).encode())), None);
+    }
+
+    #[test]
     fn credit_goes_with_data_or_alone() {
         let mut message = b"frames".to_vec();
         message.extend(trailer(17));
@@ -270,6 +305,75 @@ mod tests {
         assert_eq!(open_message(0, b"frames", immediate(5, true)), Ok((6, 5)));
         assert_eq!(open_message(0, &[0; 4], immediate(5, false)), Ok((0, 5)));
         assert_eq!(immediate(0, true), None);
+    }
+
+    proptest! {
+        /// Whatever a peer sends along while connecting: terms within the bounds, or none.
+        #[test]
+        fn any_private_data_is_understood_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..=196),
+            plausible: bool,
+            size in 0..0x2_0000u32,
+            credit in 0..100u16,
+            version in 0..3u16,
+        ) {
+            let mut bytes = bytes;
+            if plausible {
+                let head = terms(size, credit, version, size % 2 == 0).encode();
+                bytes.splice(..head.len().min(bytes.len()), head);
+            }
+            let private = Private::new(&bytes);
+            if let Ok(terms) = Terms::decode(&private) {
+                prop_assert!((LEAST_BYTES..=LARGEST_PEER_BYTES).contains(&terms.message_bytes));
+                prop_assert!((LEAST_CREDIT..=MOST_PEER_CREDIT).contains(&terms.credit));
+                prop_assert!(terms.version <= 1);
+                prop_assert_eq!(Terms::decode(&Private::new(&terms.encode())), Ok(terms));
+            }
+            if let Some(text) = reason(&private) {
+                prop_assert!(text.len() <= 3 * MOST_REASON_BYTES.max(256) && !text.contains(char::is_control));
+            }
+        }
+
+        /// Whatever arrives as a message: no more data than there are bytes, no more credit than the trailer can say.
+        #[test]
+        fn any_message_is_understood_or_refused(
+            message in proptest::collection::vec(any::<u8>(), 0..100),
+            immediate: Option<u32>,
+            version in 0..2u16,
+        ) {
+            match open_message(version, &message, immediate) {
+                Ok((data, credit)) => {
+                    prop_assert!(data as usize <= message.len() && credit <= CREDIT_MASK);
+                    prop_assert!(version == 0 || data as usize + TRAILER_BYTES <= message.len() || data == 0);
+                }
+                Err(_) => prop_assert!(version == 1 && message.len() < TRAILER_BYTES),
+            }
+        }
+
+        /// Whatever is sent, in whatever pieces: the cutter gives every byte once, in messages that fit, or stops at a frame
+        /// that is not whole or too long.
+        #[test]
+        fn the_cutter_takes_any_bytes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..9000),
+            header in 0..4usize,
+        ) {
+            let headers: [&[u8]; 4] = [b"AMQP\x01\x01\x00\x0a", b"AMQP\x00\x01\x00\x00", b"AMQP\x00\x00\x09\x01", b""];
+            let bytes = [headers[header], &bytes].concat();
+            let (mut cutter, mut at) = (Cutter::Unknown, 0);
+            for _ in 0..=bytes.len() {
+                match cutter.cut(&bytes[at..], 4096) {
+                    Ok(0) => break,
+                    Ok(len) => {
+                        prop_assert!(len <= 4096 && at + len <= bytes.len());
+                        at += len;
+                    }
+                    Err(len) => {
+                        prop_assert!(len > 4096 && len <= bytes.len() - at);
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     fn frame(protocol: Cutter, body: usize) -> Vec<u8> {

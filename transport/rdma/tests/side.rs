@@ -349,6 +349,7 @@ fn nobody_listens_and_too_many_connect() {
         others.turn(world.now_ns);
     }
     assert_eq!(*others.reason(third), CloseReason::Error(libc::ECONNREFUSED));
+    assert_eq!(others.side.refusal(), Some("there are too many connections"));
     assert_eq!(world.server.side.counts().refused, 1);
     world.client.side.close(client, Close::Abort);
     world.settle();
