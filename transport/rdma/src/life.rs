@@ -7,7 +7,7 @@ use fulmar_transport::{CloseReason, ConnId, Event, ListenerId};
 use crate::conn::{Conn, Held, State};
 use crate::credit::Credit;
 use crate::device::{Device, DeviceEvent, Private};
-use crate::side::{ACCEPT_CREDIT, FLUSH_NS, HANDSHAKE_NS, MESSAGE_BYTES, NO_SLOT, Owner, Side};
+use crate::side::{FLUSH_NS, HANDSHAKE_NS, MESSAGE_BYTES, NO_SLOT, Owner, Side};
 use crate::wire::{self, Cutter, Terms};
 
 impl<D: Device> Side<D> {
@@ -41,7 +41,7 @@ impl<D: Device> Side<D> {
         };
         let reply = Terms {
             message_bytes: terms.message_bytes.min(MESSAGE_BYTES),
-            credit: ACCEPT_CREDIT,
+            credit: self.accept_credit,
             version: terms.version,
             native: terms.native,
         };
@@ -69,7 +69,8 @@ impl<D: Device> Side<D> {
         if self.counts.refused.is_power_of_two() {
             log::warn!("{peer}: refused: {why} ({} so far)", self.counts.refused);
         }
-        let ours = Terms { message_bytes: MESSAGE_BYTES, credit: ACCEPT_CREDIT, version: 1, native: true };
+        let ours =
+            Terms { message_bytes: MESSAGE_BYTES, credit: self.accept_credit, version: 1, native: true };
         self.device.reject(endpoint, &wire::refusal(&ours, why));
     }
 

@@ -23,7 +23,7 @@ use crate::listening::Listener;
 use crate::memory::{Block, Blocks, Pool};
 use crate::slots::Slots;
 use crate::spread::{Inbox, Spread};
-use crate::wire::{TRAILER_BYTES, Terms};
+use crate::wire::{LEAST_CREDIT, TRAILER_BYTES, Terms};
 
 /// Most bytes of data in a message, either way. A receive buffer has room for one and its trailer.
 pub const MESSAGE_BYTES: u32 = 8192;
@@ -131,6 +131,8 @@ pub struct Side<D: Device> {
     pub(crate) config: Config,
     /// What is announced when connecting.
     pub(crate) offer: Terms,
+    /// Messages that whoever connects here may send at first.
+    pub(crate) accept_credit: u16,
     pub(crate) conns: Slots<Conn>,
     pub(crate) listeners: Slab<Listener>,
     /// Those who share in what is asked for here.
@@ -174,6 +176,7 @@ impl<D: Device> Side<D> {
             inbox: None,
             config,
             offer: OFFER,
+            accept_credit: ACCEPT_CREDIT,
             by_endpoint: Vec::new(),
             turn: 0,
             now_ns: 0,
@@ -198,7 +201,17 @@ impl<D: Device> Side<D> {
     /// There is no other version.
     pub fn offer_compatible(&mut self, version: u16) {
         assert!(version <= 1, "there are versions 0 and 1");
-        self.offer = Terms { version, native: false, ..OFFER };
+        self.offer = Terms { version, native: false, ..self.offer };
+    }
+
+    /// Lets peers of connections from now on send no more messages at first than this, for less memory.
+    ///
+    /// # Panics
+    /// With so few, connections would come to a stop.
+    pub fn limit_credit(&mut self, most: u16) {
+        assert!(most >= LEAST_CREDIT, "at least {LEAST_CREDIT}");
+        self.offer.credit = self.offer.credit.min(most);
+        self.accept_credit = self.accept_credit.min(most);
     }
 
     /// Starts connecting; [`Event::Connected`] or [`Event::Closed`] follows.

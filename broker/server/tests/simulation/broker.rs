@@ -13,12 +13,15 @@ use fulmar_journal::header::StoreId;
 use fulmar_journal::recovery::log::Torn;
 use fulmar_policy::Peer;
 use fulmar_protocol::{Config as ProtocolConfig, Login, LoginAnswer};
+use fulmar_rdma::sim::SimDevice;
+use fulmar_rdma::{Joined, Side, door};
 use fulmar_server::store::{Options, ShardStore, recover};
 use fulmar_server::worker::{Authenticator, Counters, Note, Progress, StopGate, Worker, WorkerConfig};
-use fulmar_transport::sim::{Network, Random, SimTransport};
+use fulmar_transport::sim::{Random, SimTransport};
 use fulmar_transport::{Config, ConnId, IdleStrategy, Transport, Waker};
 
 use crate::store::{JOURNAL, SimDisk, Store};
+use crate::ways::{HEARTBEAT_S, Ways};
 
 struct ShardWake(Arc<dyn Waker>);
 
@@ -39,8 +42,9 @@ impl Authenticator for Everybody {
 /// A broker of some shards, all listening on one address.
 pub struct Broker {
     pub address: SocketAddr,
-    workers: Vec<Worker<SimTransport>>,
+    workers: Vec<Worker<Joined<SimTransport, SimDevice>>>,
     notes: Vec<(Sender<Note>, Arc<dyn Waker>)>,
+    counters: Vec<Arc<Counters>>,
     stopped: Vec<bool>,
     order: Vec<usize>,
     limits: Limits,
@@ -51,7 +55,7 @@ pub struct Broker {
 impl Broker {
     /// Starts one, on the disk if there is one.
     pub fn start(
-        network: &Network,
+        ways: &Ways,
         shards: u8,
         tiny: bool,
         seed: u64,
@@ -72,17 +76,33 @@ impl Broker {
         } else {
             Config::default()
         };
-        let transports: Vec<_> = (0..shards).map(|_| network.transport(config.clone())).collect();
+        let mut address = "127.0.0.1:5672".parse().unwrap();
+        let (doors, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| door()).unzip();
+        let mut doors = Some(doors);
+        let join = |inbox| {
+            let mut side = Side::new(ways.fabric.device(), config.clone());
+            if tiny {
+                side.limit_credit(4);
+            }
+            if let Some(doors) = doors.take() {
+                side.listen(address, 64).expect("the address is free");
+                side.spread_over(0, doors);
+            }
+            let transport = ways.network.transport(config.clone());
+            let mut joined = Joined::new(transport, side).expect("nothing to watch");
+            joined.open_inbox(inbox);
+            joined
+        };
+        let transports: Vec<_> = inboxes.into_iter().map(join).collect();
         let (mut stores, torn) = match store {
             Some(store) => recovered(store, shards, &mut Random::new(seed))?,
             None => (Vec::new(), Vec::new()),
         };
         stores.reverse();
         let wakers = transports.iter().map(|t| Arc::new(ShardWake(t.waker())) as Arc<dyn Wake>).collect();
-        let mut address = "127.0.0.1:5672".parse().unwrap();
         let mut notes = Vec::new();
         let gate = Arc::new(StopGate::new(shards.into()));
-        let mut workers = Vec::new();
+        let (mut workers, mut all_counters) = (Vec::new(), Vec::new());
         for (index, (mesh, transport)) in mesh_for(wakers, &limits).into_iter().zip(transports).enumerate() {
             let shard = ShardConfig {
                 id: ShardId(index as u8),
@@ -92,7 +112,7 @@ impl Broker {
                 seed: seed ^ index as u64,
             };
             let worker = WorkerConfig {
-                protocol: Arc::new(amqp(limits.max_message_bytes)),
+                protocol: Arc::new(amqp(limits.max_message_bytes, ways.has_rdma)),
                 high_water_bytes: config.high_water_bytes,
                 memory_bytes: limits.memory_bytes,
                 max_connections: 1000,
@@ -109,6 +129,7 @@ impl Broker {
             let log = stores.pop().map(|store| store.restore(&mut shard)).transpose();
             let log = log.map_err(|error| error.to_string())?;
             let counters = Arc::new(Counters::default());
+            all_counters.push(counters.clone());
             let mut worker = Worker::new(transport, shard, worker, Box::new(Everybody), inbox, counters);
             if let Some(log) = log {
                 worker.set_log(log, Arc::default());
@@ -120,7 +141,7 @@ impl Broker {
         }
         let shards = usize::from(shards);
         let (stopped, order) = (vec![false; shards], (0..shards).collect());
-        Ok(Broker { address, workers, notes, stopped, order, limits, torn })
+        Ok(Broker { address, workers, notes, counters: all_counters, stopped, order, limits, torn })
     }
 
     /// The process ends, as when it is killed.
@@ -129,6 +150,11 @@ impl Broker {
         self.notes.clear();
         self.order.clear();
         self.stopped.clear();
+    }
+
+    /// Whether a journal takes nothing more until the broker is started again.
+    pub fn has_failed(&self) -> bool {
+        self.counters.iter().any(|counters| counters.journal_failures.get() > 0)
     }
 
     /// Whether its start has left out the end of a file that had this place in it.
@@ -191,11 +217,20 @@ impl Broker {
         })
     }
 
+    /// Times that output of the shards had to wait for credit of a client over RDMA.
+    pub fn credit_stalls(&mut self) -> u64 {
+        self.workers.iter_mut().map(|worker| worker.transport().side().counts().credit_stalls).sum()
+    }
+
     /// A shard that has stopped lets go of every socket and buffer.
     pub fn check_sockets(&mut self) {
         for (index, worker) in self.workers.iter_mut().enumerate() {
-            assert_eq!(worker.transport().lent_buffers(), 0, "shard {index} kept receive buffers");
-            assert_eq!(worker.transport().connections(), 0, "shard {index} kept sockets");
+            let sockets = worker.transport().inner();
+            assert_eq!(sockets.lent_buffers(), 0, "shard {index} kept receive buffers");
+            assert_eq!(sockets.connections(), 0, "shard {index} kept sockets");
+            let side = worker.transport().side();
+            assert_eq!(side.connections(), 0, "shard {index} kept RDMA connections");
+            assert_eq!(side.units_in_use(), 0, "shard {index} kept registered memory");
         }
     }
 }
@@ -221,7 +256,7 @@ fn recovered(store: &Store, shards: u8, random: &mut Random) -> Result<(Vec<Shar
     Ok((recovered.shards, recovered.summary.torn))
 }
 
-fn amqp(max_message_bytes: u64) -> ProtocolConfig {
+fn amqp(max_message_bytes: u64, has_rdma: bool) -> ProtocolConfig {
     ProtocolConfig {
         product: "Fulmar".into(),
         version: "0".into(),
@@ -229,7 +264,7 @@ fn amqp(max_message_bytes: u64) -> ProtocolConfig {
         broker_id: String::new(),
         frame_max_bytes: 131_072,
         channel_max: 2047,
-        heartbeat_s: 0,
+        heartbeat_s: if has_rdma { HEARTBEAT_S } else { 0 },
         handshake_timeout_ms: 60_000,
         mechanisms: vec!["PLAIN".into()],
         max_consumers_per_channel: 1000,

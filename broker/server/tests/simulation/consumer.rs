@@ -63,7 +63,7 @@ impl Consumer {
             return;
         }
         let Some(wire) = &mut self.wire else {
-            self.wire = Some(connect(env.network, env.address, env.random));
+            self.wire = Some(connect(env.ways, env.address, env.random));
             self.life = env.ledger.life();
             return;
         };
@@ -242,7 +242,7 @@ impl Consumer {
 
     fn lose(&mut self, env: &mut Env<'_>) {
         if env.trace {
-            println!("life {} is lost", self.life);
+            println!("life {} is lost, refused: {}", self.life, self.refused);
         }
         env.ledger.disturbed(self.queue, self.life);
         env.ledger.lost(self.life);

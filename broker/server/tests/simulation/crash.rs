@@ -51,7 +51,8 @@ impl World {
     /// From now on nothing goes wrong any more.
     pub fn go_right(&mut self, clients: &mut Clients) {
         let Some(store) = &mut self.store else { return };
-        if store.is_troubled && !store.is_full || self.random.chance(300_000) {
+        let has_failed = store.is_troubled && !store.is_full || self.broker.has_failed();
+        if has_failed || self.random.chance(300_000) {
             return self.restart(clients);
         }
         store.heal();
@@ -63,6 +64,7 @@ impl World {
         if self.trace {
             println!("the broker ends; power cut: {power_cut}");
         }
+        self.ledger.report.credit_stalls += self.broker.credit_stalls();
         self.broker.end();
         self.ledger.restarted();
         for consumer in &mut clients.consumers {
@@ -100,13 +102,13 @@ impl World {
 
     fn start(&mut self) -> Result<Broker, String> {
         let seed = self.random.next_u64();
-        let started = Broker::start(&self.network, self.shards, self.tiny, seed, self.store.as_ref());
+        let started = Broker::start(&self.ways, self.shards, self.tiny, seed, self.store.as_ref());
         let Err(text) = &started else { return started };
         // Not everything can move to other shards; what the broker says helps.
         let Some((_, shards)) = text.split_once("start the broker with --shards ") else { return started };
         self.shards = shards[..1].parse().expect("a number");
         self.ledger.report.unmoved += 1;
-        Broker::start(&self.network, self.shards, self.tiny, seed, self.store.as_ref())
+        Broker::start(&self.ways, self.shards, self.tiny, seed, self.store.as_ref())
     }
 
     /// Starts the broker, and ends it in the middle of that or soon after.

@@ -12,7 +12,7 @@ use crate::wire::Wire;
 impl World {
     /// Makes exchanges, queues and bindings, before anything goes wrong.
     pub fn declare(&mut self) {
-        let mut wire = Wire::connect(&self.network, self.broker.address, &mut self.random);
+        let mut wire = Wire::connect(&self.ways, self.broker.address, &mut self.random);
         let mut waiting = u32::MAX;
         while waiting > 0 {
             let mut heard = Vec::new();

@@ -68,7 +68,7 @@ impl Gardener {
             return;
         }
         let Some(wire) = &mut self.wire else {
-            self.wire = Some(Wire::connect(env.network, env.address, env.random));
+            self.wire = Some(Wire::connect(env.ways, env.address, env.random));
             return;
         };
         let mut heard = Vec::new();

@@ -64,6 +64,10 @@ pub struct Ledger {
     entries: HashMap<Key, Entry>,
     /// Lives of consumers that ended otherwise than in order: their last settlements may not have arrived.
     lost_lives: HashSet<u32>,
+    /// Hosts may vanish, and the broker hears nothing of one, or gives one up: either notices before the other.
+    hosts_vanish: bool,
+    /// Lives that the broker has given up, as what it did since tells, and that have to notice.
+    given_up: HashSet<u32>,
     next_life: u32,
     /// Which life holds how many messages of a group.
     groups: HashMap<String, (u32, u32)>,
@@ -83,6 +87,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// `hosts_vanish`: clients' hosts may, and the broker may give clients up.
+    pub fn new(hosts_vanish: bool) -> Self {
+        Ledger { hosts_vanish, ..Ledger::default() }
+    }
+
     /// A number for a new life of a client.
     pub fn life(&mut self) -> u32 {
         self.next_life += 1;
@@ -200,7 +209,11 @@ impl Ledger {
         );
         assert!(!entry.is_gone[place] || twice, "{key:?} came back after its settlement was committed");
         if let Some(life) = entry.settled_by[place] {
-            let lost = self.lost_lives.contains(&life) && !self.nothing_returns;
+            let mut lost = self.lost_lives.contains(&life) && !self.nothing_returns;
+            if !lost && self.hosts_vanish && !self.nothing_returns {
+                lost = true;
+                self.given_up.insert(life);
+            }
             assert!(lost || twice, "{key:?} came back after it was settled (dead: {dead})");
             self.report.returned += u64::from(entry.seen_in[place] < run);
         }
@@ -209,7 +222,7 @@ impl Ledger {
         entry.settled_by[place] = None;
         self.report.redelivered += u64::from(redelivered);
         self.report.dead += u64::from(dead);
-        !dead && first && run > 0 && !self.disturbed.contains(&key.queue)
+        !dead && first && run > 0 && !self.hosts_vanish && !self.disturbed.contains(&key.queue)
     }
 
     /// What is known of a message, for a trace.
@@ -227,6 +240,10 @@ impl Ledger {
     /// A consumer was given a message of a group.
     pub fn group_held(&mut self, group: String, life: u32) {
         let (holder, held) = self.groups.entry(group.clone()).or_insert((life, 0));
+        if *holder != life && self.hosts_vanish {
+            self.given_up.insert(*holder);
+            (*holder, *held) = (life, 0);
+        }
         assert_eq!(*holder, life, "group {group} is with two consumers");
         *held += 1;
     }
@@ -251,6 +268,8 @@ impl Ledger {
 
     /// At the end: every promise was kept.
     pub fn check_kept(&self) {
+        let unaware: Vec<_> = self.given_up.difference(&self.lost_lives).collect();
+        assert!(unaware.is_empty(), "{unaware:?} were given up, and nothing was wrong with them");
         let mut broken: Vec<_> = self
             .entries
             .iter()

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod store;
 mod talk;
+mod ways;
 mod wire;
 mod wire_0_10;
 
@@ -85,6 +86,17 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
             "no fault had an effect: {:?}",
             total.0
         );
+        let rdma = &total.0;
+        let faults = [
+            rdma.vanished,
+            rdma.flushed,
+            rdma.not_ready,
+            rdma.unanswered,
+            rdma.overruns,
+            rdma.lost_grants,
+            rdma.credit_stalls,
+        ];
+        assert!(rdma.over_rdma > 0 && !faults.contains(&0), "nothing went wrong over RDMA: {:?}", total.0);
         let (done, undone) = (total.0.unheard_done, total.0.unheard_undone);
         assert!(total.0.recovered > 0, "no branch was left alone: {:?}", total.0);
         assert!(total.0.refused > 0 && done > 0 && undone > 0, "transactions never failed: {:?}", total.0);

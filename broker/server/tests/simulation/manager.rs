@@ -34,7 +34,7 @@ impl Manager {
         if self.is_done {
             return;
         }
-        let wire = self.wire.get_or_insert_with(|| Wire010::connect(env.network, env.address, env.random));
+        let wire = self.wire.get_or_insert_with(|| Wire010::connect(env.ways, env.address, env.random));
         let mut heard = Vec::new();
         let line = wire.pump(usize::MAX >> 1, &mut heard);
         for heard in heard {

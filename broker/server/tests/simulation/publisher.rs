@@ -66,7 +66,7 @@ impl Publisher {
         }
         let Some(wire) = &mut self.wire else {
             if !self.is_done() {
-                self.wire = Some(connect(env.network, env.address, env.random));
+                self.wire = Some(connect(env.ways, env.address, env.random));
                 self.life = env.ledger.life();
                 self.next = 0;
             }

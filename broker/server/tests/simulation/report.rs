@@ -35,6 +35,22 @@ figures! {
     /// And those that were not.
     unheard_undone,
     steps,
+    /// Runs with clients over RDMA.
+    over_rdma,
+    /// Clients over RDMA whose hosts vanished.
+    vanished,
+    /// Queues of RDMA connections that failed.
+    flushed,
+    /// Senders that gave up on a receiver that was not ready.
+    not_ready,
+    /// Senders that gave up without an answer.
+    unanswered,
+    /// Completion queues that overran.
+    overruns,
+    /// Messages over RDMA whose credit was lost.
+    lost_grants,
+    /// Times that the broker's output had to wait for credit.
+    credit_stalls,
     /// Runs with durable data.
     durable,
     /// Restarts after the broker was killed.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use fulmar_rdma::sim::{SimFabric, SimFaults};
 use fulmar_transport::sim::{Faults, Network, Random};
 
 use crate::broker::Broker;
@@ -13,6 +14,7 @@ use crate::publisher::Publisher;
 use crate::queues::some_queues;
 use crate::report::Report;
 use crate::store::Store;
+use crate::ways::Ways;
 
 /// A run that has not ended by then hangs.
 const MOST_STEPS: u32 = 400_000;
@@ -20,12 +22,16 @@ const MOST_STEPS: u32 = 400_000;
 const MOST_CHAOS_STEPS: u32 = 60_000;
 /// Steps in which nothing was on its way before a run counts as stuck.
 const MOST_IDLE_STEPS: u32 = 2_000;
+/// Steps that clients do nothing for, at most.
+const MOST_REST_STEPS: u32 = 120;
+/// So far the clock goes only when nothing else happens.
+const LONG_NS: u64 = 500_000_000;
 /// Steps in which nothing stands in a queue before everything counts as consumed.
 pub const QUIET_STEPS: u32 = 50;
 
 /// What a client's step sees.
 pub struct Env<'a> {
-    pub network: &'a Network,
+    pub ways: &'a Ways,
     pub address: SocketAddr,
     pub random: &'a mut Random,
     pub ledger: &'a mut Ledger,
@@ -42,20 +48,26 @@ pub struct Env<'a> {
 pub fn run(seed: u64, trace: bool) -> Report {
     let mut random = Random::new(seed);
     let network = Network::new(random.next_u64(), Faults::none());
+    let fabric = SimFabric::new(random.next_u64(), random.below(600));
+    // With and without durable data.
+    let has_rdma = seed / 2 % 2 == 1;
+    let ways = Ways { network: network.clone(), fabric, has_rdma };
     let shards = 1 + random.below(3) as u8;
     let tiny = random.chance(500_000);
     let broker_seed = random.next_u64();
     let store = (seed % 2 == 1).then(|| Store::new(&network, &mut random));
     let mut world = World {
-        broker: Broker::start(&network, shards, tiny, broker_seed, store.as_ref()).expect("an empty disk"),
-        ledger: Ledger::default(),
+        broker: Broker::start(&ways, shards, tiny, broker_seed, store.as_ref()).expect("an empty disk"),
+        ledger: Ledger::new(has_rdma),
         queues: some_queues(&mut random),
         steps: 0,
         idle_steps: 0,
         shards,
         tiny,
         store,
+        ways,
         network,
+        calm_steps: 0,
         random,
         trace,
     };
@@ -66,12 +78,39 @@ pub fn run(seed: u64, trace: bool) -> Report {
     world.broker.check_sockets();
     world.ledger.check_kept();
     world.ledger.check_fates();
-    Report { steps: u64::from(world.steps), ..world.ledger.report }
+    let faults = world.ways.fabric.fault_counts();
+    Report {
+        steps: u64::from(world.steps),
+        over_rdma: u64::from(has_rdma),
+        vanished: faults.vanished,
+        flushed: faults.flushed,
+        not_ready: faults.not_ready,
+        unanswered: faults.unanswered,
+        overruns: faults.overrun,
+        lost_grants: faults.lost_grants,
+        credit_stalls: world.ledger.report.credit_stalls + world.broker.credit_stalls(),
+        ..world.ledger.report
+    }
+}
+
+/// What goes wrong with a run's RDMA devices: some of everything, or nothing.
+fn rdma_faults(random: &mut Random) -> SimFaults {
+    let mut any = |most: usize| if random.chance(500_000) { random.below(most) as u32 } else { 0 };
+    SimFaults {
+        not_ready: any(1_000),
+        unanswered: any(1_000),
+        flushed: any(1_000),
+        overrun: any(500),
+        lost_grant: any(300_000),
+    }
 }
 
 pub struct World {
     pub broker: Broker,
+    pub ways: Ways,
     pub network: Network,
+    /// Steps since the clock has last gone far.
+    calm_steps: u32,
     pub random: Random,
     pub ledger: Ledger,
     queues: Vec<usize>,
@@ -120,16 +159,35 @@ impl Clients {
 impl World {
     pub fn step(&mut self) {
         // The clock stands still for a shard that waits to be scheduled.
-        let moved = !self.broker.step(&mut self.random) || self.network.advance().is_some();
+        let moved = !self.broker.step(&mut self.random) || self.advance();
         self.idle_steps = if moved { 0 } else { self.idle_steps + 1 };
         self.steps += 1;
         assert!(self.steps < 2 * MOST_STEPS, "the run does not end");
         assert!(self.idle_steps < MOST_IDLE_STEPS, "nothing is on its way, and the run has not ended");
     }
 
+    /// Moves the clock to whatever comes next. Over RDMA what is under way is not on the clock, and clients answer heartbeats,
+    /// so it goes far only once everybody has had a turn.
+    fn advance(&mut self) -> bool {
+        if !self.ways.has_rdma {
+            return self.network.advance().is_some();
+        }
+        let now_ns = self.network.now_ns();
+        let next_ns = self.network.next_event_ns().unwrap_or(now_ns + LONG_NS);
+        if next_ns < now_ns + LONG_NS {
+            return self.network.advance().is_some();
+        }
+        self.calm_steps += 1;
+        if self.calm_steps > MOST_REST_STEPS {
+            self.calm_steps = 0;
+            self.network.advance_to(next_ns);
+        }
+        true
+    }
+
     pub fn env(&mut self, chaos: bool) -> Env<'_> {
         Env {
-            network: &self.network,
+            ways: &self.ways,
             address: self.broker.address,
             random: &mut self.random,
             ledger: &mut self.ledger,
@@ -166,6 +224,7 @@ impl World {
     fn play(&mut self, clients: &mut Clients) {
         let resets = if self.random.chance(700_000) { self.random.below(1_000) as u32 } else { 0 };
         self.network.set_faults(Faults { reset_chance: resets, ..Faults::default() });
+        self.ways.fabric.set_faults(rdma_faults(&mut self.random));
         let mut chaos = true;
         let mut quiet_steps = 0;
         let mut manager = Manager::default();
@@ -181,6 +240,7 @@ impl World {
                 self.go_right(clients);
                 chaos = false;
                 self.network.set_faults(Faults::none());
+                self.ways.fabric.set_faults(SimFaults::default());
             }
             if published && !chaos {
                 manager.step(&mut self.env(chaos));

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use fulmar_transport::sim::{Network, Random, SimClient, SimClientState};
+use fulmar_transport::sim::Random;
 
+use crate::ways::Ways;
 use crate::wire::Wire;
 use crate::wire_0_10::Wire010;
 
@@ -106,44 +107,9 @@ pub trait Talk {
 }
 
 /// A connection in some protocol.
-pub fn connect(network: &Network, address: SocketAddr, random: &mut Random) -> Box<dyn Talk> {
+pub fn connect(ways: &Ways, address: SocketAddr, random: &mut Random) -> Box<dyn Talk> {
     match random.below(2) {
-        0 => Box::new(Wire::connect(network, address, random)),
-        _ => Box::new(Wire010::connect(network, address, random)),
-    }
-}
-
-/// A socket with what was not sent and what was not understood yet.
-pub struct Socket {
-    client: SimClient,
-    pub input: Vec<u8>,
-    pub output: Vec<u8>,
-}
-
-impl Socket {
-    pub fn connect(network: &Network, address: SocketAddr, greeting: &[u8]) -> Self {
-        Socket { client: network.connect(address), input: Vec::new(), output: greeting.to_vec() }
-    }
-
-    /// Takes at most `most` bytes in.
-    pub fn receive(&mut self, most: usize) {
-        let arrived = self.client.receive(most);
-        self.input.extend_from_slice(&arrived);
-    }
-
-    pub fn send(&mut self) {
-        let sent = self.client.send(&self.output);
-        self.output.drain(..sent);
-    }
-
-    pub fn line(&self) -> Line {
-        match self.client.state() {
-            SimClientState::Connecting | SimClientState::Open => Line::Up,
-            SimClientState::Ended | SimClientState::Broken(_) => Line::Down,
-        }
-    }
-
-    pub fn reset(self) {
-        self.client.reset();
+        0 => Box::new(Wire::connect(ways, address, random)),
+        _ => Box::new(Wire010::connect(ways, address, random)),
     }
 }

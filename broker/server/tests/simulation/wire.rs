@@ -7,13 +7,15 @@ use fulmar_amqp_0_9_1::codec::properties::Properties;
 use fulmar_amqp_0_9_1::codec::table::{TableRef, encode_table};
 use fulmar_amqp_0_9_1::codec::{Method, PROTOCOL_HEADER};
 use fulmar_core::{Name, Table, Value};
-use fulmar_transport::sim::{Network, Random};
+use fulmar_transport::sim::Random;
 
 use crate::queues::LABEL;
-use crate::talk::{Heard, Line, Marks, Settling, Socket, Talk};
+use crate::talk::{Heard, Line, Marks, Settling, Talk};
+use crate::ways::{Socket, Ways};
 
 /// The channel that every client uses.
 pub const CHANNEL: u16 = 1;
+const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0xce];
 
 pub struct Wire {
     socket: Socket,
@@ -31,9 +33,9 @@ struct Partial {
 }
 
 impl Wire {
-    pub fn connect(network: &Network, address: SocketAddr, random: &mut Random) -> Self {
+    pub fn connect(ways: &Ways, address: SocketAddr, random: &mut Random) -> Self {
         Wire {
-            socket: Socket::connect(network, address, &PROTOCOL_HEADER),
+            socket: Socket::connect(ways, address, &PROTOCOL_HEADER, random),
             frame_max: if random.chance(500_000) { 4096 } else { 131_072 },
             partial: None,
         }
@@ -76,7 +78,10 @@ impl Wire {
                 locale: b"en_US",
             }
             .encode(0, &mut self.socket.output),
-            Method::ConnectionTune { channel_max, heartbeat, .. } => {
+            Method::ConnectionTune { channel_max, frame_max, .. } => {
+                self.frame_max = self.frame_max.min(frame_max);
+                assert!(frame_max <= self.socket.largest_frame_bytes(), "frames of {frame_max} bytes");
+                let heartbeat = self.socket.tune();
                 Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat }
                     .encode(0, &mut self.socket.output);
                 Method::ConnectionOpen { virtual_host: b"/" }.encode(0, &mut self.socket.output);
@@ -145,6 +150,9 @@ impl Talk for Wire {
     fn pump(&mut self, most: usize, heard: &mut Vec<Heard>) -> Line {
         self.socket.receive(most);
         self.understand(heard);
+        if self.socket.is_quiet() {
+            self.socket.output.extend(HEARTBEAT);
+        }
         self.socket.send();
         self.socket.line()
     }
@@ -154,7 +162,7 @@ impl Talk for Wire {
     }
 
     fn unsent(&self) -> usize {
-        self.socket.output.len()
+        self.socket.unsent()
     }
 
     fn reset(self: Box<Self>) {

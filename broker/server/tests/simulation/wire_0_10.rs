@@ -11,10 +11,11 @@ use fulmar_amqp_0_10::codec::value::encode_map;
 use fulmar_amqp_0_10::codec::{
     Command, ContentHeader, Control, MapRef, SequenceNo, SequenceSet, Struct, Value,
 };
-use fulmar_transport::sim::{Network, Random};
+use fulmar_transport::sim::Random;
 
 use crate::queues::LABEL;
-use crate::talk::{Heard, Line, Marks, Settling, Socket, Talk};
+use crate::talk::{Heard, Line, Marks, Settling, Talk};
+use crate::ways::{Socket, Ways};
 
 const HEADER: &[u8] = b"AMQP\x01\x01\x00\x0a";
 const CHANNEL: u16 = 1;
@@ -79,9 +80,9 @@ struct Arriving {
 }
 
 impl Wire010 {
-    pub fn connect(network: &Network, address: SocketAddr, random: &mut Random) -> Self {
+    pub fn connect(ways: &Ways, address: SocketAddr, random: &mut Random) -> Self {
         Wire010 {
-            socket: Socket::connect(network, address, HEADER),
+            socket: Socket::connect(ways, address, HEADER, random),
             greeted: false,
             frame_max: if random.chance(500_000) { 4096 } else { 65_535 },
             session: format!("s{}", random.next_u64()),
@@ -182,9 +183,12 @@ impl Wire010 {
                 },
             ),
             Control::ConnectionTune(tune) => {
+                let most = tune.max_frame_size.unwrap_or(u16::MAX);
+                assert!(u32::from(most) <= self.socket.largest_frame_bytes(), "frames of {most} bytes");
+                self.frame_max = self.frame_max.min(most);
                 let max_frame_size = Some(self.frame_max);
-                let channel_max = tune.channel_max;
-                self.control(0, ConnectionTuneOk { channel_max, max_frame_size, heartbeat: None });
+                let (channel_max, heartbeat) = (tune.channel_max, Some(self.socket.tune()));
+                self.control(0, ConnectionTuneOk { channel_max, max_frame_size, heartbeat });
                 let open = ConnectionOpen { virtual_host: Some(b"/"), ..ConnectionOpen::default() };
                 self.control(0, open);
             }
@@ -372,6 +376,9 @@ impl Talk for Wire010 {
     fn pump(&mut self, most: usize, heard: &mut Vec<Heard>) -> Line {
         self.socket.receive(most);
         self.understand(heard);
+        if self.socket.is_quiet() {
+            self.control(0, ConnectionHeartbeat {});
+        }
         self.socket.send();
         self.socket.line()
     }
@@ -381,7 +388,7 @@ impl Talk for Wire010 {
     }
 
     fn unsent(&self) -> usize {
-        self.socket.output.len()
+        self.socket.unsent()
     }
 
     fn reset(self: Box<Self>) {
