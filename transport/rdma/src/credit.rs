@@ -31,6 +31,13 @@ impl Credit {
         self.owed + fresh >= self.tell_at && self.transmit > 0
     }
 
+    /// Whether `fresh` more receives should be posted for a message that goes anyway: several at once cost no more, and the
+    /// other side has most of its credit yet.
+    pub(crate) fn is_worth_telling(&self, fresh: u32) -> bool {
+        let may_wait = self.transmit > 1 && fresh * 2 < self.tell_at;
+        self.transmit > 0 && !may_wait
+    }
+
     /// Whether any message may go.
     pub(crate) fn may_tell(&self) -> bool {
         self.transmit > 0

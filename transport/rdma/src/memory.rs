@@ -206,6 +206,11 @@ impl Outbox {
         self.is_direct = true;
     }
 
+    /// Whether some of the block does so that [`Outbox::next`] lies in.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
     /// So many bytes of [`Outbox::next`] are in messages. Gives the block when that was all of it, and whether one of
     /// them goes from where it lies.
     pub(crate) fn posted(&mut self, count: usize) -> Option<(Block, bool)> {

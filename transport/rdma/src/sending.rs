@@ -23,8 +23,9 @@ impl<D: Device> Side<D> {
         if !matches!(conn.state, State::Open | State::Closing) {
             return;
         }
-        let talks = conn.outbox.pending() > 0 && conn.credit.may_tell();
-        if !conn.fresh.is_empty() && (talks || conn.credit.should_tell(conn.fresh.len() as u32)) {
+        let fresh = conn.fresh.len() as u32;
+        let goes_along = conn.outbox.pending() > 0 && conn.credit.is_worth_telling(fresh);
+        if fresh > 0 && (goes_along || conn.credit.should_tell(fresh)) {
             self.post_fresh(index);
         }
         if let Err(error) = self.gather(index) {
@@ -188,7 +189,8 @@ impl<D: Device> Side<D> {
             log::warn!("no more memory can be locked for RDMA: {error}; raise `ulimit -l`");
             error.raw_os_error().unwrap_or(libc::ENOMEM)
         };
-        if len < DIRECT_BYTES {
+        // The rest of what goes from where it lies does so, too: its block is kept anyway.
+        if len < DIRECT_BYTES && !conn.outbox.is_direct() {
             return memory.chunks.take(device, conn.port).map(Way::Chunk).map_err(failed);
         }
         if let Some(key) = memory.blocks.key(conn.outbox.block(), device, conn.port) {
