@@ -40,7 +40,7 @@ pub use file::{FileDone, FileId, FileOperation};
 pub use idle::{Idle, IdleStrategy};
 pub use memory::AlignedBuf;
 pub use open::{AnyTransport, IoChoice, open};
-pub use types::{Close, CloseReason, Config, ConnId, Detached, Event, ListenerId, RecvBuf, Wait};
+pub use types::{Close, CloseReason, Config, ConnId, Detached, Event, ListenerId, RdmaCounts, RecvBuf, Wait};
 pub use uring::{UringRefused, UringTransport};
 
 /// Makes the transport's thread leave its wait. Cheap to clone, usable from any thread.
@@ -96,6 +96,11 @@ pub trait Transport {
 
     /// The longest AMQP frame that a connection can carry, in bytes; `None` where it carries a stream.
     fn largest_frame_bytes(&self, _conn: ConnId) -> Option<u32> {
+        None
+    }
+
+    /// What connections over RDMA have done; `None` where there can be none.
+    fn rdma_counts(&self) -> Option<RdmaCounts> {
         None
     }
 

@@ -115,6 +115,47 @@ pub enum Event {
     Woken,
 }
 
+/// What connections over RDMA have done so far, and what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RdmaCounts {
+    /// Connections that exist, those that are being made or flushed included.
+    pub connections: u64,
+    /// Bytes of memory that are locked for them.
+    pub locked_bytes: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Messages sent, those that only grant credit included.
+    pub sends: u64,
+    /// Those of them that tell their end.
+    pub signaled: u64,
+    /// Those that went inline.
+    pub inline: u64,
+    /// Those that only grant credit.
+    pub grants: u64,
+    /// Times that sends were posted.
+    pub send_posts: u64,
+    /// Messages received.
+    pub receives: u64,
+    /// Times that receives were posted.
+    pub receive_posts: u64,
+    /// Bytes of data sent, without what goes with each message.
+    pub sent_bytes: u64,
+    /// Bytes of data received, likewise.
+    pub received_bytes: u64,
+    /// Times that output had to wait for the peer's credit.
+    pub credit_stalls: u64,
+    /// Completions taken.
+    pub completions: u64,
+    /// Bytes of output that were copied before they were sent.
+    pub copied_bytes: u64,
+    /// Bytes of output that were sent from where they were written.
+    pub direct_bytes: u64,
+    /// Connections refused: by what they asked for, or because there were too many.
+    pub refused: u64,
+    /// Those who asked to connect here and were handed over to other threads.
+    pub handed_over: u64,
+}
+
 /// How long a turn may wait if nothing has happened yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {

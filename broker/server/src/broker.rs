@@ -311,6 +311,7 @@ impl Running {
             }
         }
         self.log_journals();
+        rdma::log_end(&self.stats());
         if let Some(directory) = self.directory.take()
             && result.is_ok()
             && self.stats().journal_unstored == 0

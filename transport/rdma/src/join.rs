@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use fulmar_transport::{
-    Close, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait, Waker,
+    Close, ConnId, Detached, Event, FileOperation, ListenerId, RdmaCounts, RecvBuf, Transport, Wait, Waker,
 };
 
 use crate::{Device, Inbox, Side};
@@ -251,6 +251,10 @@ impl<T: Transport, D: Device> Transport for Joined<T, D> {
 
     fn largest_frame_bytes(&self, conn: ConnId) -> Option<u32> {
         if is_rdma(conn) { self.side.largest_frame_bytes(own(conn)) } else { None }
+    }
+
+    fn rdma_counts(&self) -> Option<RdmaCounts> {
+        Some(self.side.counts())
     }
 
     fn watch(&mut self, fd: RawFd) -> io::Result<()> {

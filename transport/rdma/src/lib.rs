@@ -29,7 +29,7 @@ mod wire;
 pub use device::Device;
 pub use join::Joined;
 pub use side::{
-    ACCEPT_CREDIT, CONNECT_CREDIT, Counts, DIRECT_BYTES, MESSAGE_BYTES, MOST_LOCKED_OUTPUT_BYTES, SEND_DEPTH,
+    ACCEPT_CREDIT, CONNECT_CREDIT, DIRECT_BYTES, MESSAGE_BYTES, MOST_LOCKED_OUTPUT_BYTES, SEND_DEPTH,
     SIGNAL_EVERY, Side,
 };
 pub use spread::{Door, Inbox, door};

@@ -125,6 +125,7 @@ impl<D: Device> Side<D> {
         match conn.state {
             State::Accepting => {
                 conn.is_known = true;
+                self.counts.accepted += 1;
                 let listener = ListenerId(conn.listener.unwrap_or_default());
                 events.push(Event::Accepted { listener, conn: id, peer: conn.peer, local: conn.local });
             }

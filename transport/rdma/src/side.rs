@@ -14,7 +14,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-use fulmar_transport::{Close, CloseReason, Config, ConnId, Event, RecvBuf};
+use fulmar_transport::{Close, CloseReason, Config, ConnId, Event, RdmaCounts, RecvBuf};
 use slab::Slab;
 
 use crate::conn::{Conn, State};
@@ -47,41 +47,6 @@ const OFFER: Terms = Terms { message_bytes: MESSAGE_BYTES, credit: CONNECT_CREDI
 pub(crate) const HANDSHAKE_NS: u64 = 10_000_000_000;
 /// How long the device may take to flush what was under way.
 pub(crate) const FLUSH_NS: u64 = 2_000_000_000;
-
-/// What was done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages sent, those that only grant credit included.
-    pub sends: u64,
-    /// Those of them that tell their end.
-    pub signaled: u64,
-    /// Those that went inline.
-    pub inline: u64,
-    /// Those that only grant credit.
-    pub grants: u64,
-    /// Times that sends were posted.
-    pub send_posts: u64,
-    /// Messages received.
-    pub receives: u64,
-    /// Times that receives were posted.
-    pub receive_posts: u64,
-    /// Bytes of data sent, without what goes with each message.
-    pub sent_bytes: u64,
-    /// Bytes of data received, likewise.
-    pub received_bytes: u64,
-    /// Times that output had to wait for the peer's credit.
-    pub credit_stalls: u64,
-    /// Completions taken.
-    pub completions: u64,
-    /// Bytes of output that were copied before they were sent.
-    pub copied_bytes: u64,
-    /// Bytes of output that were sent from where they were written.
-    pub direct_bytes: u64,
-    /// Connections refused: by what they asked for, or because there were too many.
-    pub refused: u64,
-    /// Those who asked to connect here and were handed over to other threads.
-    pub handed_over: u64,
-}
 
 /// What a port's connections use.
 pub(crate) struct Memory {
@@ -155,7 +120,7 @@ pub struct Side<D: Device> {
     pub(crate) spent: Vec<(u8, Block)>,
     pub(crate) receives: Vec<ReceiveRequest>,
     pub(crate) trailers: Box<[[u8; TRAILER_BYTES]; SEND_DEPTH as usize]>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: RdmaCounts,
     /// Why the last that was asked for was refused.
     pub(crate) refusal: Option<String>,
 }
@@ -190,7 +155,7 @@ impl<D: Device> Side<D> {
             spent: Vec::new(),
             receives: Vec::new(),
             trailers: Box::new([[0; TRAILER_BYTES]; SEND_DEPTH as usize]),
-            counts: Counts::default(),
+            counts: RdmaCounts::default(),
             refusal: None,
         }
     }
@@ -397,9 +362,10 @@ impl<D: Device> Side<D> {
         self.refusal.as_deref()
     }
 
-    /// What was done so far.
-    pub fn counts(&self) -> Counts {
-        self.counts
+    /// What was done so far, and what there is.
+    pub fn counts(&self) -> RdmaCounts {
+        let (connections, locked_bytes) = (self.conns.len() as u64, self.locked_bytes() as u64);
+        RdmaCounts { connections, locked_bytes, ..self.counts }
     }
 
     /// Memory that is locked, in bytes.

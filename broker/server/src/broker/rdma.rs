@@ -9,6 +9,7 @@ use fulmar_rdma::{Door, Inbox, Joined, Side, VerbsDevice, door};
 use fulmar_transport::{AnyTransport, Config, ListenerId};
 
 use crate::settings::Settings;
+use crate::worker::Stats;
 
 /// What a shard has to do with it.
 pub(super) struct Share {
@@ -117,6 +118,29 @@ impl Opened {
         joined.open_inbox(self.inbox);
         Ok((joined, self.listeners))
     }
+}
+
+/// What the connections have done, in one line for all shards.
+pub(super) fn log_end(stats: &Stats) {
+    if stats.rdma_accepted == 0 {
+        return;
+    }
+    log::info!(
+        "rdma: {} connections, {} refused; {} messages of {} bytes sent, {} of them told their end, {} of {} bytes received; \
+         {} posts, {} completions, {} waits for credit; {} bytes copied; {} KiB locked",
+        stats.rdma_accepted,
+        stats.rdma_refused,
+        stats.rdma_sends,
+        stats.rdma_sent_bytes,
+        stats.rdma_signaled,
+        stats.rdma_receives,
+        stats.rdma_received_bytes,
+        stats.rdma_posts,
+        stats.rdma_completions,
+        stats.rdma_credit_stalls,
+        stats.rdma_copied_bytes,
+        stats.rdma_locked_bytes >> 10,
+    );
 }
 
 fn explain(error: &io::Error) -> String {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fulmar_protocol::Counters as ConnectionCounters;
+use fulmar_transport::RdmaCounts;
 
 /// A number that only its shard's thread changes.
 #[derive(Debug, Default)]
@@ -119,6 +120,32 @@ counters! {
     congestions,
     /// Bytes of messages held.
     memory_bytes,
+    /// Of the connections over RDMA, as they were not long ago: accepted so far.
+    rdma_accepted,
+    /// Refused so far.
+    rdma_refused,
+    /// There now, those that are being made or flushed included.
+    rdma_connections,
+    /// Bytes of memory locked for them.
+    rdma_locked_bytes,
+    /// Bytes received over them.
+    rdma_received_bytes,
+    /// Bytes sent over them.
+    rdma_sent_bytes,
+    /// Messages of RDMA sent.
+    rdma_sends,
+    /// Those of them that told their end.
+    rdma_signaled,
+    /// Messages of RDMA received.
+    rdma_receives,
+    /// Times that the doorbell was rung: for sends and for receives.
+    rdma_posts,
+    /// Completions taken.
+    rdma_completions,
+    /// Bytes that were copied before they were sent.
+    rdma_copied_bytes,
+    /// Times that output had to wait for the peer's credit.
+    rdma_credit_stalls,
     /// Times that the journal had no space for more.
     journal_full,
     /// Journals that have failed.
@@ -128,6 +155,27 @@ counters! {
 }
 
 impl Counters {
+    /// Shows what connections over RDMA have done.
+    pub(super) fn set_rdma(&self, rdma: &RdmaCounts) {
+        for (counter, count) in [
+            (&self.rdma_accepted, rdma.accepted),
+            (&self.rdma_refused, rdma.refused),
+            (&self.rdma_connections, rdma.connections),
+            (&self.rdma_locked_bytes, rdma.locked_bytes),
+            (&self.rdma_received_bytes, rdma.received_bytes),
+            (&self.rdma_sent_bytes, rdma.sent_bytes),
+            (&self.rdma_sends, rdma.sends),
+            (&self.rdma_signaled, rdma.signaled),
+            (&self.rdma_receives, rdma.receives),
+            (&self.rdma_posts, rdma.send_posts + rdma.receive_posts),
+            (&self.rdma_completions, rdma.completions),
+            (&self.rdma_copied_bytes, rdma.copied_bytes),
+            (&self.rdma_credit_stalls, rdma.credit_stalls),
+        ] {
+            counter.set(count);
+        }
+    }
+
     /// Adds what was counted on a connection that has ended.
     pub(super) fn add_connection(&self, connection: &ConnectionCounters) {
         self.published.add(connection.published);

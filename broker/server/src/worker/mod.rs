@@ -53,6 +53,8 @@ use stop::Stop;
 /// Answers larger than this are not kept room for.
 const KEEP_SCRATCH_BYTES: usize = 1 << 20;
 const MS: u64 = 1_000_000;
+/// Turns without a wait after which is shown what RDMA connections have done.
+const TURNS_PER_SHOW: u64 = 64;
 
 /// What a worker is made with, besides its transport and its shard.
 #[derive(Clone, Debug)]
@@ -276,6 +278,9 @@ impl<T: Transport> Worker<T> {
         }
         result?;
         self.counters.turns.add(1);
+        if wait != Wait::Poll || self.counters.turns.get().is_multiple_of(TURNS_PER_SHOW) {
+            self.show_rdma();
+        }
         self.now_ns = self.transport.now_ns();
         self.shard.set_clock(Clock { monotonic_ns: self.now_ns, wall_ms: self.transport.wall_ms() });
 
@@ -304,6 +309,9 @@ impl<T: Transport> Worker<T> {
             self.idle.worked(self.now_ns);
         }
         let progress = self.advance_stop(worked);
+        if progress == Progress::Stopped {
+            self.show_rdma();
+        }
         if progress == Progress::Stopped
             && let Some(store) = &mut self.store
         {
@@ -341,6 +349,12 @@ impl<T: Transport> Worker<T> {
             Event::Detached { conn, detached } => self.detached(conn, *detached),
             // Nothing here connects; a wake-up is seen by the caller.
             Event::Connected { .. } | Event::Woken | Event::Ready => {}
+        }
+    }
+
+    fn show_rdma(&self) {
+        if let Some(counts) = self.transport.rdma_counts() {
+            self.counters.set_rdma(&counts);
         }
     }
 
