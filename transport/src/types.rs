@@ -168,11 +168,15 @@ pub enum Wait {
 /// How to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// Send what was written, shut down, and give the peer a moment to read it.
+    /// Send what was written, shut down, and give the peer a moment to read it, unless it sends on and on.
     Flush,
     /// At once.
     Abort,
 }
+
+/// Bytes of a peer that are thrown away while its connection is closed in order; whoever sends more does not listen, and is
+/// reset.
+pub(crate) const MAX_DISCARDED_BYTES: u32 = 1 << 20;
 
 /// Bounds and sizes of one transport.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{EpollTransport, unwatch};
 use crate::outbox::Outbox;
-use crate::types::Socket;
+use crate::types::{MAX_DISCARDED_BYTES, Socket};
 use crate::{CloseReason, ConnId, Detached, Event, RecvBuf, clock, socket};
 
 /// Where a connection stands.
@@ -41,6 +41,8 @@ pub(super) struct Conn {
     /// On the list of connections to look at.
     pub(super) ready: bool,
     pub(super) send_error: i32,
+    /// Thrown away since it is being closed.
+    pub(super) discarded_bytes: u32,
 }
 
 impl Conn {
@@ -58,6 +60,7 @@ impl Conn {
             dirty: false,
             ready: false,
             send_error: 0,
+            discarded_bytes: 0,
         }
     }
 }
@@ -138,6 +141,11 @@ impl EpollTransport {
                 conn.readable = received as usize == room || conn.ending;
                 if closing {
                     self.free.push(buffer);
+                    conn.discarded_bytes = conn.discarded_bytes.saturating_add(len);
+                    if conn.discarded_bytes > MAX_DISCARDED_BYTES {
+                        let reason = conn.reason.clone();
+                        return self.abort(id.index, reason);
+                    }
                 } else {
                     events.push(Event::Received { conn: id, buf: RecvBuf { id: buffer, offset: 0, len } });
                 }

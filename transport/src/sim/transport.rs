@@ -13,7 +13,7 @@ use super::file::Files;
 use super::network::{Member, SimWaker, Stand};
 use crate::outbox::{Outbox, Pool};
 use crate::slots::Slots;
-use crate::types::Socket;
+use crate::types::{MAX_DISCARDED_BYTES, Socket};
 use crate::{
     Close, CloseReason, Config, ConnId, Detached, Event, FileOperation, ListenerId, RecvBuf, Transport, Wait,
     Waker,
@@ -43,6 +43,8 @@ struct Conn {
     /// The end of the stream was seen; it is told in the next turn, so that what came before can be answered.
     at_end: bool,
     send_error: i32,
+    /// Thrown away since it is being closed.
+    discarded_bytes: u32,
 }
 
 /// [`Transport`] on a [`Network`]. Its turns never block.
@@ -126,6 +128,7 @@ impl SimTransport {
             dirty: false,
             at_end: false,
             send_error: 0,
+            discarded_bytes: 0,
         };
         let id = self.conns.insert(conn).ok()?;
         self.used.push(id.index);
@@ -267,14 +270,15 @@ impl SimTransport {
     fn progress_close(&mut self, index: u32, deadline_ns: u64) {
         let Some(conn) = self.conns.at(index) else { return };
         let mut net = self.network.net.borrow_mut();
-        net.receive(conn.end, usize::MAX);
+        let discarded = net.receive(conn.end, usize::MAX).len() as u32;
+        conn.discarded_bytes = conn.discarded_bytes.saturating_add(discarded);
         let sent = conn.outbox.pending() == 0;
         if sent {
             net.finish(conn.end);
         }
         let end = &net.ends[conn.end];
         let over = matches!(end.stand, Stand::Broken(_)) || (sent && end.finished);
-        let late = net.now_ns >= deadline_ns;
+        let late = net.now_ns >= deadline_ns || conn.discarded_bytes > MAX_DISCARDED_BYTES;
         if over || late {
             if late {
                 net.reset(conn.end);

@@ -7,6 +7,7 @@ use io_uring::cqueue;
 
 use super::conn::{Conn, State};
 use super::{ACCEPT_REST_NS, Op, UringTransport, split_user_data};
+use crate::types::MAX_DISCARDED_BYTES;
 use crate::{CloseReason, ConnId, Event, ListenerId, RecvBuf, clock, socket};
 
 impl UringTransport {
@@ -83,7 +84,15 @@ impl UringTransport {
             return self.spill(id.index, buf);
         }
         if conn.state != State::Open {
-            return self.buffers.recycle(buf.id);
+            self.buffers.recycle(buf.id);
+            conn.discarded_bytes = conn.discarded_bytes.saturating_add(buf.len);
+            if conn.discarded_bytes > MAX_DISCARDED_BYTES
+                && let State::Closing { reason, .. } = &conn.state
+            {
+                let reason = reason.clone();
+                self.abort(id.index, reason);
+            }
+            return;
         }
         if conn.paused {
             self.spill(id.index, buf);

@@ -33,6 +33,8 @@ pub(super) struct Conn {
     pub(super) ended: Option<CloseReason>,
     /// The number of a send's error; the receiving side ends soon, what arrived before is handed out first.
     pub(super) send_error: i32,
+    /// Thrown away since it is being closed.
+    pub(super) discarded_bytes: u32,
     /// Operations that the kernel has.
     pub(super) in_flight: u32,
     pub(super) receiving: bool,
@@ -64,6 +66,7 @@ impl Conn {
             backlog_bytes: 0,
             ended: None,
             send_error: 0,
+            discarded_bytes: 0,
             in_flight: 0,
             receiving: false,
             cancelling: false,

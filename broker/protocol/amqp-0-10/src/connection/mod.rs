@@ -236,7 +236,12 @@ impl Connection {
     /// Ends the connection because of a fault of the peer.
     fn fail(&mut self, cx: &mut Context<'_>, code: CloseCode, text: &str) {
         Fault::Connection(code, String::new()).count(&mut self.link.counters);
+        let is_stranger = matches!(self.phase, Phase::Starting | Phase::Securing | Phase::Authenticating);
         self.send_close(cx, code, text, true);
+        // The answer of a peer that has not logged in is not waited for.
+        if is_stranger && let Some((reason, error)) = self.close_reason.take() {
+            self.close(cx.shard, reason, error);
+        }
     }
 
     /// Writes `connection.close`, and waits for the answer.
