@@ -65,6 +65,9 @@ pub enum Denied {
     /// Too many logins from its address have failed.
     #[error("too many failed logins from {0}")]
     TooManyFailures(std::net::IpAddr),
+    /// Too many passwords wait to be checked, and others go before those from its address.
+    #[error("too many logins wait; this one from {0} was the last")]
+    TooManyWaiting(std::net::IpAddr),
     /// The access control list does not let the user connect from there.
     #[error("user '{0}' may not connect from {1}")]
     Address(String, std::net::IpAddr),
@@ -205,6 +208,22 @@ impl Authority {
             }
             (mechanism, Some(response)) => self.respond(peer, mechanism, response),
         }
+    }
+
+    /// Whether a round takes the checking of a password, which takes tens of milliseconds.
+    pub fn is_costly(&self, mechanism: &str, exchange: Option<&Exchange>, response: Option<&[u8]>) -> bool {
+        let mechanism = match exchange {
+            None => mechanism.parse().ok(),
+            Some(Exchange(State::Named(mechanism))) => Some(*mechanism),
+            Some(_) => None,
+        };
+        let (Some(Mechanism::Plain | Mechanism::AmqPlain), Some(response)) = (mechanism, response) else {
+            return false;
+        };
+        let Some((user, password)) = read_plain(response) else { return false };
+        let user = self.local(user);
+        let is_usual_guest = user == GUEST && self.users.account(user) == Account::Unknown;
+        !is_usual_guest && !self.is_remembered(user, password)
     }
 
     /// Looks at a later round.
@@ -389,8 +408,7 @@ impl Authority {
                 false => Err(Denied::Password(GUEST.to_string())),
             };
         }
-        let proof = self.proof(user, password);
-        if self.remembered.get(user).is_some_and(|known| known.ct_eq(&proof).into()) {
+        if self.is_remembered(user, password) {
             return Ok(user.to_string());
         }
         let is_right = match account {
@@ -408,10 +426,14 @@ impl Authority {
                 if self.remembered.len() >= MAX_REMEMBERED {
                     self.remembered.clear();
                 }
-                self.remembered.insert(user.to_string(), proof);
+                self.remembered.insert(user.to_string(), self.proof(user, password));
                 Ok(user.to_string())
             }
         }
+    }
+
+    fn is_remembered(&self, user: &str, password: &[u8]) -> bool {
+        self.remembered.get(user).is_some_and(|known| known.ct_eq(&self.proof(user, password)).into())
     }
 
     /// What is remembered of a right password: useless without this process's key.

@@ -64,6 +64,11 @@ impl Patience {
         Some(due)
     }
 
+    /// How many logins from an address have failed, those that are forgiven left out as of the last one.
+    pub fn failures(&self, address: IpAddr) -> u32 {
+        self.addresses.get(&address).map_or(0, |record| record.failures)
+    }
+
     /// A login from an address failed.
     pub fn failed(&mut self, address: IpAddr, now: Instant) {
         if self.addresses.len() >= MAX_ADDRESSES && !self.addresses.contains_key(&address) {

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::affinity::be_nice;
 use crate::login::Mailbox;
 use crate::worker::{Handshake, Handshaker, Note};
 
 /// CPUs for each thread, and most threads.
 const CPUS_PER_THREAD: usize = 4;
 const MAX_THREADS: usize = 8;
-/// How much nicer than shards the threads are.
-const NICE: i32 = 5;
 
 struct Question {
     shard: usize,
@@ -69,10 +68,4 @@ fn answer(inbox: &Mutex<Receiver<Question>>, mailboxes: &[Mailbox]) {
             mailbox.waker.wake();
         }
     }
-}
-
-/// Where there are not enough CPUs for everybody, clients that are served go before those that come.
-fn be_nice() {
-    // On Linux this is about the calling thread alone; that it fails changes nothing but turns.
-    let _ = rustix::process::setpriority_process(None, NICE);
 }

@@ -1,13 +1,16 @@
 //! The thread that checks logins: a password check takes tens of milliseconds on purpose, which no shard could spare.
 //!
 //! 1. Who guesses is slowed down, by address; the logins of others go ahead.
-//! 2. A login that its connection has no time left for is refused without being looked at.
-//! 3. It notices files that change, of users and of permissions, and tells the shards of rules that have.
+//! 2. What costs no password check is answered before all that does; these wait in a [line](line) of a bounded length.
+//! 3. A login that its connection has no time left for is not looked at.
+//! 4. It notices files that change, of users and of permissions, and tells the shards of rules that have.
+
+mod line;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,10 +21,14 @@ use fulmar_policy::{Authority, Denied, Mechanism, Peer, Round};
 use fulmar_protocol::{Accepted, Config as ProtocolConfig, Login, LoginAnswer};
 use fulmar_transport::{ConnId, Waker};
 
+use crate::affinity::be_nice;
 use crate::broker::StartError;
 use crate::settings::Settings;
 use crate::worker::{Authenticator, Note};
+use line::{Line, Next};
 
+/// Questions taken between two password checks, at most.
+const MAX_TAKEN: usize = 1000;
 /// How long a changed file may go unnoticed while nobody logs in.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -30,6 +37,7 @@ struct Question {
     conn: ConnId,
     peer: Peer,
     login: Box<Login>,
+    asked: Instant,
 }
 
 /// A question that has to wait for its turn; the first one due is the greatest.
@@ -123,7 +131,7 @@ impl Authenticator for Asker {
     }
 
     fn check(&mut self, conn: ConnId, peer: &Peer, login: Box<Login>) -> Option<LoginAnswer> {
-        let question = Question { shard: self.shard, conn, peer: peer.clone(), login };
+        let question = Question { shard: self.shard, conn, peer: peer.clone(), login, asked: Instant::now() };
         match self.questions.send(question) {
             Ok(()) => None,
             Err(_) => {
@@ -180,6 +188,7 @@ pub fn spawn(
         mailboxes,
         patience: Patience::default(),
         later: BinaryHeap::new(),
+        line: Line::default(),
         numbers: 0,
         looked: Instant::now(),
     };
@@ -194,6 +203,8 @@ struct Desk {
     mailboxes: Vec<Mailbox>,
     patience: Patience,
     later: BinaryHeap<Later>,
+    /// Passwords to be checked.
+    line: Line<Question>,
     numbers: u64,
     /// When files were last looked at.
     looked: Instant,
@@ -201,50 +212,103 @@ struct Desk {
 
 impl Desk {
     fn run(&mut self, questions: &Receiver<Question>) {
+        be_nice();
         loop {
             let due = self.later.peek().map(|later| later.due.saturating_duration_since(Instant::now()));
-            match questions.recv_timeout(due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)) {
+            let wait =
+                if self.line.is_empty() { due.unwrap_or(LOOK_EVERY).min(LOOK_EVERY) } else { Duration::ZERO };
+            match questions.recv_timeout(wait) {
                 Ok(question) => self.take(question),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let now = Instant::now();
-            if now.duration_since(self.looked) >= LOOK_EVERY {
+            for _ in 0..MAX_TAKEN {
+                match questions.try_recv() {
+                    Ok(question) => self.take(question),
+                    Err(TryRecvError::Empty) => break,
+                    // Who still waits is told nothing: the broker is stopping.
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if self.looked.elapsed() >= LOOK_EVERY {
                 self.look_at_files();
             }
-            while self.later.peek().is_some_and(|later| later.due <= now) {
-                let Some(later) = self.later.pop() else { break };
-                self.answer(later.question);
-            }
+            self.bring_back();
+            self.check_next();
         }
     }
 
-    /// Answers a question now, or when its turn has come. A login that is under way goes on at once.
+    /// Answers a question, or gives it its place among those that wait.
     fn take(&mut self, question: Question) {
+        if self.is_costly(&question) {
+            return self.line_up(question, false);
+        }
         let now = Instant::now();
         if question.login.exchange.is_some() {
             return self.answer(question);
         }
-        let address = question.peer.address;
-        match self.patience.turn(address, now, self.checks.patience) {
+        match self.patience.turn(question.peer.address, now, self.checks.patience) {
             Some(due) if due <= now => self.answer(question),
-            Some(due) => {
-                self.numbers += 1;
-                self.later.push(Later { due, number: self.numbers, question });
-            }
-            None => {
-                let Question { shard, conn, .. } = question;
-                let answer = LoginAnswer::Refused(Denied::TooManyFailures(address).to_string());
-                self.mailboxes[shard].tell(Note::Login { conn, answer });
+            Some(due) => self.put_off(due, question),
+            None => self.refuse(question, &Denied::TooManyFailures),
+        }
+    }
+
+    fn is_costly(&self, question: &Question) -> bool {
+        let Login { mechanism, response, exchange, .. } = question.login.as_ref();
+        let exchange = exchange.as_ref().and_then(|exchange| exchange.downcast_ref());
+        self.checks.authority.is_costly(mechanism, exchange, response.as_deref())
+    }
+
+    fn line_up(&mut self, question: Question, has_paused: bool) {
+        let from = (question.peer.address, question.asked);
+        if let Some(last) = self.line.push(question, from, has_paused, &self.patience) {
+            self.refuse(last, &Denied::TooManyWaiting);
+        }
+    }
+
+    fn put_off(&mut self, due: Instant, question: Question) {
+        self.numbers += 1;
+        self.later.push(Later { due, number: self.numbers, question });
+    }
+
+    fn refuse(&self, question: Question, why: &dyn Fn(std::net::IpAddr) -> Denied) {
+        let Question { shard, conn, peer, .. } = question;
+        let answer = LoginAnswer::Refused(why(peer.address).to_string());
+        self.mailboxes[shard].tell(Note::Login { conn, answer });
+    }
+
+    /// Those whose pause is over.
+    fn bring_back(&mut self) {
+        let now = Instant::now();
+        while self.later.peek().is_some_and(|later| later.due <= now) {
+            let Some(Later { question, .. }) = self.later.pop() else { break };
+            if self.is_costly(&question) { self.line_up(question, true) } else { self.answer(question) }
+        }
+    }
+
+    /// Checks one password, if any waits.
+    fn check_next(&mut self) {
+        // Those that are put off or refused cost nothing.
+        while let Some(next) = self.line.next(&mut self.patience, Instant::now(), self.checks.patience) {
+            match next {
+                Next::Check(question) => return self.answer(question),
+                Next::Later(due, question) => self.put_off(due, question),
+                Next::Refuse(question) => self.refuse(question, &Denied::TooManyFailures),
             }
         }
     }
 
     fn answer(&mut self, question: Question) {
         self.look_at_files();
-        let Question { shard, conn, peer, login } = question;
+        let Question { shard, conn, peer, login, .. } = question;
         let answer = match self.look_at(&peer, *login) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                if matches!(answer, LoginAnswer::Accepted(_)) {
+                    self.line.befriend(peer.address);
+                }
+                answer
+            }
             Err(denied) => {
                 self.patience.failed(peer.address, Instant::now());
                 match denied {
