@@ -12,6 +12,7 @@
 //! * [`run`], [`builtin`], [`overrides`]: the workloads by name and their changes; [`table`], [`hlog`]: what is printed and
 //!   logged. [`sweep`]: the highest rate under a limit. [`ceiling`], [`processes`]: what the load generator itself can do, and more of it.
 //! * [`disk`]: what a disk takes and how long it makes one wait, without a broker.
+//! * [`disturb`]: what handshakes, slow clients and floods of logins cost others.
 //! * [`scale`]: many connections, many declarations, a large deletion beside traffic.
 
 pub mod broker;
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod columns;
 pub mod compare;
 pub mod disk;
+pub mod disturb;
 pub mod draw;
 pub mod driver;
 pub mod floor;
@@ -137,6 +139,8 @@ enum Command {
     /// Runs workloads against several brokers in turn, interleaved: medians, spread and ratios. Exits with 1 if messages
     /// were lost, refused, doubled or reordered.
     Compare(compare::CompareArgs),
+    /// What a nuisance costs others: TLS handshakes, clients that say little or too much, wrong passwords.
+    Disturb(Box<disturb::DisturbArgs>),
     /// Makes a page with tables and plots of results.
     Report(page::ReportArgs),
     /// Compares two results and says what changed beyond the noise. Exits with 0 if nothing is worse, with 1 if
@@ -211,6 +215,7 @@ fn dispatch(args: BenchArgs) -> Result<ExitCode, BenchError> {
         Command::Declare(args) => scale::declare(&args).map(|report| done(&report, json)),
         Command::DeleteStall(args) => scale::delete_stall(&args).map(|report| done(&report, json)),
         Command::Compare(args) => compare::run(&args, json),
+        Command::Disturb(args) => disturb::run(&args, json),
         Command::Report(args) => page::run(&args),
         Command::Regress(args) => Ok(regress::run(&args, json)),
     }

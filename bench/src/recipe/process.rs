@@ -75,6 +75,8 @@ pub struct Running {
     pub greeting: Greeting,
     /// Where it is.
     pub url: Url,
+    /// Its port without TLS.
+    pub plain_port: u16,
     /// The arguments that it was started with, without what changes with every start.
     pub options: String,
     // In the order in which they end: the broker, what it needs, its files.
@@ -167,7 +169,7 @@ fn launch(
     let port = tls.map_or(place.port, |secured| secured.port);
     let tls = tls.map(|secured| Box::new(secured.client()));
     let url = Url { protocol, port, tls, ..Url::default() };
-    Ok(Running { greeting, url, options, broker, needed: started, directory })
+    Ok(Running { greeting, url, plain_port: place.port, options, broker, needed: started, directory })
 }
 
 /// Arguments with names in place of ports and directories.

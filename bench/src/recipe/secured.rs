@@ -29,6 +29,8 @@ impl Secured {
         openssl.args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
         openssl.args(["-days", "2", "-subj", "/CN=localhost", "-addext"]);
         openssl.arg("subjectAltName=DNS:localhost,IP:127.0.0.1");
+        // Not everybody believes a broker whose certificate is one for issuing others.
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.arg("-keyout").arg(&secured.key).arg("-out").arg(&secured.certificate);
         let output = openssl.stdin(Stdio::null()).output()?;
         match output.status.success() {

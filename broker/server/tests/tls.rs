@@ -99,6 +99,12 @@ fn a_broker_that_should_not_be_believed_is_not() {
     };
     let error = said(options(Protocol::Amqp091, tls_port(&start(old)), office.client()));
     assert!(error.contains("its certificate has expired"), "{error}");
+    let issuing = fulmar_tls::Options {
+        certificates: vec![office.issue_issuer("localhost", 3)],
+        ..fulmar_tls::Options::default()
+    };
+    let error = said(options(Protocol::Amqp091, tls_port(&start(issuing)), office.client()));
+    assert!(error.contains("its certificate is one for issuing others"), "{error}");
     let by_address =
         Options { host: "127.0.0.1".into(), ..options(Protocol::Amqp091, port, office.client()) };
     assert!(said(by_address).contains("its certificate is for another host"));

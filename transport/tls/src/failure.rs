@@ -92,6 +92,9 @@ fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Res
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             write!(f, "its certificate is for another host: {error}")
         }
+        CertificateError::Other(error) if error.to_string() == "CaUsedAsEndEntity" => {
+            f.write_str("its certificate is one for issuing others (CA:TRUE), and not one to show")
+        }
         CertificateError::Other(error) => write!(f, "its certificate is not accepted: {error}"),
         error => write!(f, "its certificate is not accepted: {error}"),
     }

@@ -49,6 +49,11 @@ impl Office {
         })
     }
 
+    /// The same of one that is for issuing others, as openssl makes them when nothing else is said.
+    pub fn issue_issuer(&self, name: &str, serial: u64) -> PathBuf {
+        self.issue_with(name, serial, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))
+    }
+
     fn issue_with(&self, name: &str, serial: u64, change: impl FnOnce(&mut CertificateParams)) -> PathBuf {
         let mut params = CertificateParams::new(vec![name.to_string()]).unwrap();
         params.distinguished_name = DistinguishedName::new();
