@@ -138,3 +138,22 @@ fn connections_of_an_address_and_of_a_user_are_bounded() {
         eventually("a place is given back", || login().is_some());
     }
 }
+
+#[test]
+fn queues_of_a_user_are_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("acl");
+    fs::write(&list, "quota queues 2 guest@QPID\nacl allow all all\n").unwrap();
+    for options in [["--acl-file", text(&list)], ["--max-queues-per-user", "2"]] {
+        let program = Program::serve(&[&options[..], &["--shards", "2"]].concat());
+        assert!(may_declare(&program, b"a").is_ok() && may_declare(&program, b"b").is_ok());
+        let (code, why) = may_declare(&program, b"c").unwrap_err();
+        assert_eq!((code, &why[..]), (403, "ACCESS_REFUSED - user 'guest@QPID' has 2 queues already"));
+        assert_eq!(may_declare(&program, b"a"), Ok(()), "which is there already");
+        let mut client = Client::open(program.addr);
+        client
+            .send(1, &Method::QueueDelete { queue: b"a", if_unused: false, if_empty: false, no_wait: false });
+        assert!(matches!(client.frame().method(), Method::QueueDeleteOk { .. }));
+        assert_eq!(may_declare(&program, b"c"), Ok(()));
+    }
+}
