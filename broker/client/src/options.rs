@@ -113,7 +113,7 @@ pub struct Options {
     pub user: String,
     /// Password.
     pub password: Secret,
-    /// How to log in; `None` for [`Mechanism::Plain`].
+    /// How to log in; `None` for [`Mechanism::Plain`] or, where a broker does not offer that, [`Mechanism::ScramSha256`].
     pub mechanism: Option<Mechanism>,
     /// Virtual host.
     pub virtual_host: String,
@@ -173,8 +173,8 @@ impl Default for Options {
 
 impl Options {
     /// From `amqp://user:password@host:port/virtual-host`, with
-    /// `?heartbeat=seconds&connection_timeout=milliseconds&name=text&mechanism=PLAIN` after it, `ANONYMOUS` and
-    /// `EXTERNAL` being the other mechanisms. All but the scheme and the host may be left out. Reserved characters are
+    /// `?heartbeat=seconds&connection_timeout=milliseconds&name=text&mechanism=PLAIN` after it,
+    /// `SCRAM-SHA-256`, `ANONYMOUS` and `EXTERNAL` being the other mechanisms. All but the scheme and the host may be left out. Reserved characters are
     /// percent-encoded: the virtual host `/` is `%2F`, or no path at all. The scheme names protocol and carrier: `amqp`
     /// is AMQP 0-9-1 over TCP, `amqp0-10` AMQP 0-10 over TCP, `rdma` and `rdma0-10` are the same over RDMA.
     /// `transport=rdma,tcp` tries one after the other.

@@ -46,6 +46,21 @@ fn text(value: &str) -> Value {
 }
 
 #[tokio::test]
+async fn a_password_is_proven_where_it_would_not_be_shown() {
+    let offered = vec!["SCRAM-SHA-256".parse().unwrap()];
+    let settings = Settings { sasl_mechanisms: offered, ..Settings::in_process() };
+    let broker = Broker::start(&settings).expect("the broker starts");
+    for protocol in [Protocol::Amqp010, Protocol::Amqp091] {
+        let options = Options { protocol, ..options(&broker) }.without_reconnect();
+        let connection = Connection::open(options.clone()).await.expect("the broker lets us in");
+        connection.close().await.unwrap();
+        let wrong = Options { password: fulmar_client::Secret("wrong".into()), ..options };
+        let error = Connection::open(wrong).await.unwrap_err();
+        assert!(matches!(error, Error::Login { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn messages_arrive_with_everything_they_carry() {
     let broker = start();
     let (connection, channel) = open(&broker).await;

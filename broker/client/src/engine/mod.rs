@@ -6,6 +6,7 @@
 pub(crate) mod amqp_0_10;
 pub(crate) mod amqp_0_9_1;
 mod login;
+mod scram;
 #[cfg(test)]
 mod tests;
 

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use fulmar_amqp_0_10::codec::frame::MIN_FRAME_MAX_BYTES;
 use fulmar_amqp_0_10::codec::table::{
-    ConnectionClose, ConnectionCloseOk, ConnectionOpen, ConnectionStart, ConnectionStartOk, ConnectionTune,
-    ConnectionTuneOk,
+    ConnectionClose, ConnectionCloseOk, ConnectionOpen, ConnectionSecureOk, ConnectionStart,
+    ConnectionStartOk, ConnectionTune, ConnectionTuneOk,
 };
 use fulmar_amqp_0_10::codec::value::encode_map;
 use fulmar_amqp_0_10::codec::{Control, MapRef, Value};
 
 use super::{CONNECTION, Engine, Phase, lossy, unexpected};
 use crate::Error;
-use crate::engine::{Event, login};
+use crate::engine::Event;
+use crate::engine::login::{self, Login};
 
 impl Engine {
     pub(super) fn connection_control(
@@ -25,7 +26,13 @@ impl Engine {
                 self.start_ok(start)?;
                 self.phase = Phase::AwaitTune;
             }
+            (Phase::AwaitTune, Control::ConnectionSecure(secure)) => {
+                let login = self.login.as_mut().ok_or_else(|| unexpected("connection.secure"))?;
+                let response = login.answer(&self.options, secure.challenge.unwrap_or_default())?;
+                self.out.control(CONNECTION, ConnectionSecureOk { response: Some(&response) });
+            }
             (Phase::AwaitTune, Control::ConnectionTune(tune)) => {
+                self.login = None;
                 self.tune(*tune);
                 self.phase = Phase::AwaitOpenOk;
             }
@@ -53,8 +60,8 @@ impl Engine {
         let name = |value: Value<'_>| value.to_core().ok()?.as_bytes().map(<[u8]>::to_vec);
         let offered: Vec<Vec<u8>> = offered.iter().flatten().filter_map(name).collect();
         let offered: Vec<&[u8]> = offered.iter().map(Vec::as_slice).collect();
-        let mechanism = login::choose(&self.options, &offered)?;
-        let response = mechanism.response(&self.options);
+        let login = Login::new(&self.options, &offered)?;
+        let response = login.first(&self.options);
 
         let process = std::env::args_os().next().unwrap_or_default();
         let process = std::path::Path::new(&process).file_name().unwrap_or_default().to_string_lossy();
@@ -73,11 +80,12 @@ impl Engine {
         encode_map(entries, &mut properties);
         let start_ok = ConnectionStartOk {
             client_properties: Some(MapRef::new(&properties)),
-            mechanism: Some(mechanism.name().as_bytes()),
+            mechanism: Some(login.mechanism().as_bytes()),
             response: Some(&response),
             locale: Some(b"en_US"),
         };
         self.out.control(CONNECTION, start_ok);
+        self.login = Some(login);
         Ok(())
     }
 

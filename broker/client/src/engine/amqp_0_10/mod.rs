@@ -27,6 +27,7 @@ use fulmar_amqp_0_10::codec::{CodecError, Control, FrameError, ProtocolHeader, S
 
 use self::output::Output;
 use self::session::{End, Session};
+use super::login::Login;
 use super::{Event, Heart};
 use crate::message::Publish;
 use crate::request::{Request, Settle};
@@ -57,6 +58,8 @@ enum Phase {
 pub(crate) struct Engine {
     options: Options,
     phase: Phase,
+    /// While it is going on.
+    login: Option<Login>,
     out: Output,
     channel_max: u16,
     heart: Heart,
@@ -78,6 +81,7 @@ impl Engine {
         let random = || RandomState::new().hash_one(0);
         Engine {
             options,
+            login: None,
             phase: Phase::AwaitHeader,
             out: Output::new(),
             channel_max: 0,

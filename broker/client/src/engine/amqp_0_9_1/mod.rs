@@ -14,7 +14,7 @@ use fulmar_amqp_0_9_1::codec::{CodecError, Method, PROTOCOL_HEADER, TableRef, fa
 use fulmar_core::{Table, Value};
 
 use self::requests::method_of;
-use super::login::{self, Mechanism};
+use super::login::{self, Login};
 use super::{Event, Heart};
 use crate::message::{Message, Publish};
 use crate::request::{QueueInfo, Reply, Request, Settle};
@@ -38,6 +38,8 @@ enum Phase {
 pub(crate) struct Engine {
     options: Options,
     phase: Phase,
+    /// While it is going on.
+    login: Option<Login>,
     /// What to send.
     out: Vec<u8>,
     frame_max: u32,
@@ -70,6 +72,7 @@ impl Engine {
             frame_max: options.frame_max_bytes.max(MIN_FRAME_MAX_BYTES),
             options,
             phase: Phase::AwaitStart,
+            login: None,
             out: PROTOCOL_HEADER.to_vec(),
             channel_max: 0,
             heart: Heart::new(now),
@@ -228,10 +231,18 @@ impl Engine {
         match (self.phase, method) {
             (Phase::AwaitStart, Method::ConnectionStart { mechanisms, .. }) => {
                 let offered: Vec<&[u8]> = mechanisms.split(|&byte| byte == b' ').collect();
-                self.start_ok(login::choose(&self.options, &offered)?);
+                let login = Login::new(&self.options, &offered)?;
+                self.start_ok(&login);
+                self.login = Some(login);
                 self.phase = Phase::AwaitTune;
             }
+            (Phase::AwaitTune, Method::ConnectionSecure { challenge }) => {
+                let login = self.login.as_mut().ok_or_else(|| unexpected("connection.secure"))?;
+                let response = login.answer(&self.options, challenge)?;
+                Method::ConnectionSecureOk { response: &response }.encode(0, &mut self.out);
+            }
             (Phase::AwaitTune, Method::ConnectionTune { channel_max, frame_max, heartbeat }) => {
+                self.login = None;
                 self.tune(channel_max, frame_max, heartbeat);
                 self.phase = Phase::AwaitOpenOk;
             }
@@ -264,7 +275,7 @@ impl Engine {
         Ok(())
     }
 
-    fn start_ok(&mut self, mechanism: Mechanism) {
+    fn start_ok(&mut self, login: &Login) {
         let mut capabilities = Table::default();
         for name in [
             "publisher_confirms",
@@ -287,10 +298,10 @@ impl Engine {
         properties.set(b"capabilities", Value::Table(capabilities));
         let mut encoded = Vec::new();
         encode_table(&properties, &mut encoded);
-        let response = mechanism.response(&self.options);
+        let response = login.first(&self.options);
         let start_ok = Method::ConnectionStartOk {
             client_properties: TableRef::new(&encoded),
-            mechanism: mechanism.name().as_bytes(),
+            mechanism: login.mechanism().as_bytes(),
             response: &response,
             locale: b"en_US",
         };
