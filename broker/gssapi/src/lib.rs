@@ -8,7 +8,7 @@ mod sys;
 
 use std::fmt;
 
-use sys::{CONFIDENTIALITY, Context, INTEGRITY, Keys, Step};
+use sys::{CONFIDENTIALITY, Context, INTEGRITY, Keys, MUTUAL, SEQUENCE, Step};
 
 /// Longest wrapped message that is taken, and told to the client: that of the peer.
 const MAX_WRAPPED_BYTES: u32 = 65_535;
@@ -93,13 +93,7 @@ impl Exchange {
         let keys = Keys::of_service(service)?;
         let Step { token, client } = self.context.accept(&keys, token)?;
         let Some((user, flags)) = client else { return Ok(Round::Challenge(token, Box::new(self))) };
-        let mut can = layer::NONE;
-        if layers && flags & INTEGRITY != 0 {
-            can |= layer::INTEGRITY;
-        }
-        if layers && flags & INTEGRITY != 0 && flags & CONFIDENTIALITY != 0 {
-            can |= layer::CONFIDENTIALITY;
-        }
+        let can = if layers { layers_of(flags) } else { layer::NONE };
         if token.is_empty() {
             return self.offer(user, can);
         }
@@ -138,6 +132,16 @@ impl Exchange {
         let short = user.split_once('@').map_or(&user[..], |(short, _)| short);
         let authorize_as = if name == short { String::new() } else { name };
         Ok(Round::Accepted { user, authorize_as, layer })
+    }
+}
+
+/// What a context is good for. RFC 4752 has clients that want a layer ask for all of this.
+fn layers_of(flags: u32) -> u8 {
+    let has = |wanted| flags & wanted == wanted;
+    match has(MUTUAL | SEQUENCE | INTEGRITY) {
+        true if has(CONFIDENTIALITY) => layer::NONE | layer::INTEGRITY | layer::CONFIDENTIALITY,
+        true => layer::NONE | layer::INTEGRITY,
+        false => layer::NONE,
     }
 }
 
@@ -275,6 +279,17 @@ mod tests {
     fn layers_and_sizes_are_written_as_the_rfc_has_it() {
         assert_eq!(with_size(layer::NONE | layer::INTEGRITY, MAX_WRAPPED_BYTES), [3, 0, 0xff, 0xff]);
         assert_eq!(with_size(layer::CONFIDENTIALITY, 0x0102_0304), [4, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_layer_takes_messages_in_order_from_who_is_known() {
+        let (all, integrity) =
+            (MUTUAL | SEQUENCE | INTEGRITY | CONFIDENTIALITY, layer::NONE | layer::INTEGRITY);
+        assert_eq!(layers_of(all), integrity | layer::CONFIDENTIALITY);
+        assert_eq!(layers_of(all & !CONFIDENTIALITY), integrity);
+        for missing in [MUTUAL, SEQUENCE, INTEGRITY] {
+            assert_eq!(layers_of(all & !missing), layer::NONE);
+        }
     }
 
     #[test]

@@ -306,10 +306,14 @@ unsafe impl Send for Context {}
 pub(super) struct Step {
     /// What the client is to be sent; empty: nothing.
     pub(super) token: Vec<u8>,
-    /// Who the client is, and what the context can do ([`INTEGRITY`], [`CONFIDENTIALITY`]); `None`: it has to say more.
+    /// Who the client is, and what the context can do ([`INTEGRITY`] and others); `None`: it has to say more.
     pub(super) client: Option<(String, u32)>,
 }
 
+/// `GSS_C_MUTUAL_FLAG`.
+pub(super) const MUTUAL: u32 = 2;
+/// `GSS_C_SEQUENCE_FLAG`: messages are taken in their order, each once.
+pub(super) const SEQUENCE: u32 = 8;
 /// `GSS_C_CONF_FLAG`.
 pub(super) const CONFIDENTIALITY: u32 = 16;
 /// `GSS_C_INTEG_FLAG`.

@@ -284,6 +284,26 @@ class TestKerberos:
             realm.broker.expect("security layer: unwrapping: .*(integrity|checksum|MIC)")
             client.close()
 
+    def test_who_sends_a_message_again_is_noticed(self, realm):
+        with amqp010.Peer(realm.port) as peer:
+            client = cyrus.Client(strength=(56, 256))
+            assert peer.log_in("GSSAPI", client) == amqp010.TUNE
+            peer.open(client)
+            peer.socket.sendall(2 * client.encode(amqp010.control(0, amqp010.CONNECTION, amqp010.HEARTBEAT, 0)))
+            assert peer.socket.recv(100) == b""
+            realm.broker.expect("security layer: unwrapping: .*(duplicate|later token)")
+            client.close()
+
+    def test_a_ticket_is_shown_once(self, realm):
+        client = cyrus.Client()
+        first = client.start("GSSAPI")
+        with Login(realm.port) as login:
+            assert isinstance(login.begin("GSSAPI", first), spec.Connection.Secure)
+        with Login(realm.port) as login:
+            assert isinstance(login.begin("GSSAPI", first), spec.Connection.Close)
+        realm.broker.expect("the ticket is not accepted: .*replay")
+        client.close()
+
     def test_what_is_not_wrapped_is_not_taken(self, realm):
         with amqp010.Peer(realm.port) as peer:
             client = cyrus.Client(strength=(1, 1))
