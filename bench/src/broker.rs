@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The broker to measure.
 #[derive(Clone, Debug, Args)]
 pub struct BrokerOptions {
-    /// The broker: amqp://user:password@host:port/vhost, amqp0-10:// for AMQP 0-10; amqps:// and amqps0-10:// for TLS.
+    /// The broker: amqp://user:password@host:port/vhost, amqp0-10:// for AMQP 0-10; amqps:// and amqps0-10:// for TLS, rdma://
+    /// and rdma0-10:// for RDMA.
     #[arg(long, env = URL_VARIABLE, hide_env_values = true, default_value_t = Url::default())]
     pub url: Url,
     /// With amqps://, believe the certificates of this PEM file instead of the system's.

@@ -72,6 +72,7 @@ mod tests {
     #[test]
     fn the_intervals_of_a_log_add_up_to_the_whole() {
         let options = FloorOptions {
+            rdma: None,
             mode: FloorMode::Echo,
             io: FloorIo::Blocking,
             idle: fulmar_transport::IdleStrategy::Block,

@@ -96,8 +96,8 @@ pub fn measure_with(
             Protocol::Amqp091 => drive(Amqp::new(url.clone()), workload, extras),
             Protocol::Amqp010 => drive(Amqp010::new(url.clone()), workload, extras),
         },
-        Target::Relay(address) => drive(Pairs::new(*address, Pairing::Relay), workload, extras),
-        Target::Echo(address) => drive(Pairs::new(*address, Pairing::Echo), workload, extras),
+        Target::Relay(server) => drive(Pairs::new(*server, Pairing::Relay), workload, extras),
+        Target::Echo(server) => drive(Pairs::new(*server, Pairing::Echo), workload, extras),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can be said of a load on the command line.
 
+use std::net::IpAddr;
+
 use clap::Args;
 use fulmar_transport::IdleStrategy;
 
@@ -109,6 +111,9 @@ pub struct FloorOptions {
     /// What the server does between two things to do: spin, adaptive or block.
     #[arg(long, default_value_t = IdleStrategy::Adaptive)]
     pub idle: IdleStrategy,
+    /// Over RDMA instead of TCP, at this address of an RDMA device, or at the first there is.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "0.0.0.0")]
+    pub rdma: Option<IpAddr>,
 }
 
 /// What the floor's server does.

@@ -1,5 +1,6 @@
 //! Floor, broker and peer in turns, so that what else the machine does meets them alike: medians and ratios.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -41,6 +42,9 @@ pub struct RatioArgs {
     /// What moves the floor's bytes.
     #[arg(long, value_enum, default_value = "uring")]
     io: FloorIo,
+    /// The floor over RDMA, at this address of an RDMA device, or at the first there is.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "0.0.0.0")]
+    rdma: Option<IpAddr>,
     /// Runs of each.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     interleave: u32,
@@ -175,7 +179,7 @@ impl RatioArgs {
 
     fn interleaved(&self, case: &Case) -> Result<Runs, BenchError> {
         let mut runs = Runs::default();
-        let options = FloorOptions { mode: self.floor_mode, io: self.io, idle: case.idle };
+        let options = FloorOptions { mode: self.floor_mode, io: self.io, idle: case.idle, rdma: self.rdma };
         for _ in 0..self.interleave {
             let floor = Floor::start(options, case.load.publishers as usize)?;
             runs.floor.push(self.undisturbed(case, &floor.target(), Some(std::process::id()))?);

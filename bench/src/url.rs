@@ -1,4 +1,5 @@
-//! `amqp://user:password@host:port/vhost`, `amqp0-10://` for AMQP 0-10, and `amqps://` or `amqps0-10://` for TLS.
+//! `amqp://user:password@host:port/vhost`, `amqp0-10://` for AMQP 0-10, `amqps://` or `amqps0-10://` for TLS, and `rdma://` or
+//! `rdma0-10://` for RDMA.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -43,8 +44,10 @@ pub struct Url {
     pub port: u16,
     /// Virtual host.
     pub vhost: String,
-    /// Over TLS, with these; plain TCP without.
+    /// Over TLS, with these.
     pub tls: Option<Box<ClientOptions>>,
+    /// Over RDMA.
+    pub is_rdma: bool,
 }
 
 impl Default for Url {
@@ -57,6 +60,7 @@ impl Default for Url {
             port: 5672,
             vhost: "/".into(),
             tls: None,
+            is_rdma: false,
         }
     }
 }
@@ -75,12 +79,23 @@ impl Url {
 }
 
 impl Url {
+    /// What carries it: tcp, tls or rdma.
+    pub fn transport(&self) -> &'static str {
+        match (self.is_rdma, self.tls.is_some()) {
+            (true, _) => "rdma",
+            (false, true) => "tls",
+            (false, false) => "tcp",
+        }
+    }
+
     fn scheme(&self) -> &'static str {
-        match (self.protocol, self.tls.is_some()) {
-            (Protocol::Amqp091, false) => "amqp",
-            (Protocol::Amqp091, true) => "amqps",
-            (Protocol::Amqp010, false) => "amqp0-10",
-            (Protocol::Amqp010, true) => "amqps0-10",
+        match (self.protocol, self.transport()) {
+            (Protocol::Amqp091, "rdma") => "rdma",
+            (Protocol::Amqp091, "tls") => "amqps",
+            (Protocol::Amqp091, _) => "amqp",
+            (Protocol::Amqp010, "rdma") => "rdma0-10",
+            (Protocol::Amqp010, "tls") => "amqps0-10",
+            (Protocol::Amqp010, _) => "amqp0-10",
         }
     }
 
@@ -109,14 +124,19 @@ impl FromStr for Url {
     fn from_str(text: &str) -> Result<Self, String> {
         let (scheme, rest) =
             text.split_once("://").ok_or("a URL begins with a scheme, as in amqp://host/")?;
-        let (protocol, is_tls) = match scheme {
-            "amqp" => (Protocol::Amqp091, false),
-            "amqps" => (Protocol::Amqp091, true),
-            "amqp0-10" => (Protocol::Amqp010, false),
-            "amqps0-10" => (Protocol::Amqp010, true),
-            _ => return Err("a URL begins with amqp:// or amqps://, amqp0-10:// or amqps0-10://".into()),
+        let (carrier, protocol) = match scheme.strip_suffix("0-10") {
+            Some(carrier) => (carrier, Protocol::Amqp010),
+            None => (scheme, Protocol::Amqp091),
         };
-        let (tls, usual_port) = if is_tls { (Some(Box::default()), 5671) } else { (None, 5672) };
+        let (tls, is_rdma, usual_port) = match carrier {
+            "amqp" => (None, false, 5672),
+            "amqps" => (Some(Box::default()), false, 5671),
+            "rdma" => (None, true, 5672),
+            _ => {
+                let text = "a URL begins with amqp://, amqps:// or rdma://, or with amqp0-10://, amqps0-10:// or rdma0-10://";
+                return Err(text.into());
+            }
+        };
         let (authority, vhost) = match rest.split_once('/') {
             Some((authority, vhost)) if !vhost.is_empty() => (authority, decode(vhost)?),
             Some((authority, _)) => (authority, "/".into()),
@@ -134,7 +154,16 @@ impl FromStr for Url {
             return Err("a URL names a host".into());
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
-        Ok(Url { protocol, user: decode(user)?, password: decode(password)?, host, port, vhost, tls })
+        Ok(Url {
+            protocol,
+            user: decode(user)?,
+            password: decode(password)?,
+            host,
+            port,
+            vhost,
+            tls,
+            is_rdma,
+        })
     }
 }
 
@@ -192,11 +221,28 @@ mod tests {
         let url: Url = "amqps0-10://h".parse().unwrap();
         assert_eq!((url.port, url.tls.is_some(), url.protocol), (5671, true, Protocol::Amqp010));
         assert!(url.to_string().starts_with("amqps0-10://"));
+        for (scheme, protocol) in [("rdma", Protocol::Amqp091), ("rdma0-10", Protocol::Amqp010)] {
+            let url: Url = format!("{scheme}://h").parse().unwrap();
+            assert_eq!(
+                (url.port, url.is_rdma, url.tls.is_some(), url.protocol),
+                (5672, true, false, protocol)
+            );
+            assert!(url.to_string().starts_with(&format!("{scheme}://")));
+            assert_eq!(url.with_password().parse(), Ok(url));
+        }
     }
 
     #[test]
     fn refuses_what_is_no_url() {
-        for text in ["localhost", "http://x", "amqp://", "amqp://h:x1/", "amqp://h/%2", "amqp://h/%zz"] {
+        for text in [
+            "localhost",
+            "http://x",
+            "amqp://",
+            "amqp://h:x1/",
+            "amqp://h/%2",
+            "amqp://h/%zz",
+            "amqp0-100-10://h",
+        ] {
             assert!(text.parse::<Url>().is_err(), "{text}");
         }
     }

@@ -48,7 +48,8 @@ static COUNTING: Counting = Counting;
 
 /// Allocations of a whole run with so many messages, set-up included.
 fn allocations(workload: &str, messages: u64) -> u64 {
-    let options = FloorOptions { mode: FloorMode::Echo, io: FloorIo::Blocking, idle: IdleStrategy::Block };
+    let options =
+        FloorOptions { mode: FloorMode::Echo, io: FloorIo::Blocking, idle: IdleStrategy::Block, rdma: None };
     let floor = Floor::start(options, 1).unwrap();
     let text =
         format!("messages = {messages}\nseconds = 60\nwarmup_s = 0\n{workload}\n[client]\nwait = 'block'");

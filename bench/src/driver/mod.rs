@@ -9,6 +9,7 @@
 pub mod amqp;
 pub mod amqp_0_10;
 pub mod pairs;
+pub mod rdma;
 pub mod stream;
 pub mod tls;
 
@@ -85,6 +86,9 @@ pub trait Bare: Driver {
 
 /// What every link can be asked.
 pub trait Link: AsRawFd + Send {
+    /// What carries it.
+    fn stream(&self) -> &Stream;
+
     /// There is output that the kernel has not taken.
     fn unflushed(&self) -> bool;
 

@@ -1,13 +1,12 @@
 //! The load generator against servers without a protocol: what a publisher writes, the consumer of its pair receives.
 
-use std::net::{SocketAddr, TcpStream};
-
 use super::Driver;
 use super::amqp::batch::Contents;
 use super::amqp::{Consumer, FRAME_MAX_BYTES, Publisher, Responder};
-use super::stream::Stream;
+use super::stream::{Stream, connect};
 use crate::BenchError;
 use crate::plan::Plan;
+use crate::target::Server;
 use crate::workload::{Ack, ExchangeKind, Pattern, Workload};
 
 /// How the two connections of a pair come about.
@@ -22,16 +21,16 @@ pub enum Pairing {
 /// A relay or an echo server.
 #[derive(Debug)]
 pub struct Pairs {
-    address: SocketAddr,
+    server: Server,
     pairing: Pairing,
-    consumers: Vec<TcpStream>,
-    publishers: Vec<TcpStream>,
+    consumers: Vec<Stream>,
+    publishers: Vec<Stream>,
 }
 
 impl Pairs {
-    /// At an address.
-    pub fn new(address: SocketAddr, pairing: Pairing) -> Self {
-        Pairs { address, pairing, consumers: Vec::new(), publishers: Vec::new() }
+    /// Of a server.
+    pub fn new(server: Server, pairing: Pairing) -> Self {
+        Pairs { server, pairing, consumers: Vec::new(), publishers: Vec::new() }
     }
 }
 
@@ -60,11 +59,12 @@ impl Driver for Pairs {
 
     fn declare(&mut self, plan: &Plan) -> Result<(), BenchError> {
         check(&plan.workload)?;
+        let Server { address, is_rdma } = self.server;
         for _ in 0..plan.workload.publishers {
-            let consumer = connect(self.address)?;
+            let consumer = connect(address, is_rdma)?;
             self.publishers.push(match self.pairing {
-                Pairing::Relay => connect(self.address)?,
-                Pairing::Echo => consumer.try_clone()?,
+                Pairing::Relay => connect(address, is_rdma)?,
+                Pairing::Echo => consumer.twin()?,
             });
             self.consumers.push(consumer);
         }
@@ -72,7 +72,7 @@ impl Driver for Pairs {
     }
 
     fn consumers(&mut self, _: &Plan) -> Result<Vec<Consumer>, BenchError> {
-        let link = |socket| Consumer::new(Stream::Tcp(socket), &[], false);
+        let link = |stream| Consumer::new(stream, &[], false);
         Ok(self.consumers.drain(..).map(link).collect())
     }
 
@@ -83,7 +83,7 @@ impl Driver for Pairs {
     fn publishers(&mut self, plan: &Plan) -> Result<Vec<Publisher>, BenchError> {
         // The names are as long as in a broker's run, so that the bytes are as many.
         let contents = |n| Contents::of_plan(plan, n, FRAME_MAX_BYTES);
-        let link = |(n, socket)| Publisher::new(Stream::Tcp(socket), &[], contents(n));
+        let link = |(n, stream)| Publisher::new(stream, &[], contents(n));
         Ok(self.publishers.drain(..).enumerate().map(link).collect())
     }
 
@@ -94,11 +94,4 @@ impl Driver for Pairs {
     fn remove(&mut self) -> Result<(), BenchError> {
         Ok(())
     }
-}
-
-fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = TcpStream::connect(address)?;
-    socket.set_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }

@@ -7,6 +7,7 @@
 mod blocking;
 mod on_tokio;
 mod raw_uring;
+mod rdma;
 mod reactor;
 pub mod table;
 
@@ -20,7 +21,7 @@ use fulmar_transport::{IdleStrategy, IoChoice, Waker};
 
 use crate::options::{FloorIo, FloorMode, FloorOptions};
 use crate::poll::pin_to_last_processor;
-use crate::target::Target;
+use crate::target::{Server, Target};
 
 /// Bytes that one read takes at most.
 const READ_BYTES: usize = 64 * 1024;
@@ -56,6 +57,7 @@ impl Floor {
             match options.io {
                 FloorIo::Uring => reactor::serve(IoChoice::Uring, options, &stopped, &tell),
                 FloorIo::Epoll => reactor::serve(IoChoice::Epoll, options, &stopped, &tell),
+                _ if options.rdma.is_some() => Err(io::Error::other("--rdma runs on uring and epoll")),
                 _ if options.mode == FloorMode::Messages => {
                     Err(io::Error::other("--mode messages runs on uring and epoll"))
                 }
@@ -74,9 +76,10 @@ impl Floor {
 
     /// Where to send the load.
     pub fn target(&self) -> Target {
+        let server = Server { address: self.address, is_rdma: self.options.rdma.is_some() };
         match self.options.mode {
-            FloorMode::Relay | FloorMode::Messages => Target::Relay(self.address),
-            FloorMode::Echo => Target::Echo(self.address),
+            FloorMode::Relay | FloorMode::Messages => Target::Relay(server),
+            FloorMode::Echo => Target::Echo(server),
         }
     }
 
@@ -176,7 +179,7 @@ mod tests {
                     "block",
                 ]);
                 for rate in [None, Some(1_000)] {
-                    let floor = match Floor::start(FloorOptions { mode, io, idle }, 1) {
+                    let floor = match Floor::start(FloorOptions { mode, io, idle, rdma: None }, 1) {
                         Ok(floor) => floor,
                         Err(refused) if matches!(io, FloorIo::Uring | FloorIo::RawUring) => {
                             return eprintln!("skipped: {refused}");
@@ -221,7 +224,8 @@ mod tests {
     fn a_server_to_whom_nobody_comes_ends() {
         for io in [FloorIo::Blocking, FloorIo::Tokio] {
             for mode in [FloorMode::Relay, FloorMode::Echo] {
-                drop(Floor::start(FloorOptions { mode, io, idle: IdleStrategy::Block }, 3).unwrap());
+                let options = FloorOptions { mode, io, idle: IdleStrategy::Block, rdma: None };
+                drop(Floor::start(options, 3).unwrap());
             }
         }
     }

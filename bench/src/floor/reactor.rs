@@ -1,16 +1,20 @@
 //! The floor on the broker's own reactor, with its buffers and idle strategies.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use fulmar_amqp_0_9_1::codec::{FrameKind, Method, fast, frame};
+use fulmar_rdma::Joined;
 use fulmar_transport::{AnyTransport, Config, ConnId, Event, Idle, IoChoice, RecvBuf, Transport, Wait};
 
-use super::Ready;
+use super::{Ready, rdma};
 use crate::driver::amqp::FRAME_MAX_BYTES;
 use crate::options::{FloorMode, FloorOptions};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
 
 /// Serves until told to stop.
 pub(super) fn serve(
@@ -20,9 +24,23 @@ pub(super) fn serve(
     tell: &mpsc::Sender<Ready>,
 ) -> io::Result<()> {
     match fulmar_transport::open(Config::default(), choice)? {
-        AnyTransport::Uring(transport) => Relay::new(*transport, options).serve(stop, tell),
-        AnyTransport::Epoll(transport) => Relay::new(*transport, options).serve(stop, tell),
+        AnyTransport::Uring(transport) => serve_on(*transport, options, stop, tell),
+        AnyTransport::Epoll(transport) => serve_on(*transport, options, stop, tell),
     }
+}
+
+fn serve_on<T: Transport>(
+    mut transport: T,
+    options: FloorOptions,
+    stop: &AtomicBool,
+    tell: &mpsc::Sender<Ready>,
+) -> io::Result<()> {
+    if let Some(ip) = options.rdma {
+        let (side, address) = rdma::listen(ip, BACKLOG)?;
+        return Relay::new(Joined::new(transport, side)?, options).serve(address, stop, tell);
+    }
+    let (_, address) = transport.listen((Ipv4Addr::LOCALHOST, 0).into(), BACKLOG)?;
+    Relay::new(transport, options).serve(address, stop, tell)
 }
 
 /// The server on a reactor.
@@ -61,8 +79,12 @@ impl<T: Transport> Relay<T> {
         }
     }
 
-    fn serve(&mut self, stop: &AtomicBool, tell: &mpsc::Sender<Ready>) -> io::Result<()> {
-        let (_, address) = self.transport.listen((Ipv4Addr::LOCALHOST, 0).into(), 128)?;
+    fn serve(
+        &mut self,
+        address: SocketAddr,
+        stop: &AtomicBool,
+        tell: &mpsc::Sender<Ready>,
+    ) -> io::Result<()> {
         let ready = Ready { address, io_name: self.transport.name(), waker: Some(self.transport.waker()) };
         tell.send(ready).expect("the starting thread waits for this");
         let mut events = Vec::new();

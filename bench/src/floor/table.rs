@@ -40,7 +40,7 @@ pub fn run(rate_hz: u64, load: &LoadOptions, json: bool) -> Result<ExitCode, Ben
     for &(io, strategies) in WAYS {
         for &idle in strategies {
             for mode in [FloorMode::Echo, FloorMode::Relay] {
-                let options = FloorOptions { mode, io, idle };
+                let options = FloorOptions { mode, io, idle, rdma: None };
                 sound &= way(options, rate_hz, load, json)?;
             }
         }

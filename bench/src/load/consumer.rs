@@ -154,10 +154,9 @@ impl<L: ConsumeLink> Consumer<L> {
     /// Adds what this consumer waits for; returns whether it needs not wait.
     pub(super) fn interests(&self, set: &mut PollSet, now_ns: u64) -> bool {
         let may_read = self.pacing.is_none_or(|pacing| pacing.room(self.received, now_ns) > 0);
-        if may_read || self.link.unflushed() {
-            set.add(&self.link, may_read, self.link.unflushed());
-        }
-        may_read && self.link.has_input()
+        let unflushed = self.link.unflushed();
+        let is_ready = (may_read || unflushed) && self.link.stream().watch(set, may_read, unflushed);
+        is_ready || (may_read && self.link.has_input())
     }
 
     /// When this consumer has something to do even if no socket is ready.

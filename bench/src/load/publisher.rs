@@ -199,10 +199,8 @@ impl<L: PublishLink> Publisher<L> {
     pub(super) fn interests(&self, set: &mut PollSet) -> bool {
         let unwritten = self.link.unflushed();
         let unconfirmed = self.confirms.as_ref().is_some_and(|confirms| confirms.settled < self.published);
-        if unwritten || unconfirmed {
-            set.add(&self.link, unconfirmed, unwritten);
-        }
-        unconfirmed && self.link.has_input()
+        let is_ready = (unwritten || unconfirmed) && self.link.stream().watch(set, unconfirmed, unwritten);
+        is_ready || (unconfirmed && self.link.has_input())
     }
 
     /// When this publisher has something to do even if no socket is ready.

@@ -136,7 +136,10 @@ impl<D: Driver> Crew<D> {
         if shared.wait == ClientWait::Block {
             wake_on_time();
         }
-        if self.consumers.len() > MANY && !self.consumers.iter().any(Consumer::is_paced) {
+        let tells = |consumer: &Consumer<D::Consumer>| {
+            !consumer.is_paced() && consumer.link().stream().tells_of_input()
+        };
+        if self.consumers.len() > MANY && self.consumers.iter().all(tells) {
             self.readiness = Some(Readiness::new(self.consumers.iter().map(Consumer::link))?);
             // What came while they were set up is told by nobody.
             self.busy = (0..self.consumers.len()).collect();
@@ -224,7 +227,7 @@ impl<D: Driver> Crew<D> {
             until_ns = publisher.next_due_ns(shared).map_or(until_ns, |due_ns| until_ns.min(due_ns));
         }
         for responder in &self.responders {
-            self.set.add(responder, !responder.unflushed(), responder.unflushed());
+            ready |= responder.stream().watch(&mut self.set, !responder.unflushed(), responder.unflushed());
             ready |= responder.has_input() && !responder.unflushed();
         }
         if let Some(readiness) = &self.readiness {

@@ -42,6 +42,10 @@ impl AsRawFd for Publisher {
 }
 
 impl Link for Publisher {
+    fn stream(&self) -> &Stream {
+        self.socket.stream()
+    }
+
     #[inline]
     fn unflushed(&self) -> bool {
         !self.batch.bytes().is_empty() || self.socket.holds_output()
@@ -120,6 +124,10 @@ impl AsRawFd for Consumer {
 }
 
 impl Link for Consumer {
+    fn stream(&self) -> &Stream {
+        self.socket.stream()
+    }
+
     #[inline]
     fn unflushed(&self) -> bool {
         !self.output.is_empty() || self.socket.holds_output()

@@ -57,6 +57,10 @@ impl AsRawFd for Responder {
 }
 
 impl Link for Responder {
+    fn stream(&self) -> &Stream {
+        self.socket.stream()
+    }
+
     fn unflushed(&self) -> bool {
         !self.output.is_empty() || self.socket.holds_output()
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use fulmar_amqp_0_9_1::codec::{CodecError, FrameError, FrameKind, Method, PROTOCOL_HEADER, TableRef, frame};
 
 use super::{CHANNEL, FRAME_MAX_BYTES};
+use crate::driver::rdma::RdmaStream;
 use crate::driver::stream::Stream;
 use crate::driver::tls::{self, TlsError};
 use crate::url::Url;
@@ -103,7 +104,8 @@ impl Session {
             },
         )?;
         let (channel_max, frame_max) = tune;
-        self.frame_max = if frame_max == 0 { FRAME_MAX_BYTES } else { frame_max.min(FRAME_MAX_BYTES) };
+        let most = self.stream.largest_frame_bytes().unwrap_or(FRAME_MAX_BYTES).min(FRAME_MAX_BYTES);
+        self.frame_max = if frame_max == 0 { most } else { frame_max.min(most) };
         Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat: 0 }
             .encode(0, &mut self.output);
         self.request_on(0, &Method::ConnectionOpen { virtual_host: url.vhost.as_bytes() }, |answer| {
@@ -326,7 +328,9 @@ impl Session {
     ) -> Result<Duration, DriverError> {
         let socket = match &self.stream {
             Stream::Tcp(socket) => socket.try_clone().and_then(|twin| Ok((twin, socket.try_clone()?))),
-            Stream::Tls(_) => Err(std::io::Error::other("pipelines go over plain TCP only")),
+            Stream::Tls(_) | Stream::Rdma(_) => {
+                Err(std::io::Error::other("pipelines go over plain TCP only"))
+            }
         };
         let (mut writing, ending) = socket.map_err(|error| self.failed(error))?;
         let started = Instant::now();
@@ -353,7 +357,7 @@ impl Session {
     /// The socket failed.
     pub fn into_stream(self) -> Result<(Stream, Vec<u8>), DriverError> {
         let Session { stream, name, input, .. } = self;
-        stream.socket().set_nonblocking(true).map_err(|error| DriverError::Socket(name, error))?;
+        stream.set_nonblocking().map_err(|error| DriverError::Socket(name, error))?;
         Ok((stream, input))
     }
 }
@@ -363,12 +367,16 @@ pub(in crate::driver) fn server_name(url: &Url) -> String {
     format!("{}:{}", url.host, url.port)
 }
 
-/// A blocking connection, over TLS if the URL says so.
+/// A blocking connection, over TLS or RDMA if the URL says so.
 ///
 /// # Errors
 /// Nobody answers, or the handshake of TLS failed.
 pub(in crate::driver) fn connect(url: &Url) -> Result<Stream, DriverError> {
     let failed = |error| DriverError::Socket(server_name(url), error);
+    if url.is_rdma {
+        let connected = url.address().and_then(RdmaStream::connect);
+        return connected.map(Stream::Rdma).map_err(failed);
+    }
     let socket = url.address().and_then(TcpStream::connect).map_err(failed)?;
     socket.set_nodelay(true).map_err(failed)?;
     socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;

@@ -30,6 +30,11 @@ impl Socket {
         Socket { stream, input, start: 0, end: received.len(), more: true }
     }
 
+    /// What carries it.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     /// Writes what is taken now; returns how much.
     ///
     /// # Errors
@@ -75,7 +80,7 @@ impl Socket {
         match self.stream.read_now(&mut self.input[self.end..])? {
             Some(0) if room > 0 => return Err(LoadError::Ended),
             Some(received) => {
-                self.more = received == room || matches!(self.stream, Stream::Tls(_));
+                self.more = received == room || self.stream.holds_input();
                 self.end += received;
             }
             None if kept => self.more = false,

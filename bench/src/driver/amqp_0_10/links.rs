@@ -14,6 +14,7 @@ use super::session::{Received as Commands, Traffic};
 use super::wire::{Item, Walker};
 use crate::driver::amqp::batch::{Batch, Contents};
 use crate::driver::amqp::socket::Socket;
+use crate::driver::stream::Stream;
 use crate::driver::{Answer, ConsumeLink, Link, PublishLink, Received};
 use crate::load::LoadError;
 use crate::stamp::Stamp;
@@ -88,6 +89,10 @@ impl AsRawFd for Publisher {
 }
 
 impl Link for Publisher {
+    fn stream(&self) -> &Stream {
+        self.socket.stream()
+    }
+
     #[inline]
     fn unflushed(&self) -> bool {
         self.batch.count() > 0 || self.socket.holds_output()
@@ -180,6 +185,10 @@ impl AsRawFd for Consumer {
 }
 
 impl Link for Consumer {
+    fn stream(&self) -> &Stream {
+        self.socket.stream()
+    }
+
     #[inline]
     fn unflushed(&self) -> bool {
         !self.output.is_empty() || self.socket.holds_output()

@@ -12,6 +12,7 @@ use super::links::Settler;
 use super::session::Traffic;
 use crate::driver::amqp::socket::Socket;
 use crate::driver::amqp::wire::{Walked, WireError};
+use crate::driver::stream::Stream;
 use crate::driver::{Link, RespondLink};
 use crate::load::LoadError;
 
@@ -56,6 +57,10 @@ impl AsRawFd for Responder {
 }
 
 impl Link for Responder {
+    fn stream(&self) -> &Stream {
+        self.socket.stream()
+    }
+
     fn unflushed(&self) -> bool {
         !self.output.is_empty() || self.socket.holds_output()
     }

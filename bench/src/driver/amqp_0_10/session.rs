@@ -131,7 +131,9 @@ impl Session {
             Came::Control(Control::ConnectionTune(tune)) => Some((tune.channel_max, tune.max_frame_size)),
             _ => None,
         })?;
-        self.frame_max = frame_max.filter(|&size| size > 0).unwrap_or(u16::MAX);
+        let most =
+            self.stream.largest_frame_bytes().map_or(u16::MAX, |bytes| bytes.min(u16::MAX.into()) as u16);
+        self.frame_max = frame_max.filter(|&size| size > 0).unwrap_or(u16::MAX).min(most);
         let max_frame_size = Some(self.frame_max);
         self.control(0, ConnectionTuneOk { channel_max, max_frame_size, heartbeat: Some(0) });
         let virtual_host = Some(url.vhost.as_bytes());
@@ -357,7 +359,7 @@ impl Session {
     /// The socket failed.
     pub fn into_traffic(self) -> Result<Traffic, DriverError> {
         let Session { stream, name, input, sent, received, frame_max, .. } = self;
-        stream.socket().set_nonblocking(true).map_err(|error| DriverError::Socket(name, error))?;
+        stream.set_nonblocking().map_err(|error| DriverError::Socket(name, error))?;
         Ok(Traffic { stream, input, sent, received, frame_max })
     }
 }
