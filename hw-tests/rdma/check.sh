@@ -1,6 +1,6 @@
 # check.sh PLACES OUT: runs checks/* in each of the places that they name, one line of result each.
 #
-# A check is a script whose second line is `# places: ...`; it finds
+# A check is a script with a line `# places: ...`, and one `# quick: ...` if it is among those that run with QUICK set; it finds
 #   AT      the address to listen on and connect to
 #   FAR     what runs a command on the listening host, NEAR: on the connecting one; empty on one host
 #   PLACE   which place this is
@@ -10,7 +10,10 @@
 places=$1 out=$2
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
-limit_s=${HW_LIMIT_S:-60}
+limit_s=${HW_LIMIT_S:-120}
+# Which line of a check says where it runs.
+places_line=places
+[ -z "$QUICK" ] || places_line=quick
 
 enter() {
     NEAR='' FAR='' DEVICE='' FAR_DEVICE=''
@@ -35,13 +38,14 @@ run_check() {
         *) result=FAILED ;;
     esac
     echo "RESULT ${place%%:*} $name $result $(($(now_ms) - started)) $(tail -n 1 "$OUT/log")"
+    [ ! -e "$OUT/table" ] || sed 's/^/TABLE /' "$OUT/table"
 }
 
 for place in $places; do
     enter "$place"
     [ "$place" = lossy ] && lose 1
     for file in "$here"/checks/*; do
-        wanted=" $(sed -n 's/^# places: //p' "$file") "
+        wanted=" $(sed -n 's/^# '$places_line': //p' "$file") "
         kind=$place
         case $place in *:*) kind=one ;; esac
         case ${file##*/} in ${ONLY:-*}) ;; *) continue ;; esac

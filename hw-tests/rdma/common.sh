@@ -1,5 +1,8 @@
 # What checks have in common. Sourced.
 
+# Large things lie here: not in $OUT, which is slow in the virtual machine.
+WORK=${WORK:-/tmp}
+
 # Milliseconds of some clock.
 now_ms() { awk '{ printf "%d", $1 * 1000 }' /proc/uptime; }
 
@@ -31,7 +34,9 @@ serve() {
     fi
 }
 
-listens_or_is_gone() { ! kill -0 "$1" 2>/dev/null || listens "$1"; }
+listens_or_is_gone() { gone "$1" || listens "$1"; }
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
 
 # One of its threads may have made the listener, and counts as its owner.
 listens() { $FAR rdma resource show cm_id | grep -Eq "state LISTEN .* pid ($(ls "/proc/$1/task" | tr '\n' '|')none) "; }
@@ -81,12 +86,13 @@ skip() { echo "$1"; exit 77; }
 
 fail() { echo "$1"; sed 's/^/server: /' "$OUT/server" 2>/dev/null | tail -n 20; echo "$1"; exit 1; }
 
-# serve_fulmar OPTION...: Fulmar as the server, for AMQP over RDMA on port 5672 of its address.
+# serve_fulmar OPTION...: Fulmar as the server, for AMQP over RDMA on port 5672 of its address. Of an option that comes
+# twice, the last counts.
 serve_fulmar() {
     command -v fulmar >/dev/null || skip "no program fulmar"
     # guest may log in from the broker's own address alone.
-    echo secret | fulmar user add checker --password-stdin --users-file /tmp/users.$$ >/dev/null || fail "no user"
-    serve fulmar serve --users-file /tmp/users.$$ --listen "$AT:5672" --rdma-port 5672 --anonymous --no-data-dir --shards 1 --idle block "$@"
+    [ -e /tmp/users.$$ ] || echo secret | fulmar user add checker --password-stdin --users-file /tmp/users.$$ >/dev/null || fail "no user"
+    serve fulmar serve --users-file /tmp/users.$$ --listen "$AT:5672" --rdma-port 5672 --anonymous --no-data-dir --shards 2 --idle block "$@"
 }
 
 # serve_qpid: the peer's broker, likewise.
@@ -97,20 +103,53 @@ serve_qpid() {
     unset LD_LIBRARY_PATH
 }
 
-# qpid_round BYTES: 40 messages of that size to the server and back by the peer's tools.
-qpid_round() {
-    peer bin/qpid-send -b "rdma:$AT:5672" -a "q; {create: always}" -m 40 --content-size "$1" >"$OUT/send-$1" 2>&1 ||
-        fail "qpid-send of $1 B ended with $?: $(tail -n 1 "$OUT/send-$1")"
-    peer bin/qpid-receive -b "rdma:$AT:5672" -a q -m 40 --print-content no --print-headers yes --timeout 20 >"$OUT/receive-$1" 2>&1 ||
-        fail "qpid-receive of $1 B ended with $?: $(tail -n 1 "$OUT/receive-$1")"
+# bodies BYTES: makes the file $bodies, whose lines are bodies of that size, each with its number; $count says how many.
+bodies() {
+    if [ "$1" -ge 1000000 ]; then count=4; elif [ "$1" -ge 100000 ]; then count=10; else count=40; fi
+    bodies=$WORK/bodies-$1
+    [ -s "$bodies" ] || awk -v size="$1" -v count=$count 'BEGIN {
+        rest = "0123456789abcdefghijklmnopqrstuvwxyz"
+        while (length(rest) < size) rest = rest rest
+        for (n = 1; n <= count; n++) print substr(sprintf("%08d", n) rest, 1, size)
+    }' >"$bodies"
 }
 
-# fulmar_round SCHEME BYTES: the same by Fulmar's, over that scheme of URLs.
-fulmar_round() {
-    $NEAR fulmar send --url "$1://${LOGIN-checker:secret@}$AT:5672" --queue "q-$1" --declare --count 40 --size "$2" --confirm --timeout 30 >"$OUT/send-$1-$2" 2>&1 ||
-        fail "fulmar send of $2 B over $1 ended with $?: $(tail -n 1 "$OUT/send-$1-$2")"
-    $NEAR fulmar receive --url "$1://${LOGIN-checker:secret@}$AT:5672" --queue "q-$1" --count 40 --timeout 30 >"$OUT/receive-$1-$2" 2>&1 ||
-        fail "fulmar receive of $2 B over $1 ended with $?: $(tail -n 1 "$OUT/receive-$1-$2")"
-    size=$(wc -c <"$OUT/receive-$1-$2")
-    [ "$size" -ge $((40 * $2)) ] || fail "$size bytes of $((40 * $2)) came"
+# qpid_round BYTES: bodies of that size to the server and back by the peer's tools.
+qpid_round() {
+    bodies "$1"
+    peer bin/qpid-send -b "rdma:$AT:5672" -a "q; {create: always}" --content-stdin <"$bodies" >"$OUT/send-$1" 2>&1 ||
+        fail "qpid-send of $1 B ended with $?: $(tail -n 1 "$OUT/send-$1")"
+    peer bin/qpid-receive -b "rdma:$AT:5672" -a q -m $count --timeout 20 >"$WORK/received" 2>"$OUT/receive-$1" ||
+        fail "qpid-receive of $1 B ended with $?: $(tail -n 1 "$OUT/receive-$1")"
+    cmp -s "$bodies" "$WORK/received" || fail "other than $count messages of $1 B came, or in another order"
 }
+
+# url SCHEME: of the server, with whom to log in.
+url() { echo "$1://${LOGIN-checker:secret@}$AT:5672"; }
+
+# fulmar_send SCHEME QUEUE BYTES: bodies of that size, each confirmed.
+fulmar_send() {
+    bodies "$3"
+    $NEAR fulmar send --url "$(url "$1")" --queue "$2" --declare --confirm --timeout 30 <"$bodies" >"$OUT/send-$1-$3" 2>&1 ||
+        fail "fulmar send of $3 B over $1 ended with $?: $(tail -n 1 "$OUT/send-$1-$3")"
+}
+
+# fulmar_receive SCHEME QUEUE BYTES: those bodies, in order.
+fulmar_receive() {
+    bodies "$3"
+    $NEAR fulmar receive --url "$(url "$1")" --queue "$2" --count $count --timeout 30 >"$WORK/received" 2>"$OUT/receive-$1-$3" ||
+        fail "fulmar receive of $3 B over $1 ended with $?: $(tail -n 1 "$OUT/receive-$1-$3")"
+    cmp -s "$bodies" "$WORK/received" || fail "other than $count messages of $3 B came over $1, or in another order"
+}
+
+# fulmar_round SCHEME BYTES: there and back by Fulmar's tools, over that scheme of URLs.
+fulmar_round() {
+    fulmar_send "$1" "q-$1" "$2"
+    fulmar_receive "$1" "q-$1" "$2"
+}
+
+# kilobytes NAME: what the kernel says of the server's memory: VmRSS, VmPin, VmLck.
+kilobytes() { sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$server/status"; }
+
+# holds_some PID: whether that process waits for room in a pipe.
+holds_some() { grep -q pipe_write "/proc/$1/wchan" "/proc/$1"/task/*/wchan 2>/dev/null; }
