@@ -40,8 +40,11 @@ const FIRST_ENTRIES: u32 = 1024;
 const POSTED_AT_ONCE: usize = 64;
 /// Inline bytes asked for, in this order, until a device agrees.
 const INLINE_BYTES: [u32; 4] = [256, 128, 64, 0];
-/// How often a send is tried again without an answer, and how often where the receiver has no room (7: for ever).
-const RETRIES: u8 = 7;
+/// How often a send is tried again without an answer. Soft-RoCE takes 7 for no limit, and a peer that is gone for one that
+/// is slow.
+const RETRIES: u8 = 6;
+/// How often it is where the receiver has no room: 7 is for ever.
+const NOT_READY_RETRIES: u8 = 7;
 
 /// [`Device`] over libibverbs.
 pub struct VerbsDevice {
@@ -237,7 +240,7 @@ impl VerbsDevice {
             initiator_depth: 1,
             flow_control: 0,
             retry_count: RETRIES,
-            not_ready_retry_count: RETRIES,
+            not_ready_retry_count: NOT_READY_RETRIES,
             shared_receives: 0,
             queue_pair: 0,
         }
