@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -39,22 +40,22 @@ pub(crate) enum AnyStream {
 }
 
 impl AnyStream {
-    /// Connects over the first carrier that works. What did not is said in one line each.
+    /// Connects over the first carrier that works. What did not is said in one line each. A carrier that has others after
+    /// it may take its share of `patience`, lest they never get their turn.
     pub(crate) async fn connect(
         carriers: Vec<Carrier>,
         host: String,
         port: u16,
+        patience: Duration,
         limit: FrameLimit,
     ) -> io::Result<AnyStream> {
+        let share = patience / carriers.len().max(1) as u32;
         let mut last = io::Error::other("no carrier was named");
         for (at, carrier) in carriers.iter().enumerate() {
-            let connected = match carrier {
-                Carrier::Tcp => {
-                    crate::connection::connect_tcp((host.clone(), port)).await.map(AnyStream::Tcp)
-                }
-                Carrier::Rdma => {
-                    RdmaStream::connect(&host, port).await.map(|stream| AnyStream::Rdma(Box::new(stream)))
-                }
+            let connecting = AnyStream::connect_over(*carrier, &host, port);
+            let connected = match tokio::time::timeout(share, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer for {share:?}"))),
             };
             match connected {
                 Ok(stream) => {
@@ -68,6 +69,13 @@ impl AnyStream {
             }
         }
         Err(last)
+    }
+
+    async fn connect_over(carrier: Carrier, host: &str, port: u16) -> io::Result<AnyStream> {
+        match carrier {
+            Carrier::Tcp => crate::connection::connect_tcp((host.to_owned(), port)).await.map(AnyStream::Tcp),
+            Carrier::Rdma => RdmaStream::connect(host, port).await.map(|s| AnyStream::Rdma(Box::new(s))),
+        }
     }
 
     fn largest_frame_bytes(&self) -> Option<u32> {

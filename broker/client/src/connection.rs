@@ -109,7 +109,9 @@ impl Connection {
                 let (carriers, host, port) = (options.carriers(), options.host.clone(), options.port);
                 let limit = FrameLimit::default();
                 let found = limit.clone();
-                let connect = move || AnyStream::connect(carriers.clone(), host.clone(), port, found.clone());
+                let patience = options.connect_timeout;
+                let connect =
+                    move || AnyStream::connect(carriers.clone(), host.clone(), port, patience, found.clone());
                 Connection::open_within(options, limit, connect).await
             }
         }
