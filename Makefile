@@ -23,7 +23,7 @@ ROUNDS ?= 10
 PEER ?=
 
 # What `make test` runs, in this order.
-STEPS := tidy deps lint unit doctest docs loom sim interop fuzz miri
+STEPS := tidy deps lint unit doctest docs loom sim interop fuzz miri rdma
 
 .PHONY: help run build test $(STEPS) microbench book qpid power-cut soak-kill hw-test clean
 
@@ -113,11 +113,17 @@ power-cut: ## Cut the power of a virtual machine with a broker under load, ten t
 	cargo build --release --quiet --package fulmar --bin fulmar --package fulmar-client --example trail
 	$(PYTHON) hw-tests/power-cut/run.py target/release/fulmar target/release/examples/trail --rounds $(ROUNDS)
 
-hw-test: ## Run RDMA on a device of this host, or with Soft-RoCE in a virtual machine (PEER=…: Qpid's programs, ARGS=…)
+rdma: ## Run RDMA on a device of this host, or with Soft-RoCE in a virtual machine: in short
 	@scripts/install build python
 	cargo build --quiet --profile checked --bin fulmar
-	$(PYTHON) -m pytest -q -p no:cacheprovider hw-tests
-	$(PYTHON) hw-tests/rdma/run.py target/checked/fulmar --skipped .cache/skipped-hw-test $(if $(PEER),--peer $(PEER)) $(ARGS)
+	@$(PYTHON) -m pytest -q -p no:cacheprovider hw-tests
+	@$(PYTHON) hw-tests/rdma/run.py target/checked/fulmar --quick --skipped .cache/skipped-rdma $(ARGS)
+
+hw-test: ## The same at length, with losses and what breaks (PEER=…: Apache Qpid's programs, ARGS=…)
+	@scripts/install build python
+	cargo build --quiet --profile checked --bin fulmar
+	@$(PYTHON) -m pytest -q -p no:cacheprovider hw-tests
+	@$(PYTHON) hw-tests/rdma/run.py target/checked/fulmar --skipped .cache/skipped-hw-test $(if $(PEER),--peer $(PEER)) $(ARGS)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean

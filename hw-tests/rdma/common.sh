@@ -41,6 +41,13 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 # One of its threads may have made the listener, and counts as its owner.
 listens() { $FAR rdma resource show cm_id | grep -Eq "state LISTEN .* pid ($(ls "/proc/$1/task" | tr '\n' '|')none) "; }
 
+# wait_for_address: until the connecting host's device has its address again.
+wait_for_address() {
+    until_true 20 grep -q 0a09:0001 /sys/class/infiniband/rxe_near/ports/1/gids/0 /sys/class/infiniband/rxe_near/ports/1/gids/1
+    # The kernel believes in it a moment later.
+    sleep 1
+}
+
 # capture: what goes between the two hosts from now on is in $OUT/wire.pcap, which run.py judges. Nothing where there is one host.
 capture() {
     [ -n "$FAR" ] || return 0
@@ -92,7 +99,7 @@ serve_fulmar() {
     command -v fulmar >/dev/null || skip "no program fulmar"
     # guest may log in from the broker's own address alone.
     [ -e /tmp/users.$$ ] || echo secret | fulmar user add checker --password-stdin --users-file /tmp/users.$$ >/dev/null || fail "no user"
-    serve fulmar serve --users-file /tmp/users.$$ --listen "$AT:5672" --rdma-port 5672 --anonymous --no-data-dir --shards 2 --idle block "$@"
+    serve fulmar serve --users-file /tmp/users.$$ --listen "$AT:5672" --rdma-port 5672 --anonymous --plain-without-tls --no-data-dir --shards 2 --idle block "$@"
 }
 
 # serve_qpid: the peer's broker, likewise.
@@ -153,3 +160,10 @@ kilobytes() { sed -n "s/^$1:[^0-9]*\([0-9]*\) kB/\1/p" "/proc/$server/status"; }
 
 # holds_some PID: whether that process waits for room in a pipe.
 holds_some() { grep -q pipe_write "/proc/$1/wchan" "/proc/$1"/task/*/wchan 2>/dev/null; }
+
+# ldd_of PROGRAM: the files of the libraries that it is linked with, and its loader.
+ldd_of() {
+    loader=/lib64/ld-linux-x86-64.so.2
+    echo $loader
+    $loader --list "$1" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'
+}
