@@ -24,12 +24,12 @@ pub(super) fn key(link: &Link, name: &[u8]) -> Name {
 
 impl Session {
     /// `session.request-timeout`: how long the session stays when it is detached. Returns what it gets: nothing where one
-    /// of its name stays on another shard.
+    /// of its name stays on another shard, or where too many of its user stay.
     pub fn set_timeout(&mut self, env: &Env<'_>, timeout_s: u32) -> u32 {
         if timeout_s == 0 {
             self.entry = None;
         } else if self.entry.is_none() {
-            self.entry = env.link.config.whereabouts.enter(&self.key, env.shard.id());
+            self.entry = env.link.config.whereabouts.enter(&env.link.user, &self.key, env.shard.id());
         }
         self.timeout_s = if self.entry.is_some() { timeout_s.min(MOST_S) } else { 0 };
         match self.timeout_s {

@@ -166,7 +166,7 @@ fn a_session_that_ended_before_its_client_came_begins_anew() {
     across(|world, there| {
         let home = ShardId(world.setup.here);
         let client = connect_at(world, there);
-        let entry = world.config.whereabouts.enter(&Name::from("/\0guest\0gone"), home).unwrap();
+        let entry = world.config.whereabouts.enter("guest", &Name::from("/\0guest\0gone"), home).unwrap();
         world.attach(client, 1, "gone");
         assert_eq!(world.shard_of(client), usize::from(home.0));
         drop(entry);
