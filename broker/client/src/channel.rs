@@ -84,7 +84,7 @@ impl Channel {
         self.handle.shared()
     }
 
-    async fn call(&self, request: Request) -> Result<Reply, Error> {
+    pub(crate) async fn call(&self, request: Request) -> Result<Reply, Error> {
         self.handle.call(request).await
     }
 
@@ -529,6 +529,6 @@ fn binding(
     })
 }
 
-fn mismatch(reply: &Reply) -> Error {
+pub(crate) fn mismatch(reply: &Reply) -> Error {
     Error::Protocol(format!("the reply is to another request: {reply:?}"))
 }

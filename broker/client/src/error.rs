@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::branch::{BranchStatus, Xid};
+
 /// Why an operation failed. Cheap to clone: the end of a connection reaches everybody who waits on it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +86,14 @@ pub enum Error {
     /// The broker refused a published message.
     #[error("the broker refused the message")]
     Nacked,
+    /// A branch of a distributed transaction has not come to what was asked for.
+    #[error("branch {xid}: {status}")]
+    Branch {
+        /// The branch.
+        xid: Xid,
+        /// What it has come to.
+        status: BranchStatus,
+    },
     /// The broker ended the consumer, as it does when the queue is deleted.
     #[error("the broker cancelled the consumer")]
     Cancelled,

@@ -30,6 +30,7 @@
 //! what; a driver task moves the bytes.
 
 mod address;
+mod branch;
 mod carrier;
 mod channel;
 mod confirms;
@@ -50,6 +51,7 @@ pub use address::{
     Address, AddressBinding, Declare, LinkOptions, NodeKind, NodeOptions, Policy, Receiver, Reliability,
     Sender, Subscribe,
 };
+pub use branch::{BranchEnd, BranchStart, BranchStatus, Phases, Prepared, Xid};
 pub use channel::{Channel, Confirmation, Got};
 pub use connection::{Connection, ConnectionEvent, ConnectionEvents};
 pub use consumer::{Consumer, Delivery, Returns};

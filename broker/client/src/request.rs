@@ -2,6 +2,7 @@
 
 use fulmar_core::Table;
 
+use crate::branch::{BranchEnd, BranchStart, BranchStatus, Phases, Xid};
 use crate::message::Message;
 
 /// How to declare an exchange.
@@ -192,6 +193,22 @@ pub(crate) enum Request {
     SelectTx,
     CommitTx,
     RollbackTx,
+    Branch(BranchRequest),
+}
+
+/// A request about branches of distributed transactions.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum BranchRequest {
+    Select,
+    Start(Xid, BranchStart),
+    End(Xid, BranchEnd),
+    Prepare(Xid),
+    Commit(Xid, Phases),
+    Rollback(Xid),
+    Forget(Xid),
+    Recover,
+    Timeout(Xid),
+    SetTimeout(Xid, u32),
 }
 
 /// The answer.
@@ -205,6 +222,8 @@ pub(crate) enum Reply {
     QueueState(Option<Box<QueueState>>),
     ExchangeState(Option<Box<ExchangeState>>),
     BindingState(BindingState),
+    Branch(BranchStatus),
+    Branches(Vec<Xid>),
 }
 
 /// How a delivery is settled.

@@ -16,7 +16,7 @@ use crate::carrier::FrameLimit;
 use crate::confirms::{Confirms, Slot};
 use crate::engine::{self, Engine, Event};
 use crate::message::{Message, Publish, Returned};
-use crate::request::{Reply, Request, Settle};
+use crate::request::{BranchRequest, Reply, Request, Settle};
 use crate::topology::Topology;
 use crate::{ConnectionEvent, Error, Options, Unconfirmed};
 
@@ -69,6 +69,9 @@ struct ChannelState {
     consumers: HashMap<String, ConsumerState>,
     confirms: Option<Confirms>,
     transactional: bool,
+    /// It may work for branches of distributed transactions, and is not restored: what it goes on to publish would miss
+    /// its branch.
+    has_branches: bool,
     prefetch: Vec<(bool, u16)>,
     stopped_by_flow: bool,
     returns: Option<mpsc::UnboundedSender<Returned>>,
@@ -492,6 +495,7 @@ impl State {
                 state.confirms.get_or_insert_with(Confirms::new);
             }
             Request::SelectTx => state.transactional = true,
+            Request::Branch(BranchRequest::Select) => state.has_branches = true,
             Request::Qos { prefetch_count, global } => {
                 state.prefetch.retain(|(known, _)| known != global);
                 state.prefetch.push((*global, *prefetch_count));
@@ -522,7 +526,7 @@ impl State {
             if !keep && let Some(confirms) = &mut state.confirms {
                 confirms.fail_all(error);
             }
-            if opening || closing {
+            if opening || closing || state.has_branches {
                 state.end(error);
             }
         }

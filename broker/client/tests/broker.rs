@@ -354,3 +354,12 @@ async fn a_publisher_outlives_its_brokers() {
     assert_eq!(expected, Some(COUNT));
     assert!(count < COUNT, "the first broker has kept some");
 }
+
+#[tokio::test]
+async fn distributed_transactions_are_another_protocols() {
+    let broker = start();
+    let (_connection, channel) = open(&broker).await;
+    assert!(matches!(channel.enable_branches().await, Err(Error::Unsupported(_))));
+    // Nothing was written, and the channel goes on.
+    channel.declare_queue("q", QueueOptions::default()).await.unwrap();
+}

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use fulmar_client::{
-    Address, Channel, Connection, ConnectionEvent, ConsumeOptions, Consumer, Delivery, Error,
-    ExchangeOptions, Mechanism, MessageProperties, Options, Protocol, Publish, QueueOptions, Reconnect,
-    Table, Unconfirmed, Value,
+    Address, BranchEnd, BranchStart, BranchStatus, Channel, Connection, ConnectionEvent, ConsumeOptions,
+    Consumer, Delivery, Error, ExchangeOptions, Mechanism, MessageProperties, Options, Phases, Prepared,
+    Protocol, Publish, QueueOptions, Reconnect, Table, Unconfirmed, Value, Xid,
 };
 use fulmar_server::broker::{Broker, Running};
 use fulmar_server::settings::Settings;
@@ -309,4 +309,115 @@ async fn a_connection_that_breaks_comes_back_with_queues_bindings_and_consumers(
     let confirmation = channel.publish_confirmed(&Publish::new("x", "k", b"after")).await.unwrap();
     assert_eq!(next_body(&mut consumer).await, b"after");
     timeout(PATIENCE, confirmation).await.unwrap().unwrap();
+}
+
+/// Messages that are ready in a queue.
+async fn ready(channel: &Channel, queue: &str) -> u32 {
+    channel.query_queue(queue).await.unwrap().unwrap().message_count
+}
+
+#[tokio::test]
+async fn branches_are_carried_out_whole_or_not_at_all() {
+    let broker = start();
+    let (connection, channel) = open(&broker).await;
+    let watch = connection.channel().await.unwrap();
+    channel.declare_queue("in", QueueOptions::default()).await.unwrap();
+    channel.declare_queue("out", QueueOptions::default()).await.unwrap();
+    channel.enable_branches().await.unwrap();
+    for (number, commits) in [(0, true), (1, false)] {
+        watch.publish_to_queue("in", b"work").await.unwrap();
+        let xid = Xid::new(1, format!("t{number}"), "b").unwrap();
+        let got = channel.get("in", false).await.unwrap().expect("there is work");
+        channel.start_branch(&xid, BranchStart::New).await.unwrap();
+        channel.publish_to_queue("out", b"done").await.unwrap();
+        got.delivery.ack().unwrap();
+        channel.end_branch(&xid, BranchEnd::Suspend).await.unwrap();
+        channel.start_branch(&xid, BranchStart::Resume).await.unwrap();
+        channel.set_branch_timeout_s(&xid, 30).await.unwrap();
+        assert_eq!(channel.branch_timeout_s(&xid).await.unwrap(), 30);
+        channel.end_branch(&xid, BranchEnd::Success).await.unwrap();
+        assert_eq!(ready(&watch, "out").await, number);
+        assert_eq!(channel.prepare_branch(&xid).await.unwrap(), Prepared::Ready);
+        // Whoever finds it may decide.
+        watch_decides(&broker, &xid, commits).await;
+        assert_eq!((ready(&watch, "in").await, ready(&watch, "out").await), (u32::from(!commits), 1));
+    }
+}
+
+async fn watch_decides(broker: &Running, xid: &Xid, commits: bool) {
+    let (connection, channel) = open(broker).await;
+    channel.enable_branches().await.unwrap();
+    assert_eq!(channel.recover_branches().await.unwrap(), std::slice::from_ref(xid));
+    match commits {
+        true => channel.commit_branch(xid, Phases::Two).await.unwrap(),
+        false => channel.rollback_branch(xid).await.unwrap(),
+    }
+    assert!(channel.recover_branches().await.unwrap().is_empty());
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn branches_that_cannot_be_done_say_so() {
+    let broker = start();
+    let (connection, channel) = open(&broker).await;
+    let full =
+        Table(vec![("qpid.max_count".into(), Value::I32(1)), ("qpid.policy_type".into(), text("reject"))]);
+    channel.declare_queue("full", QueueOptions { arguments: full, ..Default::default() }).await.unwrap();
+    channel.publish_to_queue("full", b"x").await.unwrap();
+    channel.enable_branches().await.unwrap();
+    let xid = Xid::new(1, "t", "b").unwrap();
+    channel.start_branch(&xid, BranchStart::New).await.unwrap();
+    channel.publish_to_queue("full", b"y").await.unwrap();
+    channel.end_branch(&xid, BranchEnd::Success).await.unwrap();
+    let error = channel.commit_branch(&xid, Phases::One).await.unwrap_err();
+    assert!(matches!(error, Error::Branch { status: BranchStatus::RollbackOnly, .. }), "{error}");
+    // Which has undone it, too.
+    assert_eq!(ready(&channel, "full").await, 1);
+
+    channel.start_branch(&xid, BranchStart::New).await.unwrap();
+    channel.end_branch(&xid, BranchEnd::Fail).await.unwrap();
+    let error = channel.prepare_branch(&xid).await.unwrap_err();
+    assert!(matches!(error, Error::Branch { status: BranchStatus::RollbackOnly, .. }), "{error}");
+    channel.rollback_branch(&xid).await.unwrap();
+    // What is against the rules ends the channel, with the broker's code.
+    let error = channel.commit_branch(&xid, Phases::Two).await.unwrap_err();
+    assert!(matches!(error, Error::ChannelClosed { code: 404, .. }), "{error}");
+    let other = connection.channel().await.unwrap();
+    other.begin_transactions().await.unwrap();
+    other.enable_branches().await.expect_err("it is transactional");
+}
+
+#[tokio::test]
+async fn a_branch_does_not_go_on_over_another_connection() {
+    let broker = start();
+    let reconnecting = Connection::open(options(&broker)).await.unwrap();
+    let channel = reconnecting.channel().await.unwrap();
+    channel.declare_queue("q", QueueOptions::default()).await.unwrap();
+    channel.enable_branches().await.unwrap();
+    let xid = Xid::new(1, "t", "b").unwrap();
+    channel.start_branch(&xid, BranchStart::New).await.unwrap();
+    channel.publish_to_queue("q", b"x").await.unwrap();
+    let port = broker.addr().port();
+    broker.stop(Duration::ZERO).unwrap();
+    let settings = Settings { shards: 2, port: Some(port), ..Settings::in_process() };
+    let again = timeout(PATIENCE, async {
+        loop {
+            match Broker::start(&settings) {
+                Ok(broker) => break broker,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
+    let _broker = again.await.expect("the port is free again");
+    // The channel is over; the connection is there, and has others.
+    let until_refused = timeout(PATIENCE, async {
+        // What is published before the loss is noticed goes nowhere.
+        while channel.publish_to_queue("q", b"y").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    until_refused.await.expect("the branch is gone, and so is its channel");
+    let other = timeout(PATIENCE, reconnecting.channel()).await.unwrap().unwrap();
+    other.declare_queue("q", QueueOptions::default()).await.unwrap();
+    assert_eq!(ready(&other, "q").await, 0);
 }

@@ -15,6 +15,7 @@ use fulmar_policy::Peer;
 use fulmar_protocol::{Config as ProtocolConfig, Login, LoginAnswer};
 use fulmar_rdma::sim::SimDevice;
 use fulmar_rdma::{Joined, Side, door};
+use fulmar_server::login::Mailbox;
 use fulmar_server::store::{Options, ShardStore, recover};
 use fulmar_server::worker::{Authenticator, Counters, Note, Progress, StopGate, Worker, WorkerConfig};
 use fulmar_transport::sim::{Random, SimTransport};
@@ -103,6 +104,7 @@ impl Broker {
         let mut notes = Vec::new();
         let gate = Arc::new(StopGate::new(shards.into()));
         let (mut workers, mut all_counters) = (Vec::new(), Vec::new());
+        let protocol = Arc::new(amqp(limits.max_message_bytes, ways.has_rdma));
         for (index, (mesh, transport)) in mesh_for(wakers, &limits).into_iter().zip(transports).enumerate() {
             let shard = ShardConfig {
                 id: ShardId(index as u8),
@@ -112,7 +114,7 @@ impl Broker {
                 seed: seed ^ index as u64,
             };
             let worker = WorkerConfig {
-                protocol: Arc::new(amqp(limits.max_message_bytes, ways.has_rdma)),
+                protocol: protocol.clone(),
                 high_water_bytes: config.high_water_bytes,
                 memory_bytes: limits.memory_bytes,
                 max_connections: 1000,
@@ -136,12 +138,20 @@ impl Broker {
             }
             workers.push(worker);
         }
+        let mailbox =
+            |(notes, waker): &(Sender<Note>, _)| Mailbox { notes: notes.clone(), waker: Arc::clone(waker) };
         for worker in &mut workers {
+            worker.set_neighbours(notes.iter().map(mailbox).collect());
             address = worker.listen(address, 64).expect("the address is free");
         }
         let shards = usize::from(shards);
         let (stopped, order) = (vec![false; shards], (0..shards).collect());
         Ok(Broker { address, workers, notes, counters: all_counters, stopped, order, limits, torn })
+    }
+
+    /// Connections that went from one shard to another.
+    pub fn moved(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.moved.get()).sum()
     }
 
     /// The process ends, as when it is killed.

@@ -97,6 +97,7 @@ fn what_clients_may_rely_on_holds_whatever_the_network_does() {
             rdma.credit_stalls,
         ];
         assert!(rdma.over_rdma > 0 && !faults.contains(&0), "nothing went wrong over RDMA: {:?}", total.0);
+        assert!(total.0.moved > 0, "nobody came back on another shard: {:?}", total.0);
         let (done, undone) = (total.0.unheard_done, total.0.unheard_undone);
         assert!(total.0.recovered > 0, "no branch was left alone: {:?}", total.0);
         assert!(total.0.refused > 0 && done > 0 && undone > 0, "transactions never failed: {:?}", total.0);

@@ -34,6 +34,8 @@ figures! {
     unheard_done,
     /// And those that were not.
     unheard_undone,
+    /// Connections that went on on another shard, where their sessions were.
+    moved,
     steps,
     /// Runs with clients over RDMA.
     over_rdma,

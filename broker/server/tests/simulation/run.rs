@@ -81,6 +81,7 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let faults = world.ways.fabric.fault_counts();
     Report {
         steps: u64::from(world.steps),
+        moved: world.broker.moved(),
         over_rdma: u64::from(has_rdma),
         vanished: faults.vanished,
         flushed: faults.flushed,

@@ -110,6 +110,6 @@ pub trait Talk {
 pub fn connect(ways: &Ways, address: SocketAddr, random: &mut Random) -> Box<dyn Talk> {
     match random.below(2) {
         0 => Box::new(Wire::connect(ways, address, random)),
-        _ => Box::new(Wire010::connect(ways, address, random)),
+        _ => Box::new(Wire010::connect_often(ways, address, random)),
     }
 }

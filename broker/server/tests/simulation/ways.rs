@@ -51,6 +51,12 @@ impl Socket {
         Socket { client, is_tuned: false, input: Vec::new(), output: greeting.to_vec() }
     }
 
+    /// One over the network, whatever others use.
+    pub fn over_tcp(network: &Network, address: SocketAddr, greeting: &[u8]) -> Self {
+        let client = Client::Tcp(network.connect(address));
+        Socket { client, is_tuned: false, input: Vec::new(), output: greeting.to_vec() }
+    }
+
     /// Takes at most `most` bytes in.
     pub fn receive(&mut self, most: usize) {
         let arrived = match &mut self.client {

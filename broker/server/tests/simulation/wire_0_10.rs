@@ -1,5 +1,7 @@
 //! A client's connection in AMQP 0-10: handshake, session, commands out and in, messages put together.
 
+mod returning;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -16,6 +18,8 @@ use fulmar_transport::sim::Random;
 use crate::queues::LABEL;
 use crate::talk::{Heard, Line, Marks, Settling, Talk};
 use crate::ways::{Socket, Ways};
+
+use returning::Returning;
 
 const HEADER: &[u8] = b"AMQP\x01\x01\x00\x0a";
 const CHANNEL: u16 = 1;
@@ -71,6 +75,8 @@ pub struct Wire010 {
     deliveries: Vec<SequenceNo>,
     arriving: Option<Arriving>,
     fetches: bool,
+    /// What it takes to come back when the connection is lost.
+    returning: Option<Returning>,
 }
 
 struct Arriving {
@@ -81,8 +87,12 @@ struct Arriving {
 
 impl Wire010 {
     pub fn connect(ways: &Ways, address: SocketAddr, random: &mut Random) -> Self {
+        Wire010::over(Socket::connect(ways, address, HEADER, random), random)
+    }
+
+    fn over(socket: Socket, random: &mut Random) -> Self {
         Wire010 {
-            socket: Socket::connect(ways, address, HEADER, random),
+            socket,
             greeted: false,
             frame_max: if random.chance(500_000) { 4096 } else { 65_535 },
             session: format!("s{}", random.next_u64()),
@@ -100,7 +110,19 @@ impl Wire010 {
             deliveries: Vec::new(),
             arriving: None,
             fetches: false,
+            returning: None,
         }
+    }
+
+    /// One that comes back, now and then.
+    pub fn connect_often(ways: &Ways, address: SocketAddr, random: &mut Random) -> Self {
+        if random.chance(400_000) {
+            return Wire010::connect(ways, address, random);
+        }
+        // Connections over RDMA stay where they are.
+        let mut wire = Wire010::over(Socket::over_tcp(&ways.network, address, HEADER), random);
+        wire.returning = Some(Returning::new(&ways.network, address, random));
+        wire
     }
 
     fn control<'a>(&mut self, channel: u16, control: impl Into<Control<'a>>) {
@@ -109,11 +131,17 @@ impl Wire010 {
 
     fn command<'a>(&mut self, command: impl Into<Command<'a>>, meaning: Meaning) {
         let header = SessionHeader { sync: meaning != Meaning::Nothing };
-        command.into().encode_frames(header, CHANNEL, self.frame_max, &mut self.socket.output);
-        self.sent(meaning);
+        let mut frames = Vec::new();
+        command.into().encode_frames(header, CHANNEL, self.frame_max, &mut frames);
+        self.say(&frames, meaning);
     }
 
-    fn sent(&mut self, meaning: Meaning) {
+    /// Sends a command.
+    fn say(&mut self, frames: &[u8], meaning: Meaning) {
+        self.remember(frames);
+        if self.is_in_touch() {
+            self.socket.output.extend_from_slice(frames);
+        }
         self.open.push_back((self.next, meaning));
         self.next = self.next.next();
     }
@@ -170,6 +198,9 @@ impl Wire010 {
     }
 
     fn hear_control(&mut self, control: Control<'_>, heard: &mut Vec<Heard>) {
+        if self.hear_returning(&control) {
+            return;
+        }
         let name = self.session.clone();
         let name = Some(name.as_bytes());
         match control {
@@ -197,6 +228,7 @@ impl Wire010 {
                 assert_eq!(attached.name, name);
                 let command_id = Some(self.next);
                 self.control(CHANNEL, SessionCommandPoint { command_id, command_offset: Some(0) });
+                self.ask_to_stay();
                 heard.push(Heard::Ready);
             }
             Control::SessionCommandPoint(point) => {
@@ -234,6 +266,7 @@ impl Wire010 {
     fn completed(&mut self, commands: SequenceSet<'_>, heard: &mut Vec<Heard>) {
         let is_complete =
             |id: SequenceNo| commands.iter().any(|(first, last)| !id.is_before(first) && !last.is_before(id));
+        self.forget(is_complete);
         for (id, meaning) in std::mem::take(&mut self.open) {
             if !is_complete(id) {
                 self.open.push_back((id, meaning));
@@ -374,13 +407,18 @@ impl Wire010 {
 
 impl Talk for Wire010 {
     fn pump(&mut self, most: usize, heard: &mut Vec<Heard>) -> Line {
+        self.have_a_whim();
         self.socket.receive(most);
         self.understand(heard);
         if self.socket.is_quiet() {
             self.control(0, ConnectionHeartbeat {});
         }
         self.socket.send();
-        self.socket.line()
+        match self.socket.line() {
+            _ if self.is_lost() => Line::Down,
+            Line::Down if self.come_back() => Line::Up,
+            line => line,
+        }
     }
 
     fn send(&mut self) {
@@ -438,9 +476,10 @@ impl Talk for Wire010 {
             body,
             ..Default::default()
         };
-        transfer::encode(&transfer, CHANNEL, self.frame_max, &mut self.socket.output);
+        let mut frames = Vec::new();
+        transfer::encode(&transfer, CHANNEL, self.frame_max, &mut frames);
         self.published += 1;
-        self.sent(Meaning::Confirm(self.published));
+        self.say(&frames, Meaning::Confirm(self.published));
     }
 
     fn end_transaction(&mut self, commit: bool) {
@@ -518,7 +557,7 @@ impl Talk for Wire010 {
                 self.command(MessageReject { transfers, code, text: None }, Meaning::Nothing);
             }
         }
-        self.control(CHANNEL, SessionCompleted { commands: transfers, timely_reply: false });
+        self.tell_settled(&ranges);
     }
 
     fn dies_of_refusals(&self) -> bool {

@@ -1,10 +1,11 @@
 //! Requests as commands.
 
 use fulmar_amqp_0_10::codec::table::{
-    AcceptMode, AcquireMode, CreditUnit, ExchangeBind, ExchangeBound, ExchangeDeclare, ExchangeDelete,
-    ExchangeQuery, ExchangeUnbind, ExecutionSync, FlowMode, MessageCancel, MessageFlow, MessageFlush,
-    MessageSetFlowMode, MessageSubscribe, QueueDeclare, QueueDelete, QueuePurge, QueueQuery, TxCommit,
-    TxRollback, TxSelect,
+    AcceptMode, AcquireMode, CreditUnit, DtxCommit, DtxEnd, DtxForget, DtxGetTimeout, DtxPrepare, DtxRecover,
+    DtxRollback, DtxSelect, DtxSetTimeout, DtxStart, ExchangeBind, ExchangeBound, ExchangeDeclare,
+    ExchangeDelete, ExchangeQuery, ExchangeUnbind, ExecutionSync, FlowMode, MessageCancel, MessageFlow,
+    MessageFlush, MessageSetFlowMode, MessageSubscribe, QueueDeclare, QueueDelete, QueuePurge, QueueQuery,
+    TxCommit, TxRollback, TxSelect, Xid as WireXid,
 };
 use fulmar_amqp_0_10::codec::{Command, MapRef, SequenceNo, encode_table};
 use fulmar_core::{Name, Table};
@@ -14,8 +15,9 @@ use super::results::Question;
 use super::sending::Sent;
 use super::session::State;
 use crate::Error;
+use crate::branch::{BranchEnd, BranchStart, Phases, Xid};
 use crate::request::{
-    Binding, BindingQuery, ConsumeOptions, Destination, ExchangeOptions, QueueOptions, Request,
+    Binding, BindingQuery, BranchRequest, ConsumeOptions, Destination, ExchangeOptions, QueueOptions, Request,
 };
 
 /// Credit without end.
@@ -96,6 +98,7 @@ impl State {
             Request::SelectTx => batch.last(TxSelect {}),
             Request::CommitTx => batch.last(TxCommit {}),
             Request::RollbackTx => batch.last(TxRollback {}),
+            Request::Branch(request) => batch.branch(request),
         };
         batch.end(question);
         Ok(())
@@ -257,6 +260,40 @@ impl Batch<'_, '_> {
         self.command(MessageFlow { destination, unit: Some(unit), value: Some(value) });
     }
 
+    fn branch(&mut self, request: &BranchRequest) -> Question {
+        match request {
+            BranchRequest::Select => return self.last(DtxSelect {}),
+            BranchRequest::Forget(xid) => return self.last(DtxForget { xid: wire(xid) }),
+            BranchRequest::SetTimeout(xid, seconds) => {
+                return self.last(DtxSetTimeout { xid: wire(xid), timeout: Some(*seconds) });
+            }
+            BranchRequest::Recover => {
+                self.ask_last(DtxRecover {});
+                return Question::Branches;
+            }
+            BranchRequest::Timeout(xid) => {
+                self.ask_last(DtxGetTimeout { xid: wire(xid) });
+                return Question::BranchTimeout;
+            }
+            BranchRequest::Start(xid, start) => self.ask_last(DtxStart {
+                xid: wire(xid),
+                join: *start == BranchStart::Join,
+                resume: *start == BranchStart::Resume,
+            }),
+            BranchRequest::End(xid, end) => self.ask_last(DtxEnd {
+                xid: wire(xid),
+                fail: *end == BranchEnd::Fail,
+                suspend: *end == BranchEnd::Suspend,
+            }),
+            BranchRequest::Prepare(xid) => self.ask_last(DtxPrepare { xid: wire(xid) }),
+            BranchRequest::Commit(xid, phases) => {
+                self.ask_last(DtxCommit { xid: wire(xid), one_phase: *phases == Phases::One });
+            }
+            BranchRequest::Rollback(xid) => self.ask_last(DtxRollback { xid: wire(xid) }),
+        }
+        Question::Branch
+    }
+
     /// A subscription with credit for one message, flushed and cancelled.
     fn get(&mut self, queue: &str, no_ack: bool) -> Question {
         self.state.fetched += 1;
@@ -293,6 +330,11 @@ fn arguments(table: &Table) -> (Vec<u8>, Option<Name>) {
         encode_table(table, &mut encoded);
     }
     (encoded, alternate)
+}
+
+fn wire(xid: &Xid) -> Option<WireXid<'_>> {
+    let (format, global_id, branch_id) = (xid.format(), xid.global_id(), xid.branch_id());
+    Some(WireXid { format: Some(format), global_id: Some(global_id), branch_id: Some(branch_id) })
 }
 
 fn map(encoded: &[u8]) -> Option<MapRef<'_>> {

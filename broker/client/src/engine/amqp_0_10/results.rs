@@ -1,9 +1,13 @@
 //! What a request asks, and its answer from the result of a query.
 
-use fulmar_amqp_0_10::codec::StructRef;
-use fulmar_amqp_0_10::codec::table::{ExchangeBoundResult, ExchangeQueryResult, QueueQueryResult};
+use fulmar_amqp_0_10::codec::table::{
+    ExchangeBoundResult, ExchangeQueryResult, GetTimeoutResult, QueueQueryResult, RecoverResult, XaResult,
+    XaStatus,
+};
+use fulmar_amqp_0_10::codec::{Struct, StructRef, Value};
 
 use super::lossy;
+use crate::branch::{BranchStatus, Xid};
 use crate::message::Message;
 use crate::request::{BindingState, ExchangeState, QueueInfo, QueueState, Reply};
 
@@ -23,6 +27,10 @@ pub(super) enum Question {
     Queue,
     Exchange,
     Binding,
+    /// What came of a branch.
+    Branch,
+    Branches,
+    BranchTimeout,
 }
 
 impl Question {
@@ -60,8 +68,41 @@ impl Question {
                     arguments_matched: !missing.args_not_matched,
                 })
             }
+            Question::Branch => Reply::Branch(branch_status(XaResult::decode(result).unwrap_or_default())),
+            Question::Branches => {
+                let result = RecoverResult::decode(result).unwrap_or_default();
+                Reply::Branches(
+                    result.in_doubt.unwrap_or_default().iter().flatten().filter_map(xid).collect(),
+                )
+            }
+            Question::BranchTimeout => {
+                let result = GetTimeoutResult::decode(result).unwrap_or_default();
+                Reply::Count(result.timeout.unwrap_or(0))
+            }
         }
     }
+}
+
+/// A status that is missing is none that can be relied on.
+fn branch_status(result: XaResult) -> BranchStatus {
+    match result.status.unwrap_or(XaStatus::Other(u16::MAX)) {
+        XaStatus::Ok => BranchStatus::Ok,
+        XaStatus::RollbackOnly => BranchStatus::RollbackOnly,
+        XaStatus::RollbackTimeout => BranchStatus::TimedOut,
+        XaStatus::HeuristicHazard => BranchStatus::HeuristicHazard,
+        XaStatus::HeuristicCommit => BranchStatus::HeuristicCommit,
+        XaStatus::HeuristicRollback => BranchStatus::HeuristicRollback,
+        XaStatus::HeuristicMix => BranchStatus::HeuristicMix,
+        XaStatus::ReadOnly => BranchStatus::ReadOnly,
+        XaStatus::Other(status) => BranchStatus::Other(status),
+    }
+}
+
+fn xid(value: Value<'_>) -> Option<Xid> {
+    let Value::Struct32(encoded) = value else { return None };
+    let Ok(Struct::Xid(xid)) = Struct::decode(encoded) else { return None };
+    let id = |id: Option<&'_ [u8]>| id.unwrap_or_default().to_vec();
+    Some(Xid::told(xid.format.unwrap_or(0), &id(xid.global_id), &id(xid.branch_id)))
 }
 
 /// A queue that is not there has no name.

@@ -25,6 +25,9 @@ pub(super) fn method_of<'a>(request: &'a Request, arguments: &'a mut Vec<u8>) ->
         Request::QueryExchange { .. } | Request::QueryQueue { .. } | Request::QueryBinding(_) => {
             return Err(Error::Unsupported("AMQP 0-9-1 has no queries"));
         }
+        Request::Branch(_) => {
+            return Err(Error::Unsupported("AMQP 0-9-1 has no distributed transactions"));
+        }
         Request::Consume { options, .. } if options.browse => {
             return Err(Error::Unsupported("AMQP 0-9-1 consumers cannot browse"));
         }

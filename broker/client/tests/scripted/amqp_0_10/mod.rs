@@ -1,6 +1,7 @@
 //! AMQP 0-10 against a scripted peer.
 
 mod addresses;
+mod branches;
 mod peer;
 
 use fulmar_amqp_0_10::codec::sequence::encode_sequence_set;
