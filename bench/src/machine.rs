@@ -18,6 +18,18 @@ pub fn resident_bytes(pid: u32) -> Result<u64, BenchError> {
         .ok_or_else(|| io::Error::other(format!("process {pid} tells no memory")).into())
 }
 
+/// Processor time of a process's threads that run now, in nanoseconds: of those whose name is among `names`, and of all
+/// others.
+pub fn processor_ns(pid: u32, names: &[&str]) -> (u64, u64) {
+    let (mut own, mut others) = (0, 0);
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let ran_ns = read("schedstat").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        *if names.contains(&read("comm").trim()) { &mut own } else { &mut others } += ran_ns;
+    }
+    (own, others)
+}
+
 /// Processor time that the host of this machine has given to others since its start, over all processors; 0 where that
 /// is not told.
 pub fn steal_ns() -> u64 {

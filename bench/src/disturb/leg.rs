@@ -7,7 +7,7 @@ use super::{DisturbArgs, Nuisance, Tally, crowd, handshakes};
 use crate::BenchError;
 use crate::driver::amqp::Session;
 use crate::histogram::Latencies;
-use crate::machine::resident_bytes;
+use crate::machine::{processor_ns, resident_bytes};
 use crate::measure::measure;
 use crate::recipe::Running;
 use crate::target::Target;
@@ -21,6 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a nuisance leaves behind has so long to go.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// Fulmar's threads that let people in; the rest of it are shards, which serve.
+const DOORKEEPERS: [&str; 2] = ["fulmar-tls", "fulmar-login"];
+
 /// What one turn found.
 pub(super) struct Leg {
     pub p50_us: f64,
@@ -32,6 +35,8 @@ pub(super) struct Leg {
     pub logins: Logins,
     /// Most resident memory of the measured broker, in bytes.
     pub memory_bytes: u64,
+    /// Processor time of the measured broker's threads, in hundredths of a core: those that let people in, and all others.
+    pub cores: (f64, f64),
     pub nuisance: Option<Tally>,
 }
 
@@ -54,6 +59,7 @@ pub(super) fn take(
 ) -> Result<Leg, BenchError> {
     let stop = AtomicBool::new(false);
     let url = Url { port: broker.plain_port, tls: None, ..broker.url.clone() };
+    let (begun, before) = (Instant::now(), processor_ns(broker.pid(), &DOORKEEPERS));
     let leg = std::thread::scope(|scope| {
         let nuisance = disturbed.map(|disturbed| {
             scope.spawn(|| match args.nuisance {
@@ -65,6 +71,8 @@ pub(super) fn take(
         let memory = scope.spawn(|| most_memory(broker.pid(), &stop));
         let measured = measure(&Target::Broker(url.clone()), workload);
         stop.store(true, Ordering::Relaxed);
+        let (seconds, after) = (begun.elapsed().as_secs_f64(), processor_ns(broker.pid(), &DOORKEEPERS));
+        let cores = |before: u64, after: u64| after.saturating_sub(before) as f64 / 1e7 / seconds;
         let logins = logins.join().expect("a thread panicked");
         let memory_bytes = memory.join().expect("a thread panicked");
         let nuisance = nuisance.map(|thread| thread.join().expect("a thread panicked")).transpose()?;
@@ -80,6 +88,7 @@ pub(super) fn take(
             kept_schedule: measured.kept_schedule(),
             logins,
             memory_bytes,
+            cores: (cores(before.0, after.0), cores(before.1, after.1)),
             nuisance,
         })
     });

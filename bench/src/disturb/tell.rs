@@ -32,6 +32,8 @@ const FIGURES: &[Figure] = &[
     figure("login max", "ms", |leg| at_ms(leg, 100.0)),
     count("logins that failed", "", |leg| Some(leg.logins.failed as f64)),
     figure("memory, most", "MB", |leg| Some(leg.memory_bytes as f64 / 1e6)),
+    count("CPU of TLS and logins", "%", |leg| Some(leg.cores.0)),
+    count("CPU of the rest", "%", |leg| Some(leg.cores.1)),
     count("nuisance: connections", "/s", |leg| {
         leg.nuisance.as_ref().map(|tally| tally.opened as f64 / tally.seconds)
     }),
