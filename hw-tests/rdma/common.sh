@@ -167,3 +167,17 @@ ldd_of() {
     echo $loader
     $loader --list "$1" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'
 }
+
+# perftest PROGRAM OPTION...: perftest's program at both ends; what it printed is in $OUT/client. It crashes by itself now and
+# then, so it has three tries.
+perftest() {
+    for try in 1 2 3; do
+        serve "$@"
+        $NEAR "$@" "$AT" >"$OUT/client" 2>&1
+        status=$?
+        if [ $status != 139 ]; then break; fi
+        kill $server 2>/dev/null; wait $server 2>/dev/null
+    done
+    [ $status = 0 ] || fail "$1 ended with $status"
+    wait $server
+}
