@@ -63,7 +63,11 @@ fn every_recipe_has_a_name_of_its_own_and_keeps_to_loopback_and_its_directory() 
             directory: directory.path().into(),
             port: 40_001,
             further_ports: [40_002, 40_003],
-            tls: recipe.tls.then(|| Secured::make(directory.path(), 40_004).unwrap()),
+            tls: recipe.tls.then(|| Secured {
+                port: 40_004,
+                certificate: directory.path().join("certificate.pem"),
+                key: directory.path().join("key.pem"),
+            }),
         };
         let commands = commands(&place);
         let files = std::fs::read_dir(directory.path()).unwrap().flatten();

@@ -73,3 +73,44 @@ fn what_cannot_be_compared_says_why() {
         assert!(text(&refused.stderr).contains(why), "{with}: {}", text(&refused.stderr));
     }
 }
+
+/// Each nuisance reaches the broker, and those who are served lose nothing by it.
+#[test]
+fn a_nuisance_is_made_and_told_of() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return eprintln!("not tested: openssl, which makes the broker's certificate, is missing");
+    }
+    for nuisance in ["handshakes", "half-open", "slow-loris", "wrong-passwords", "giant-frames"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_fulmar"))
+            .args([
+                "bench",
+                "--json",
+                "disturb",
+                nuisance,
+                "--workload",
+                "latency-1k",
+                "--rounds",
+                "1",
+                "--no-control",
+            ])
+            .args(["--seconds", "0.5", "--warmup", "0", "--rate", "200", "--nuisance-rate", "100"])
+            .args(["--nuisance-connections", "20"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{nuisance}: {said}");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let figure = |turn: usize, name: &str| told["turns"][turn]["figures"][name]["median"].as_f64();
+        assert_eq!(told["turns"][1]["turn"], "disturbed");
+        for turn in [0, 1] {
+            assert!(
+                figure(turn, "p99").unwrap() > 0.0 && figure(turn, "memory, most").unwrap() > 0.0,
+                "{told}"
+            );
+        }
+        assert_eq!(figure(0, "nuisance: connections"), None);
+        assert!(figure(1, "nuisance: connections").unwrap() > 0.0, "{told}");
+        let ended = figure(1, "nuisance: ended").unwrap();
+        assert_eq!(ended > 0.0, !["half-open", "slow-loris"].contains(&nuisance), "{told}");
+    }
+}
