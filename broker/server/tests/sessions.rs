@@ -67,8 +67,7 @@ struct Client {
     expected: SequenceNo,
     accepted: SequenceNo,
     arrived: Vec<u32>,
-    /// The broker has said which commands are complete.
-    is_told: bool,
+    has_timeout: bool,
 }
 
 impl Line {
@@ -100,7 +99,7 @@ impl Client {
             expected: SequenceNo(0),
             accepted: SequenceNo(0),
             arrived: Vec::new(),
-            is_told: false,
+            has_timeout: false,
         }
     }
 
@@ -149,9 +148,8 @@ impl Client {
         for (unit, value) in [(CreditUnit::Message, WINDOW), (CreditUnit::Byte, u32::MAX)] {
             self.command(MessageFlow { destination: DESTINATION, unit: Some(unit), value: Some(value) });
         }
-        // Who is cut off while a request is not answered begins anew.
-        self.control(CHANNEL, SessionFlush { expected: false, confirmed: false, completed: true });
-        while !self.is_told {
+        // Where there is no timeout yet, nothing stays.
+        while !self.has_timeout {
             self.read();
         }
     }
@@ -302,7 +300,7 @@ impl Client {
                 let first = expected.commands.unwrap_or_default().iter().next();
                 self.go_on(first.map_or(SequenceNo(0), |(first, _)| first));
             }
-            Control::SessionCompleted(_) => self.is_told = true,
+            Control::SessionTimeout(_) => self.has_timeout = true,
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use std::any::Any;
 
 use super::{Due, Output, Shard};
 use crate::hash::Map;
-use crate::{Name, SessionId};
+use crate::{Name, Refusal, Reply, SessionId};
 
 /// The owner of connections that nobody drives.
 const NOBODY: u32 = u32::MAX;
@@ -20,6 +20,10 @@ pub trait Resumable: Any + Send {
 
     /// A consumer has ended; see [`Output::ConsumerCancelled`].
     fn consumer_cancelled(&mut self, consumer: u32);
+
+    /// The answer to the request that was outstanding; see [`Output::Reply`]. Who does not want it in the end gives it back
+    /// with [`Shard::give_back_reply`].
+    fn replied(&mut self, result: Result<Reply, Refusal>);
 
     /// Nobody has come in time: gives everything back, session and connection included.
     fn expire(self: Box<Self>, shard: &mut Shard);
@@ -91,18 +95,7 @@ impl Shard {
     /// Keeps a session under a name for so long. Its connection goes on, driven by nobody, and may have no other session.
     pub fn keep_session(&mut self, id: SessionId, name: Name, for_ms: u64, mut kept: Box<dyn Resumable>) {
         self.set_session_flow(id, false);
-        for (session, output) in std::mem::take(&mut self.outputs) {
-            match output {
-                other if session != id => self.outputs.push_back((session, other)),
-                Output::Delivery(delivery) => {
-                    self.put_back(delivery.queue, delivery.tag, delivery.message, delivery.followers);
-                }
-                Output::Confirmed { sequence, accepted, .. } => kept.confirmed(sequence, accepted),
-                Output::ConsumerCancelled { consumer, .. } => kept.consumer_cancelled(consumer),
-                Output::Reply { result, .. } => self.give_back_reply(*result),
-            }
-        }
-        self.bury_dead();
+        self.tell_kept(id, kept.as_mut());
         self.drive_session(id, NOBODY, 0);
         let deadline_ns = self.clock.monotonic_ns.saturating_add(for_ms.saturating_mul(NS_PER_MS));
         self.timers.set(deadline_ns, Due::Resumption(id));
@@ -114,11 +107,28 @@ impl Shard {
         }
     }
 
+    /// What waits to be told a session is told what is kept of it.
+    fn tell_kept(&mut self, id: SessionId, kept: &mut dyn Resumable) {
+        for (session, output) in std::mem::take(&mut self.outputs) {
+            match output {
+                other if session != id => self.outputs.push_back((session, other)),
+                Output::Delivery(delivery) => {
+                    self.put_back(delivery.queue, delivery.tag, delivery.message, delivery.followers);
+                }
+                Output::Confirmed { sequence, accepted, .. } => kept.confirmed(sequence, accepted),
+                Output::ConsumerCancelled { consumer, .. } => kept.consumer_cancelled(consumer),
+                Output::Reply { result, .. } => kept.replied(*result),
+            }
+        }
+        self.bury_dead();
+    }
+
     /// Takes back what is kept under a name. The session is the caller's again, and stands still until
     /// [`Shard::set_session_flow`].
     pub fn take_kept(&mut self, name: &Name, owner: u32, channel: u16) -> Option<Box<dyn Resumable>> {
-        let Keeping { session, kept, .. } = self.attic.kept.remove(name)?;
+        let Keeping { session, mut kept, .. } = self.attic.kept.remove(name)?;
         self.attic.names.remove(&session);
+        self.tell_kept(session, kept.as_mut());
         self.drive_session(session, owner, channel);
         Some(kept)
     }
@@ -132,7 +142,7 @@ impl Shard {
             match output {
                 Output::Confirmed { sequence, accepted, .. } => keeping.kept.confirmed(sequence, accepted),
                 Output::ConsumerCancelled { consumer, .. } => keeping.kept.consumer_cancelled(consumer),
-                Output::Reply { result, .. } => self.give_back_reply(*result),
+                Output::Reply { result, .. } => keeping.kept.replied(*result),
                 Output::Delivery(delivery) => {
                     self.put_back(delivery.queue, delivery.tag, delivery.message, delivery.followers);
                 }

@@ -160,7 +160,7 @@ impl Shard {
     }
 
     /// The answer to a session that has gone: the messages in it go back.
-    pub(super) fn give_back_reply(&mut self, result: Result<Reply, Refusal>) {
+    pub fn give_back_reply(&mut self, result: Result<Reply, Refusal>) {
         match result {
             Ok(Reply::Got(Some(got))) => {
                 self.store.release(got.message);

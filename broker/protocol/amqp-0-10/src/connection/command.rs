@@ -160,8 +160,16 @@ impl Session {
         }
     }
 
-    /// The shard has answered the outstanding request.
-    pub fn replied(&mut self, env: &mut Env<'_>, result: Result<Reply, Refusal>) -> Result<Flow, Fault> {
+    /// The shard has answered the outstanding request; a peer that has just come back is told in its turn.
+    pub fn hear(&mut self, env: &mut Env<'_>, result: Box<Result<Reply, Refusal>>) -> Result<Flow, Fault> {
+        if self.send_ready {
+            return self.answered(env, *result);
+        }
+        self.late = Some(result);
+        Ok(Flow::Done)
+    }
+
+    fn answered(&mut self, env: &mut Env<'_>, result: Result<Reply, Refusal>) -> Result<Flow, Fault> {
         let Some(step) = self.pending.take() else { return Ok(Flow::Done) };
         match self.step(env, step, result)? {
             Flow::Done => self.complete_current(env),

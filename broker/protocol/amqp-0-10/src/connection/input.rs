@@ -157,7 +157,21 @@ impl Connection {
             return self.attach(cx, number, attach);
         }
         let Some(Some(channel)) = self.channels.get_mut(usize::from(number)) else { return Ok(()) };
-        channel.control(&mut Env { shard: cx.shard, out: cx.out, link: &mut self.link }, number, control)
+        let mut env = Env { shard: cx.shard, out: cx.out, link: &mut self.link };
+        channel.control(&mut env, number, control)?;
+        // One that has come back may wait for the shard still.
+        if let Some(session) = channel.live_session()
+            && session.is_waiting()
+            && session.send_ready
+        {
+            self.parked = Some(number);
+            if let Some(late) = session.late.take() {
+                self.parked = None;
+                let result = session.hear(&mut env, late);
+                self.finish(cx, number, result);
+            }
+        }
+        Ok(())
     }
 
     /// The peer attaches a session, which may be somewhere else.

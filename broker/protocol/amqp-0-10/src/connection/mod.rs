@@ -364,7 +364,7 @@ impl fulmar_protocol::Connection for Connection {
         let result = match output {
             Output::Reply { result, .. } => {
                 self.parked = None;
-                session.replied(&mut env, *result)
+                session.hear(&mut env, result)
             }
             Output::Confirmed { sequence, accepted, .. } => {
                 let result = session.confirmed(&mut env, sequence, accepted);

@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use fulmar_core::shard::Resumable;
-use fulmar_core::{Name, Shard};
+use fulmar_core::{Name, Refusal, Reply, Shard};
 
 use super::errors::Fault;
 use super::incoming::CommandId;
@@ -65,10 +65,9 @@ impl Session {
         }
     }
 
-    /// The peer has gone: the session is kept if it asked for that, and given back otherwise. One that waits for the shard
-    /// is given back too, as nobody would hear the answer.
+    /// The peer has gone: the session is kept if it asked for that, and given back otherwise.
     pub fn let_go(mut self: Box<Self>, shard: &mut Shard) {
-        if self.timeout_s == 0 || self.failed || self.is_waiting() {
+        if self.timeout_s == 0 || self.failed {
             return self.release(shard);
         }
         let for_ms = u64::from(self.timeout_s) * 1000;
@@ -77,7 +76,7 @@ impl Session {
 
     /// Keeps the session, whether it asked for that or not.
     pub fn keep_for(mut self: Box<Self>, shard: &mut Shard, for_ms: u64) {
-        if self.failed || self.is_waiting() {
+        if self.failed {
             return self.release(shard);
         }
         // What has come of a transfer has to come again.
@@ -86,7 +85,8 @@ impl Session {
         }
         shard.give_up_name(&self.key, self.claim);
         (self.has_point, self.send_ready, self.is_resumed) = (false, false, true);
-        self.current.sync = false;
+        // The command that is being carried out is told of in the end.
+        self.current.sync &= self.is_waiting();
         let (session, key) = (self.session, self.key.clone());
         shard.keep_session(session, key, for_ms, self);
     }
@@ -145,6 +145,10 @@ impl Resumable for Session {
 
     fn consumer_cancelled(&mut self, consumer: u32) {
         self.forget(consumer);
+    }
+
+    fn replied(&mut self, result: Result<Reply, Refusal>) {
+        self.late = Some(Box::new(result));
     }
 
     fn expire(mut self: Box<Self>, shard: &mut Shard) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use fulmar_core::request::Rules;
 use fulmar_core::shard::Settlement;
-use fulmar_core::{ConnectionId, Name, SessionId, Shard, VhostId};
+use fulmar_core::{ConnectionId, Name, Refusal, Reply, SessionId, Shard, VhostId};
 use fulmar_protocol::Entry;
 use slab::Slab;
 
@@ -69,6 +69,8 @@ pub(super) struct Session {
     pub current: Current,
     /// What it waits for.
     pub pending: Option<Step>,
+    /// The answer to that, which came while the peer was away.
+    pub late: Option<Box<Result<Reply, Refusal>>>,
     pub arriving: Arriving,
     /// Transfers that are complete and that the peer wants accepted.
     pub accepts: Ranges,
@@ -111,6 +113,7 @@ impl Session {
             outgoing: Outgoing::default(),
             current: Current::default(),
             pending: None,
+            late: None,
             arriving: Arriving::default(),
             accepts: Ranges::default(),
             unaccepted: Default::default(),
@@ -136,6 +139,9 @@ impl Session {
     /// Gives everything back to the shard.
     pub fn release(&mut self, shard: &mut Shard) {
         self.pending = None;
+        if let Some(late) = self.late.take() {
+            shard.give_back_reply(*late);
+        }
         self.entry = None;
         shard.give_up_name(&self.key, self.claim);
         self.arriving.release(shard);

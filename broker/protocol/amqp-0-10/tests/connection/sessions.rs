@@ -2,7 +2,7 @@
 
 use fulmar_amqp_0_10::codec::table::*;
 use fulmar_amqp_0_10::codec::transfer::{self, Transfer};
-use fulmar_amqp_0_10::codec::{Control, SequenceNo, SequenceSet};
+use fulmar_amqp_0_10::codec::{Command, Control, SequenceNo, SequenceSet};
 
 use super::bench::{Book, Client, World, each, set};
 
@@ -160,6 +160,54 @@ fn what_queues_answer_meanwhile_is_complete_when_the_client_comes_back() {
         world.sync(client, 1);
         assert_eq!(world.book(client, 1).accepted, [(first, third)]);
         assert_eq!(world.counts(client, 1, "q").0, 3);
+    });
+}
+
+/// A session that stays, and that is cut off before the shard has answered a command of it.
+fn cut_off<'a>(world: &mut World, command: impl Into<Command<'a>>) -> (Client, SequenceNo) {
+    let old = world.client();
+    world.control(old, 1, SessionRequestTimeout { timeout: Some(10) });
+    world.expect_control(old, "session.timeout");
+    world.declare(old, 1, "q");
+    let id = world.book(old, 1).next;
+    let mut bytes = Vec::new();
+    command.into().encode_frames(SessionHeader { sync: true }, 1, 4096, &mut bytes);
+    world.vanish_after(old, &bytes);
+    (old, id)
+}
+
+#[test]
+fn what_the_shard_answers_meanwhile_is_told_when_the_client_comes_back() {
+    each(|world| {
+        let (old, id) = cut_off(world, QueueQuery { queue: Some(b"q") });
+        let client = world.connect();
+        attach(world, client, 1, &format!("session-{}", old.0), false);
+        world.expect_control(client, "session.attached");
+        world.expect_control(client, "session.flush");
+        assert!(world.book(client, 1).results.is_empty(), "where the broker's commands go on is not clear");
+        *world.book(client, 1) = Book::at(id.next(), SequenceNo(0));
+        resume(world, client, 1, SequenceNo(0), id.next());
+        world.control(client, 1, SessionFlush { completed: true, ..Default::default() });
+        let book = world.book(client, 1);
+        assert!(book.is_complete(id) && book.results.len() == 1, "{:?}", book.completed);
+        world.sync(client, 1);
+
+        // A refusal is no less an answer, and ends the session; one that comes at once has ended it before.
+        if world.setup.here == 0 {
+            return;
+        }
+        let bind = ExchangeBind { queue: Some(b"q"), exchange: Some(b"none"), ..Default::default() };
+        let (old, id) = cut_off(world, bind);
+        let client = world.connect();
+        attach(world, client, 1, &format!("session-{}", old.0), false);
+        world.expect_control(client, "session.attached");
+        world.expect_control(client, "session.flush");
+        *world.book(client, 1) = Book::at(id.next(), SequenceNo(0));
+        resume(world, client, 1, SequenceNo(0), id.next());
+        let (code, _, of) = world.book(client, 1).exception.take().expect("it is refused");
+        assert_eq!((code, of), (ErrorCode::NotFound, id));
+        // One that nobody comes for is nobody's.
+        cut_off(world, QueueQuery { queue: Some(b"q") });
     });
 }
 

@@ -133,8 +133,9 @@ impl Wire010 {
         match returning.stand {
             Stand::New | Stand::Lost => return false,
             Stand::Live => {
-                // A request that is not answered ends with the connection, and its session; so may one that is refused.
-                let is_calm = |meaning: &Meaning| *meaning == Meaning::Nothing;
+                // What a queue refuses ends the session, and nobody may have heard of it.
+                let is_calm =
+                    |meaning: &Meaning| !matches!(meaning, Meaning::Confirm(_) | Meaning::Committed);
                 returning.is_sure =
                     self.open.iter().all(|(_, meaning)| is_calm(meaning)) && !self.distributed;
                 returning.lost_ns = returning.network.now_ns();
