@@ -1,6 +1,7 @@
 //! One run: a broker, its queues, clients and faults, all from a seed.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use fulmar_rdma::sim::{SimFabric, SimFaults};
 use fulmar_transport::sim::{Faults, Network, Random};
@@ -51,7 +52,7 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let fabric = SimFabric::new(random.next_u64(), random.below(600));
     // With and without durable data.
     let has_rdma = seed / 2 % 2 == 1;
-    let ways = Ways { network: network.clone(), fabric, has_rdma };
+    let ways = Ways { network: network.clone(), fabric, has_rdma, silences: Rc::default() };
     let shards = 1 + random.below(3) as u8;
     let tiny = random.chance(500_000);
     let broker_seed = random.next_u64();
@@ -79,6 +80,9 @@ pub fn run(seed: u64, trace: bool) -> Report {
     world.ledger.check_kept();
     world.ledger.check_fates();
     let faults = world.ways.fabric.fault_counts();
+    assert_eq!(faults.without_room, 0, "somebody sent without credit");
+    let silences = world.ways.silences.get();
+    assert!(faults.lost_grants > 0 || silences == 0, "{silences} connections have come to a stop");
     Report {
         steps: u64::from(world.steps),
         moved: world.broker.moved(),

@@ -1,7 +1,9 @@
 //! How clients reach the broker: over sockets of the simulated network, or over simulated RDMA.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use fulmar_rdma::Side;
 use fulmar_rdma::sim::{SimDevice, SimFabric};
@@ -25,6 +27,8 @@ pub struct Ways {
     pub fabric: SimFabric,
     /// Clients use either, by chance; without, only sockets.
     pub has_rdma: bool,
+    /// Connections over RDMA that were given up for silence.
+    pub silences: Rc<Cell<u64>>,
 }
 
 /// A connection with what was not sent and what was not understood yet.
@@ -140,6 +144,7 @@ struct RdmaClient {
     received: VecDeque<RecvBuf>,
     taken: usize,
     is_closed: bool,
+    silences: Rc<Cell<u64>>,
     heard_ns: u64,
     said_ns: u64,
     end: End,
@@ -166,6 +171,7 @@ impl RdmaClient {
             received: VecDeque::new(),
             taken: 0,
             is_closed: false,
+            silences: ways.silences.clone(),
             heard_ns: now_ns,
             said_ns: now_ns,
             end,
@@ -226,7 +232,9 @@ impl RdmaClient {
 
     fn is_up(&self) -> bool {
         let is_over = self.is_closed && self.received.is_empty();
-        !is_over && self.network.now_ns() - self.heard_ns < SILENCE_NS
+        let is_silent = self.network.now_ns() - self.heard_ns >= SILENCE_NS;
+        self.silences.set(self.silences.get() + u64::from(is_silent && !is_over));
+        !is_over && !is_silent
     }
 
     fn is_quiet(&self) -> bool {

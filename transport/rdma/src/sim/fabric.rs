@@ -131,6 +131,7 @@ impl Fabric {
         }
         let Some(receive) = self.nodes[target.0].endpoints[target.1].receives.pop_front() else {
             self.nodes[node].counts.not_ready += 1;
+            self.fault_counts.without_room += 1;
             return false;
         };
         let sender = &mut self.nodes[node];

@@ -67,6 +67,8 @@ pub struct SimFaultCounts {
     pub lost_grants: u64,
     /// Devices that were cut off.
     pub vanished: u64,
+    /// Messages that found no receive posted, and were tried again: no fault of the fabric's, but of whoever sent them.
+    pub without_room: u64,
 }
 
 /// What joins devices.
