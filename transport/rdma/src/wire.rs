@@ -153,6 +153,11 @@ pub(crate) fn open_message(
     Ok((data, word & CREDIT_MASK))
 }
 
+/// The credit that a message grants.
+pub(crate) fn credit_of(version: u16, message: &[u8], immediate: Option<u32>) -> u32 {
+    open_message(version, message, immediate).map_or(0, |(_, credit)| credit)
+}
+
 /// Takes the credit out of a message.
 pub(crate) fn forget_credit(version: u16, message: &mut [u8], immediate: &mut Option<u32>) {
     if let Some(word) = immediate {

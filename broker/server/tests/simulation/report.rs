@@ -37,6 +37,8 @@ figures! {
     /// Connections that went on on another shard, where their sessions were.
     moved,
     steps,
+    /// Transactions that the end of the broker has undone after a message of theirs had been settled.
+    undone,
     /// Runs with clients over RDMA.
     over_rdma,
     /// Clients over RDMA whose hosts vanished.

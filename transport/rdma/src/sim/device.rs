@@ -9,7 +9,7 @@ use super::{INLINE_BYTES, SimCounts, SimFabric, TAKEN_AT_ONCE};
 use crate::device::{
     Completion, Depth, Device, DeviceEvent, FLUSHED, Private, ReceiveRequest, Registration, SendRequest,
 };
-use crate::wire::Terms;
+use crate::wire::{self, Terms};
 
 /// A device on a [`SimFabric`].
 pub struct SimDevice {
@@ -107,7 +107,9 @@ impl Device for SimDevice {
         let port = fabric.nodes[node].port;
         let other = Endpoint { port, peer: Some(own), ..Endpoint::default() };
         let other = fabric.nodes[node].endpoints.insert(other);
-        fabric.nodes[own.0].endpoints[own.1].peer = Some((node, other));
+        let asking = &mut fabric.nodes[own.0].endpoints[own.1];
+        asking.peer = Some((node, other));
+        asking.granted = Terms::decode(&padded(private)).map_or(0, |terms| terms.credit.into());
         let peer = SocketAddr::new(target.ip(), 40_000);
         fabric.nodes[node].events.push_back(DeviceEvent::Request {
             listener,
@@ -126,14 +128,17 @@ impl Device for SimDevice {
         assert!(own.depth.is_some(), "accepted before it is opened");
         let Some(peer) = own.peer else { return Err(io::ErrorKind::NotConnected.into()) };
         let private = padded(private);
-        let version = Terms::decode(&private).map_or(0, |terms| terms.version);
-        (own.is_up, own.is_joined, own.version) = (true, true, version);
+        let (version, credit) = Terms::decode(&private).map_or((0, 0), |terms| (terms.version, terms.credit));
+        (own.is_up, own.is_joined, own.version, own.granted) = (true, true, version, credit.into());
         let established = DeviceEvent::Established { endpoint, private: Private::new(&[]) };
         fabric.nodes[self.node].events.push_back(established);
         let Some(other) = fabric.nodes[peer.0].endpoints.get_mut(peer.1) else { return Ok(()) };
         (other.is_up, other.is_joined, other.version) = (true, true, version);
+        other.allowed = credit.into();
+        let granted = other.granted;
         let established = DeviceEvent::Established { endpoint: peer.1 as u32, private };
         fabric.nodes[peer.0].events.push_back(established);
+        fabric.nodes[self.node].endpoints[endpoint as usize].allowed = granted;
         Ok(())
     }
 
@@ -210,6 +215,9 @@ impl Device for SimDevice {
             let own = &mut node.endpoints[endpoint as usize];
             let sequence = own.posted;
             own.posted += 1;
+            own.granted += u64::from(wire::credit_of(own.version, &message, send.immediate));
+            assert!(own.granted <= own.receives_posted, "credit for receives that are not posted");
+            assert!(own.posted <= own.allowed, "a message without credit");
             let depth = own.depth.expect("opened before");
             assert!(own.posted - own.ended <= u64::from(depth.sends), "more sends than the queue is deep");
             if own.is_broken {
@@ -229,6 +237,7 @@ impl Device for SimDevice {
         for receive in receives {
             node.check(&receive.piece);
             let own = &mut node.endpoints[endpoint as usize];
+            own.receives_posted += 1;
             if own.is_broken {
                 node.complete(endpoint as usize, receive.token, Err(FLUSHED), None);
                 continue;

@@ -73,6 +73,11 @@ pub(super) struct Endpoint {
     pub(super) outgoing: VecDeque<Outgoing>,
     pub(super) posted: u64,
     pub(super) ended: u64,
+    /// Receives posted so far, and messages that the other end was told it may send: never more than those.
+    pub(super) receives_posted: u64,
+    pub(super) granted: u64,
+    /// Messages that this end was told it may send.
+    pub(super) allowed: u64,
 }
 
 /// A send under way.
@@ -146,6 +151,8 @@ impl Fabric {
             wire::forget_credit(version, &mut message, &mut immediate);
         }
         assert!(message.len() <= receive.piece.bytes as usize, "a message longer than its receive");
+        let credit = wire::credit_of(version, &message, immediate);
+        self.nodes[target.0].endpoints[target.1].allowed += u64::from(credit);
         let receiver = &mut self.nodes[target.0];
         receiver.check(&receive.piece);
         // SAFETY: registered memory, whose owner looks at it only after the completion.

@@ -1,7 +1,7 @@
 //! A simulated device: endpoints joined by a fabric in this process, whose delays and faults come from a seed.
 //!
 //! 1. It is stricter than hardware: memory that is not registered, a queue that is overrun, a completion without room, a
-//!    message of no bytes end the test.
+//!    message of no bytes or without credit, credit for receives that are not posted end the test.
 //! 2. What is under way when an endpoint fails or is disconnected is flushed, in order, as hardware does it.
 //! 3. It counts what costs: posts, sends that tell their end, completions.
 //! 4. A device that is dropped is a process that ends: its peers are told, unless it was cut off before.
