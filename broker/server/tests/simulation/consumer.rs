@@ -157,7 +157,7 @@ impl Consumer {
             let known = env.ledger.describe(key);
             println!("life {} got {key:?} tag {tag} redelivered {redelivered}; {known}", self.life);
         }
-        let comes_in_order = env.ledger.delivered(key, dead, redelivered, self.life);
+        let comes_in_order = env.ledger.delivered(key, dead, redelivered);
         if QUEUES[self.queue].is_grouped {
             env.ledger.group_held(label(publisher), self.life);
         }

@@ -251,7 +251,7 @@ impl World {
                 manager.step(&mut self.env(chaos));
             }
             // What is on its way between shards stands in no queue for a moment.
-            let idle = manager.is_done() && clients.are_idle() && self.ledger.have_noticed();
+            let idle = manager.is_done() && clients.are_idle();
             let quiet = idle && self.broker.queued() == 0;
             if self.steps > MOST_STEPS {
                 let who = clients.who_is_busy();
