@@ -66,6 +66,7 @@ impl World {
         }
         self.ledger.report.credit_stalls += self.broker.credit_stalls();
         self.broker.end();
+        self.ways.ends.set(self.ways.ends.get() + 1);
         self.ledger.restarted();
         for consumer in &mut clients.consumers {
             consumer.cut(&mut self.env(true));

@@ -52,7 +52,8 @@ pub fn run(seed: u64, trace: bool) -> Report {
     let fabric = SimFabric::new(random.next_u64(), random.below(600));
     // With and without durable data.
     let has_rdma = seed / 2 % 2 == 1;
-    let ways = Ways { network: network.clone(), fabric, has_rdma, silences: Rc::default() };
+    let ways =
+        Ways { network: network.clone(), fabric, has_rdma, silences: Rc::default(), ends: Rc::default() };
     let shards = 1 + random.below(3) as u8;
     let tiny = random.chance(500_000);
     let broker_seed = random.next_u64();

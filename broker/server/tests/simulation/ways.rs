@@ -29,6 +29,8 @@ pub struct Ways {
     pub has_rdma: bool,
     /// Connections over RDMA that were given up for silence.
     pub silences: Rc<Cell<u64>>,
+    /// Times that the broker has ended; what is in its memory alone goes with it.
+    pub ends: Rc<Cell<u64>>,
 }
 
 /// A connection with what was not sent and what was not understood yet.

@@ -121,7 +121,7 @@ impl Wire010 {
         }
         // Connections over RDMA stay where they are.
         let mut wire = Wire010::over(Socket::over_tcp(&ways.network, address, HEADER), random);
-        wire.returning = Some(Returning::new(&ways.network, address, random));
+        wire.returning = Some(Returning::new(ways, address, random));
         wire
     }
 

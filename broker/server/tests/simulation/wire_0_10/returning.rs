@@ -1,8 +1,10 @@
 //! A client whose session outlives its connection: it comes back on whatever shard gets it, and goes on. Whoever uses it
 //! notices nothing: what it was promised holds as if the connection had never been lost.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use fulmar_amqp_0_10::codec::segment::Assembler;
 use fulmar_amqp_0_10::codec::table::*;
@@ -10,7 +12,7 @@ use fulmar_amqp_0_10::codec::{Control, SequenceNo, SequenceSet};
 use fulmar_transport::sim::{Network, Random};
 
 use super::{CHANNEL, HEADER, LIMITS, Meaning, Wire010};
-use crate::ways::Socket;
+use crate::ways::{Socket, Ways};
 
 /// How long the session stays.
 const TIMEOUT_S: u32 = 10;
@@ -51,14 +53,19 @@ pub struct Returning {
     /// When the connection was lost, and whether the session has to be there.
     lost_ns: u64,
     is_sure: bool,
+    /// How often the broker has ended so far, and had when the session was last known to be there.
+    ends: Rc<Cell<u64>>,
+    ends_seen: u64,
     /// Times that it breaks its connection itself.
     whims: u32,
 }
 
 impl Returning {
-    pub fn new(network: &Network, address: SocketAddr, random: &mut Random) -> Self {
+    pub fn new(ways: &Ways, address: SocketAddr, random: &mut Random) -> Self {
         Returning {
-            network: network.clone(),
+            network: ways.network.clone(),
+            ends: ways.ends.clone(),
+            ends_seen: ways.ends.get(),
             address,
             stand: Stand::New,
             sent: VecDeque::new(),
@@ -174,6 +181,7 @@ impl Wire010 {
             (Stand::New, Control::SessionTimeout(granted)) => {
                 assert_eq!(granted.timeout, Some(TIMEOUT_S), "there is one of a name");
                 returning.stand = Stand::Live;
+                returning.ends_seen = returning.ends.get();
                 return true;
             }
             (Stand::Dialling, Control::SessionAttached(_)) => {
@@ -191,7 +199,8 @@ impl Wire010 {
             }
             (Stand::Attached, Control::SessionCommandPoint(_)) => {
                 let gone_ns = returning.network.now_ns() - returning.lost_ns;
-                let is_owed = returning.is_sure && gone_ns < SURE_NS;
+                let is_over = returning.ends.get() != returning.ends_seen;
+                let is_owed = returning.is_sure && gone_ns < SURE_NS && !is_over;
                 assert!(!is_owed, "the session is gone after {gone_ns} ns, and nothing was outstanding");
                 returning.stand = Stand::Lost;
                 return true;
@@ -229,6 +238,7 @@ impl Wire010 {
     fn go_on(&mut self, from: SequenceNo) {
         let Some(returning) = &mut self.returning else { return };
         returning.stand = Stand::Live;
+        returning.ends_seen = returning.ends.get();
         let is_known = |id: SequenceNo| id.is_before(from);
         let sent = returning.sent.clone();
         let settled = returning.settled.clone();
