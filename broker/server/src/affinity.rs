@@ -104,16 +104,6 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// How much nicer than shards the threads are that let people in.
-const NICE: i32 = 5;
-
-/// Makes this thread give way: where there are not enough CPUs for everybody, clients that are served go before those that
-/// come.
-pub fn be_nice() {
-    // On Linux this is about the calling thread alone; that it fails changes nothing but turns.
-    let _ = rustix::process::setpriority_process(None, NICE);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

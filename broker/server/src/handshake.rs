@@ -1,12 +1,14 @@
 //! The threads that compute TLS handshakes: each takes up to milliseconds, in which a shard could serve thousands of
 //! messages. They take them in the order in which they came, whichever shard they came from.
+//!
+//! They have the priority of shards: a shard that hands something over meets the lock of a queue now and then, and would wait
+//! for as long as everybody else keeps a nicer thread that holds it from running.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::affinity::be_nice;
 use crate::login::Mailbox;
 use crate::worker::{Handshake, Handshaker, Note};
 
@@ -55,7 +57,6 @@ pub fn spawn(
 }
 
 fn answer(inbox: &Mutex<Receiver<Question>>, mailboxes: &[Mailbox]) {
-    be_nice();
     loop {
         let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Question { shard, expires, mut handshake }) = next else { return };

@@ -21,7 +21,6 @@ use fulmar_policy::{Authority, Denied, Mechanism, Peer, Round};
 use fulmar_protocol::{Accepted, Config as ProtocolConfig, Login, LoginAnswer};
 use fulmar_transport::{ConnId, Waker};
 
-use crate::affinity::be_nice;
 use crate::broker::StartError;
 use crate::settings::Settings;
 use crate::worker::{Authenticator, Note};
@@ -212,7 +211,6 @@ struct Desk {
 
 impl Desk {
     fn run(&mut self, questions: &Receiver<Question>) {
-        be_nice();
         loop {
             let due = self.later.peek().map(|later| later.due.saturating_duration_since(Instant::now()));
             let wait =
