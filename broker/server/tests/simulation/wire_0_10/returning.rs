@@ -56,6 +56,8 @@ pub struct Returning {
     /// How often the broker has ended so far, and had when the session was last known to be there.
     ends: Rc<Cell<u64>>,
     ends_seen: u64,
+    /// Over RDMA the clock may go far while a client rests, which then notices late that its connection is lost.
+    time_flies: bool,
     /// Times that it breaks its connection itself.
     whims: u32,
 }
@@ -66,6 +68,7 @@ impl Returning {
             network: ways.network.clone(),
             ends: ways.ends.clone(),
             ends_seen: ways.ends.get(),
+            time_flies: ways.has_rdma,
             address,
             stand: Stand::New,
             sent: VecDeque::new(),
@@ -143,8 +146,9 @@ impl Wire010 {
                 // What a queue refuses ends the session, and nobody may have heard of it.
                 let is_calm =
                     |meaning: &Meaning| !matches!(meaning, Meaning::Confirm(_) | Meaning::Committed);
-                returning.is_sure =
-                    self.open.iter().all(|(_, meaning)| is_calm(meaning)) && !self.distributed;
+                returning.is_sure = self.open.iter().all(|(_, meaning)| is_calm(meaning))
+                    && !self.distributed
+                    && !returning.time_flies;
                 returning.lost_ns = returning.network.now_ns();
             }
             _ => {}
