@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use fulmar_journal::Durability;
@@ -17,7 +16,11 @@ use fulmar_transport::{IdleStrategy, IoChoice};
 
 use crate::affinity::{self, Affinity};
 
+mod access;
 mod tls;
+mod values;
+
+use values::{addresses, set, set_bytes, set_in, set_optional, set_seconds};
 
 /// The effective options.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -169,7 +172,7 @@ const fn alias(spec: Spec, alias: &'static str) -> Spec {
 
 /// Every option.
 pub fn specs() -> impl Iterator<Item = &'static Spec> {
-    SPECS.iter().chain(tls::SPECS)
+    SPECS.iter().chain(access::SPECS).chain(tls::SPECS)
 }
 
 const SPECS: &[Spec] = &[
@@ -263,82 +266,6 @@ const SPECS: &[Spec] = &[
         "64M",
         "Bytes that wait to be written to the journal before publishers are made to wait",
         |s, text| set_bytes(&mut s.journal_buffer_bytes, text, (1 << 20)..=(16 << 30)),
-    ),
-    spec("users-file", "FILE", "", "File of users [default: users in the data directory]", |s, text| {
-        set_optional(&mut s.users_file, text)
-    }),
-    spec("anonymous", "", "false", "Let clients log in without a name (SASL ANONYMOUS)", |s, text| {
-        set(&mut s.anonymous, text)
-    }),
-    spec(
-        "sasl-mechanisms",
-        "NAMES",
-        "EXTERNAL,SCRAM-SHA-256,SCRAM-SHA-1,PLAIN,AMQPLAIN",
-        "Ways to log in, separated by commas; there are GSSAPI too, and DIGEST-MD5, CRAM-MD5, CRAM-MD5-HEX and CRAM-MD5-HASHED, which are weak",
-        |s, text| {
-            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-            s.sasl_mechanisms = names.map(str::parse).collect::<Result<_, _>>()?;
-            Ok(())
-        },
-    ),
-    spec(
-        "plain-without-tls",
-        "",
-        "false",
-        "Offer PLAIN and AMQPLAIN to clients elsewhere without TLS too: their passwords can be listened to",
-        |s, text| set(&mut s.plain_without_tls, text),
-    ),
-    spec(
-        "ssl-sasl-no-dict",
-        "",
-        "false",
-        "Offer to clients that come by TLS no way to log in that a dictionary of passwords helps against",
-        |s, text| set(&mut s.no_dictionary, text),
-    ),
-    spec(
-        "sasl-service-name",
-        "NAME",
-        fulmar_policy::authority::SERVICE,
-        "What the broker's service is called in Kerberos: its keys are those of NAME/HOST in the keytab",
-        |s, text| set(&mut s.sasl_service_name, text),
-    ),
-    spec(
-        "realm",
-        "REALM",
-        "QPID",
-        "Where users without a realm are from, for access control lists",
-        |s, text| {
-            if text.is_empty()
-                || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            {
-                return Err("a realm is made of letters, digits, '-', '_' and '.'".to_string());
-            }
-            set(&mut s.realm, text)
-        },
-    ),
-    spec("acl-file", "FILE", "", "Access control list: who may do what", |s, text| {
-        set_optional(&mut s.acl_file, text)
-    }),
-    spec(
-        "connection-limit-per-user",
-        "N",
-        "0",
-        "Most connections of a user for whom the access control list has no quota; 0 for any number",
-        |s, text| set(&mut s.connections_per_user, text),
-    ),
-    spec(
-        "max-queues-per-user",
-        "N",
-        "0",
-        "Most queues that a user has declared since the broker was started, for whom the access control list has no quota; 0 for any number",
-        |s, text| set(&mut s.queues_per_user, text),
-    ),
-    spec(
-        "connection-limit-per-ip",
-        "N",
-        "0",
-        "Most connections from an address; 0 for any number",
-        |s, text| set(&mut s.connections_per_address, text),
     ),
     list(spec(
         "known-hosts-url",
@@ -717,73 +644,6 @@ fn read_file(path: &Path) -> Result<FileValues, SettingsError> {
         }
     }
     Ok(values)
-}
-
-fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let with_port = if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        format!("[{text}]:5672")
-    } else if !text.contains(':') || text.ends_with(']') {
-        format!("{text}:5672")
-    } else {
-        text.to_string()
-    };
-    let found: Vec<_> =
-        with_port.to_socket_addrs().map_err(|error| format!("no such address: {error}"))?.collect();
-    Ok(found)
-}
-
-fn set<T: FromStr<Err: fmt::Display>>(place: &mut T, text: &str) -> Result<(), String> {
-    *place = text.parse().map_err(|error| format!("{error}"))?;
-    Ok(())
-}
-
-fn set_optional<T: FromStr<Err: fmt::Display>>(place: &mut Option<T>, text: &str) -> Result<(), String> {
-    *place = if text.is_empty() { None } else { Some(text.parse().map_err(|error| format!("{error}"))?) };
-    Ok(())
-}
-
-fn set_in<T>(place: &mut T, text: &str, range: std::ops::RangeInclusive<T>) -> Result<(), String>
-where
-    T: FromStr<Err: fmt::Display> + PartialOrd + fmt::Display,
-{
-    let value: T = text.parse().map_err(|error| format!("{error}"))?;
-    if !range.contains(&value) {
-        return Err(format!("not within {} to {}", range.start(), range.end()));
-    }
-    *place = value;
-    Ok(())
-}
-
-fn set_bytes<T>(place: &mut T, text: &str, range: std::ops::RangeInclusive<T>) -> Result<(), String>
-where
-    T: TryFrom<u64> + PartialOrd + fmt::Display,
-{
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit: u64 = match &text[digits.len()..] {
-        "" => 1,
-        "k" | "K" | "KiB" => 1 << 10,
-        "m" | "M" | "MiB" => 1 << 20,
-        "g" | "G" | "GiB" => 1 << 30,
-        other => return Err(format!("'{other}' is not one of K, M, G")),
-    };
-    let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
-    let value = number.checked_mul(unit).and_then(|bytes| T::try_from(bytes).ok());
-    match value {
-        Some(value) if range.contains(&value) => {
-            *place = value;
-            Ok(())
-        }
-        _ => Err(format!("not within {} to {} bytes", range.start(), range.end())),
-    }
-}
-
-fn set_seconds(place: &mut u64, text: &str) -> Result<(), String> {
-    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if !(0.001..=86_400.0).contains(&seconds) {
-        return Err("not within 0.001 to 86400 seconds".to_string());
-    }
-    *place = (seconds * 1000.0) as u64;
-    Ok(())
 }
 
 #[cfg(test)]

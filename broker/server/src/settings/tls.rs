@@ -1,6 +1,7 @@
 //! The options of TLS.
 
-use super::{Spec, alias, list, set, set_optional, spec};
+use super::values::{set, set_optional};
+use super::{Spec, alias, list, spec};
 
 /// Every option of TLS.
 pub(super) const SPECS: &[Spec] = &[
